@@ -1,0 +1,39 @@
+# Everything a person does with this project. `make` alone says what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+# Where torch's CPU build comes from on a machine without an NVIDIA device: a seventh of the size.
+TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
+VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' services/qwarden/__init__.py)
+CODE := services triton_models tests bench
+
+.PHONY: help setup demo test check bench images
+
+help: ## What there is
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: ## Check the machine, make .venv, install (the others call it); TORCH=cpu|cuda chooses the build
+	@TORCH="$(TORCH)" TORCH_CPU_INDEX="$(TORCH_CPU_INDEX)" bash deploy/setup.sh
+
+demo: setup ## Start everything, publish sample events, show the verdicts; ONCE=1 ends by itself
+	@.venv/bin/qwarden demo $(if $(ONCE),--once)
+
+check: setup ## The fast half of the tests: lint, types, imports, pure parts, chart
+	$(PY) -m ruff check $(CODE)
+	$(PY) -m ruff format --check --quiet $(CODE)
+	$(PY) -m mypy services triton_models/engine triton_models/stand_in tests bench
+	.venv/bin/lint-imports
+	$(PY) -m pytest -q tests/unit tests/property tests/chart tests/contract -m "not parts"
+
+test: check ## Everything: also real Kafka, Valkey and Triton
+	$(PY) -m pytest tests -m "parts"
+
+bench: setup ## The benchmarks; results in bench/results
+	$(PY) bench/pipeline.py
+
+images: ## Build and push the images: make images REGISTRY=registry.example/team
+	@test -n "$(REGISTRY)" || { echo "Name a registry: make images REGISTRY=registry.example/team"; exit 2; }
+	docker build -f deploy/docker/services.Dockerfile -t $(REGISTRY)/qwarden:$(VERSION) .
+	docker build -f deploy/docker/triton.Dockerfile -t $(REGISTRY)/qwarden-triton:$(VERSION) .
+	docker push $(REGISTRY)/qwarden:$(VERSION)
+	docker push $(REGISTRY)/qwarden-triton:$(VERSION)

@@ -1,0 +1,120 @@
+"""The composition root: settings in, a service with its adapters out."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from qwarden import telemetry
+from qwarden.cache.memory import MemoryCache
+from qwarden.cache.outage import SkippedWhenAway
+from qwarden.cache.redis import RedisCache
+from qwarden.cache.writer import CacheWriter
+from qwarden.inference.dispatch import Dispatcher, Limits
+from qwarden.inference.in_process import InProcessGuard
+from qwarden.inference.port import Guard
+from qwarden.inference.triton import TritonGuard
+from qwarden.moderator.case import Admission
+from qwarden.moderator.lookup import Lookup
+from qwarden.moderator.moderator import Moderator, Publication
+from qwarden.policy.tenants import Tenants, read_tenants
+from qwarden.settings import Settings, SettingsError
+
+_CLOSE_S = 2.0
+"""How long the last writes to the cache may take when a service ends."""
+
+
+def guard_of(settings: Settings) -> Guard:
+    """The guard that the settings name."""
+    if settings.guard.mode == "triton":
+        return TritonGuard(settings.triton.url, timeout_s=settings.triton.timeout_s)
+    if settings.engine is None:
+        raise SettingsError(
+            "QWARDEN_ENGINE__CHECKPOINT: is not set, and guard.mode is in-process; name a "
+            "directory or a hub id"
+        )
+    return InProcessGuard(settings.engine)
+
+
+def tenants_of(settings: Settings) -> Tenants:
+    """Policies and tenants from their files. Raises `DocumentError` with file, line and field."""
+    path = settings.policy.path
+    if path is not None and not path.is_dir():
+        raise SettingsError(f"QWARDEN_POLICY__PATH: {path} is not a folder")
+    return read_tenants(
+        _texts(path, "policies"), _texts(path, "tenants"), strict=settings.policy.strict_tenants
+    )
+
+
+def _texts(path: Path | None, folder: str) -> dict[str, str]:
+    if path is None:
+        return {}
+    return {file.stem: file.read_text() for file in sorted((path / folder).glob("*.yaml"))}
+
+
+def admission_of(settings: Settings, tenants: Tenants) -> Admission:
+    return Admission(tenants, settings.keys(), settings.moderator.max_event_bytes)
+
+
+def limits_of(settings: Settings) -> Limits:
+    triton = settings.triton
+    return Limits(
+        rows_a_request=triton.rows_a_request,
+        bytes_a_request=triton.bytes_a_request,
+        requests_in_flight=triton.requests_in_flight,
+        backoff_s=triton.backoff_s,
+        max_backoff_s=triton.max_backoff_s,
+    )
+
+
+@asynccontextmanager
+async def moderator(
+    settings: Settings, guard: Guard | None = None
+) -> AsyncIterator[tuple[Moderator, Dispatcher]]:
+    """A moderator with all that it needs, closed at the end. `guard` stands in for the settings'
+    own, for benchmarks."""
+    tenants = tenants_of(settings)
+    for tenant in tenants.known.values():
+        for policy in tenant.policies.values():
+            telemetry.POLICY_INFO.labels(policy.name, policy.version).set(1)
+    async with AsyncExitStack() as stack:
+        guard = guard or guard_of(settings)
+        stack.push_async_callback(guard.close)
+        dispatcher = Dispatcher(guard, limits_of(settings))
+        stack.push_async_callback(dispatcher.close)
+        shared = writer = None
+        if settings.redis.url is not None:
+            redis = RedisCache(
+                settings.redis.url.get_secret_value(),
+                ttl_s=settings.redis.ttl_s,
+                timeout_s=settings.redis.timeout_s,
+            )
+            shared = SkippedWhenAway(redis, pause_s=settings.redis.pause_s)
+            stack.push_async_callback(shared.close)
+            writer = CacheWriter(shared, waiting=settings.redis.waiting, batch=settings.redis.batch)
+            stack.push_async_callback(writer.close, _CLOSE_S)
+        trace = telemetry.Trace(settings.telemetry.otlp_endpoint, "qwarden-moderator")
+        stack.callback(trace.close)
+        lookup = Lookup(
+            dispatcher,
+            settings.keys(),
+            MemoryCache(settings.moderator.memory_entries, settings.redis.ttl_s),
+            shared,
+            writer,
+        )
+        yield (
+            Moderator(
+                admission_of(settings, tenants),
+                lookup,
+                Publication(
+                    evidence_sample=settings.moderator.evidence_sample,
+                    consumer=f"{settings.kafka.group_id}@{socket.gethostname()}",
+                    max_event_bytes=settings.moderator.max_event_bytes,
+                ),
+                trace,
+                telemetry.TenantLabels(frozenset(tenants.known), settings.moderator.tenant_labels),
+            ),
+            dispatcher,
+        )

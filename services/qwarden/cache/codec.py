@@ -1,0 +1,27 @@
+"""An assessment as the bytes that a store keeps."""
+
+from __future__ import annotations
+
+import msgspec
+
+from qwarden.guard.answer import Assessment
+
+_FORMAT = b"\x01"
+"""Stands before every value; another one is of another version, and counts as absent."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Assessment)
+
+
+def encode(assessment: Assessment) -> bytes:
+    return _FORMAT + _encoder.encode(assessment)
+
+
+def decode(value: bytes | None) -> Assessment | None:
+    """The assessment, or None for bytes that this version did not write."""
+    if not value or value[:1] != _FORMAT:
+        return None
+    try:
+        return _decoder.decode(value[1:])
+    except msgspec.DecodeError:
+        return None

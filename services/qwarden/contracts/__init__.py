@@ -1,0 +1,1 @@
+"""What travels between services: records on the topics, their headers and their schemas. Pure."""

@@ -1,0 +1,73 @@
+"""What goes to people: escalations, and the evidence kept beside verdicts."""
+
+from __future__ import annotations
+
+import enum
+from typing import Any, Literal
+
+import msgspec
+
+from qwarden.contracts.event import Event, Message, Report
+from qwarden.contracts.verdict import Verdict
+
+
+class Kind(enum.StrEnum):
+    """Why a record is on `moderation.review`."""
+
+    REVIEW = "review"
+    """A person is to decide."""
+    CLOSE = "close"
+    """What stands open for this content is to be closed: it was deleted or edited. No content."""
+
+
+class Content(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a person needs to see. One field, so that sealing it later changes no contract."""
+
+    messages: list[Message]
+    context: str | None = None
+    link: str | None = None
+    reports: list[Report] = []
+    metadata: dict[str, Any] = {}
+
+
+class Escalation(msgspec.Struct, frozen=True, kw_only=True):
+    """A record of `moderation.review`: a verdict on its way to a person, or what closes one."""
+
+    schema_version: Literal[1] = 1
+    kind: Kind
+    """`review`: a person is to decide. `close`: what stands open for this content is to be closed,
+    since it was deleted or edited."""
+    verdict: Verdict
+    content: Content | None
+    """Null where `kind` is `close`."""
+
+
+class Evidence(msgspec.Struct, frozen=True, kw_only=True):
+    """A record of `moderation.evidence`: a verdict with its content, for appeals and undo.
+
+    Every verdict whose action is not `allow`, every degraded or expired one, and a sample of the
+    rest by hash of the `verdict_id`, with the rate in force in the header `qw-sample-rate`.
+    """
+
+    schema_version: Literal[1] = 1
+    verdict: Verdict
+    content: Content
+
+
+def content_of(event: Event) -> Content:
+    """The event's content as it was sent, the turns that the guard does not see included."""
+    messages = event.messages
+    if messages is None:
+        messages = [Message(role="user", content=event.text or "")]
+    return Content(
+        messages=messages,
+        context=event.context,
+        link=event.link,
+        reports=event.reports,
+        metadata=event.metadata,
+    )
+
+
+def is_sampled(verdict_id: str, rate: float) -> bool:
+    """Whether the sample takes this verdict: the same answer for the same id everywhere."""
+    return int(verdict_id[:8], 16) < rate * 2**32

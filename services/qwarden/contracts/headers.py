@@ -1,0 +1,63 @@
+"""The headers of the records that we write and read.
+
+A verdict's value depends only on what its id depends on; what changes from run to run (timings,
+cache hits, trace) travels in headers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+Header = tuple[str, bytes]
+
+ORIGIN = "qw-origin"
+"""topic/partition/offset of the record that this outcome answers."""
+CACHE = "qw-cache"
+QUEUE_MS = "qw-queue-ms"
+MODEL_MS = "qw-model-ms"
+TOTAL_MS = "qw-total-ms"
+SAMPLE_RATE = "qw-sample-rate"
+TRACEPARENT = "traceparent"
+TRACESTATE = "tracestate"
+
+_CONTENT_TYPE: Header = ("content-type", b"application/json")
+_SPEC: Header = ("ce_specversion", b"1.0")
+_SOURCE: Header = ("ce_source", b"/qwarden/moderator")
+
+
+def cloud_event(kind: str, identity: str) -> list[Header]:
+    """CloudEvents 1.0 attributes, binary mode: `kind` is `verdict`, `review`, …"""
+    return [
+        _SPEC,
+        ("ce_id", identity.encode()),
+        _SOURCE,
+        ("ce_type", f"qwarden.{kind}.v1".encode()),
+        _CONTENT_TYPE,
+    ]
+
+
+def origin(topic: str, partition: int, offset: int) -> Header:
+    return (ORIGIN, f"{topic}/{partition}/{offset}".encode())
+
+
+def milliseconds(name: str, seconds: float) -> Header:
+    return (name, f"{seconds * 1000:.1f}".encode())
+
+
+def event_attributes(headers: Iterable[Header]) -> dict[str, str]:
+    """The `ce_*` headers of a record, decoded; those that are not UTF-8 are left out."""
+    found = {}
+    for name, data in headers:
+        if name.startswith("ce_") and data is not None:
+            try:
+                found[name] = data.decode()
+            except UnicodeDecodeError:
+                continue
+    return found
+
+
+def header(headers: Iterable[Header], name: str) -> str | None:
+    """The first header of that name, or None."""
+    return next(
+        ((data or b"").decode(errors="replace") for key, data in headers if key == name), None
+    )

@@ -1,0 +1,175 @@
+"""The verdict: an assessment, a policy, an action and the basis for it.
+
+Its id is a function of what went into it, so that a redelivery gives the same id, and two records
+with one id are equal in safety, categories and action.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from qwarden.guard.answer import SAFETIES
+from qwarden.guard.taxonomy import CATEGORIES
+
+
+class Action(enum.StrEnum):
+    """What a platform does, the mildest first."""
+
+    ALLOW = "allow"
+    DISCLAIM = "disclaim"
+    REVIEW = "review"
+    BLOCK = "block"
+
+
+SEVERITY: dict[Action, int] = {action: rank for rank, action in enumerate(Action)}
+
+
+class Basis(enum.StrEnum):
+    """Why a verdict says what it says."""
+
+    WITHDRAWN = "withdrawn"
+    GUARD = "guard"
+    EXPIRED = "expired"
+    DEGRADED = "degraded"
+
+
+class Scores(msgspec.Struct, frozen=True):
+    """Probabilities of the three safeties, rounded to three decimals."""
+
+    safe: float
+    controversial: float
+    unsafe: float
+
+
+def _one_of(*words: str) -> msgspec.Meta:
+    """Tells readers which words to expect; what is read is not checked against them."""
+    return msgspec.Meta(extra_json_schema={"enum": list(words)})
+
+
+Category = Annotated[str, _one_of(*CATEGORIES)]
+
+
+class CategoryScore(msgspec.Struct, frozen=True):
+    """One category that was decoded, with its probability."""
+
+    category: Category
+    score: float
+
+
+class Guard(msgspec.Struct, frozen=True):
+    """Which guard answered."""
+
+    model: str
+    revision: str
+    calibration: str = "none"
+
+
+class PolicyUsed(msgspec.Struct, frozen=True):
+    """Which policy acted, and by which of its rules."""
+
+    name: str
+    version: str
+    """A hash of all that the policy says."""
+    serial: int
+    rule: str
+
+
+class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What rules may read beside the assessment."""
+
+    origin: str = "automatic"
+    reach: int | None = None
+
+
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
+    """What is said of one event. Null safety, scores and categories: nothing was judged."""
+
+    schema_version: Literal[1] = 1
+    verdict_id: str
+    """Two records with one id are equal in safety, categories and action."""
+    event_id: str
+    edit: int
+    """A verdict of a higher edit replaces all before it."""
+    tenant: str
+    subject: str | None
+    # `thinking` is reserved: readers generated from version 1 are to know it before it comes.
+    task: Annotated[str, _one_of("prompt", "response", "thinking")] | None
+    """Which kind of turn was judged."""
+    safety: Annotated[str, _one_of(*SAFETIES)] | None
+    scores: Scores | None
+    categories: list[Category] | None
+    """As the guard answers: empty when Safe."""
+    category_scores: list[CategoryScore] | None
+    """The categories that were decoded, also when Safe; null where none were."""
+    refusal: bool | None
+    """Whether the response refuses; null for prompts."""
+    language: str | None
+    content_hash: str | None
+    """Of conversation and task, keyed, hexadecimal."""
+    facts: Facts
+    action: Action | None
+    """What to do; null for a withdrawal."""
+    basis: Basis
+    """Why the verdict says what it says; a withdrawal is final."""
+    cause: str | None
+    """Why nothing was judged: `deadline`, `too_long`, `no_answer`, …"""
+    guard: Guard | None
+    policy: PolicyUsed | None
+    dropped: list[str]
+    """Roles of turns that were taken out before judging, then `oldest:N` where N turns were left
+    out so that the rest fits the guard's context."""
+
+
+def verdict_id(
+    *,
+    tenant: str,
+    event_id: str,
+    task: str,
+    key_id: str,
+    value: bytes,
+    revision: str,
+    calibration: str,
+    policy_version: str,
+    policy_serial: int,
+    basis: Basis,
+    cause: str,
+) -> str:
+    """32 hexadecimal digits: a hash of everything that the verdict's meaning depends on.
+
+    `value` is the event as it was sent. Parts are written with their lengths and the value last,
+    so that no two lists of parts give the same bytes.
+    """
+    parts = (
+        tenant, event_id, task, key_id, revision, calibration, policy_version,
+        str(policy_serial), basis.value, cause,
+    )  # fmt: skip
+    digest = hashlib.blake2b(digest_size=16, person=b"qwarden.verdict")
+    for part in parts:
+        data = part.encode()
+        digest.update(len(data).to_bytes(4, "little") + data)
+    digest.update(value)
+    return digest.hexdigest()
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(Verdict)
+
+
+def encode(record: msgspec.Struct) -> bytes:
+    """Any record of this package as compact JSON in UTF-8."""
+    return _encoder.encode(record)
+
+
+def decode_verdict(value: bytes) -> Verdict:
+    """Reads a verdict; raises `msgspec.ValidationError` for what is not one."""
+    return _decoder.decode(value)
+
+
+def readable(record: msgspec.Struct) -> dict[str, Any]:
+    """The record as plain Python values, for people's eyes."""
+    built: dict[str, Any] = msgspec.to_builtins(record)
+    return built

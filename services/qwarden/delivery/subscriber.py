@@ -1,0 +1,101 @@
+"""FastStream's batch subscriber with our polling: the one place that reaches into the frame."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from faststream import AckPolicy
+from faststream._internal.broker.registrator import Registrator
+from faststream._internal.endpoint.subscriber.call_item import CallsCollection
+from faststream.kafka import KafkaBroker
+from faststream.kafka.schemas import Topic
+from faststream.kafka.subscriber.config import (
+    KafkaSubscriberConfig,
+    KafkaSubscriberSpecificationConfig,
+)
+from faststream.kafka.subscriber.specification import KafkaSubscriberSpecification
+from faststream.kafka.subscriber.usecase import BatchSubscriber
+
+from qwarden.delivery.consumer import Delivery
+
+POLL_TIMEOUT_MS = 1000
+"""How long a poll waits for a first record. Only a bound: it returns when one comes."""
+
+
+class _Subscriber(BatchSubscriber):
+    """Polls through the delivery, which gives partitions their positions and stops lost ones.
+
+    The stock one sleeps 5 s on such an error and tries for ever, and sleeps a whole timeout once
+    more after an empty poll.
+    """
+
+    def __init__(self, delivery: Delivery, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._delivery = delivery
+
+    async def get_msg(self, consumer: AIOKafkaConsumer) -> tuple[ConsumerRecord, ...]:
+        records = await self._delivery.poll(
+            consumer, timeout_ms=self.batch_timeout_ms, max_records=self.max_records
+        )
+        return tuple(records)
+
+
+def subscribe(
+    broker: KafkaBroker,
+    topic: str,
+    delivery: Delivery,
+    *,
+    group_id: str,
+    max_records: int,
+    connection: dict[str, Any],
+) -> BatchSubscriber:
+    """Subscribes `delivery` to a topic. `connection`: arguments of `AIOKafkaConsumer`."""
+    config: Any = broker.config  # FastStream's own factories cast it too
+    topics = [Topic.validate(topic)]
+    calls: CallsCollection[Any] = CallsCollection()
+    subscriber = _Subscriber(
+        delivery,
+        KafkaSubscriberConfig(
+            topics=topics,
+            connection_args={
+                "auto_offset_reset": "none",
+                "enable_auto_commit": False,
+                **connection,
+            },
+            group_id=group_id,
+            listener=delivery,
+            no_reply=True,
+            _outer_config=config,
+            _ack_policy=AckPolicy.MANUAL,
+        ),
+        KafkaSubscriberSpecification(
+            _outer_config=config,
+            calls=calls,
+            specification_config=KafkaSubscriberSpecificationConfig(
+                topics=topics, title_=None, description_=None, include_in_schema=True
+            ),
+        ),
+        calls,
+        batch_timeout_ms=POLL_TIMEOUT_MS,
+        max_records=max_records,
+    )
+    Registrator.subscriber(broker, subscriber)
+    subscriber.add_call(parser_=None, decoder_=_raw, codec_=None, dependencies_=())
+
+    @subscriber
+    async def take(records: Any) -> None:
+        await delivery.take()
+
+    return subscriber
+
+
+def producer_of(broker: KafkaBroker) -> AIOKafkaProducer:
+    """The broker's own producer, once it has started."""
+    frame: Any = broker.config.producer
+    producer: AIOKafkaProducer = frame._producer.producer
+    return producer
+
+
+async def _raw(message: Any) -> Any:
+    return message.raw_message

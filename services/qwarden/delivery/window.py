@@ -1,0 +1,118 @@
+"""The window: which delivered records are not done, and what may be committed. Pure.
+
+Invariants, each held by `tests/property/test_window.py`:
+- An offset is committed only when every delivered record below it, of the same epoch, is done.
+- The watermark of a partition is the offset of its first unfinished record, else the position that
+  was recorded when its last records were delivered. Offsets have holes: nothing is computed.
+- Each assignment of a partition is an epoch. What finishes from an older one changes nothing
+  (aiokafka stamps a commit with the group's generation at the time of sending, so the broker
+  would not refuse it).
+- The watermark of an epoch never goes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+
+class Partition(NamedTuple):
+    """A topic's partition. Compares and hashes as aiokafka's own does."""
+
+    topic: str
+    partition: int
+
+
+@dataclass(slots=True)
+class _Assigned:
+    epoch: int
+    committed: int | None = None
+    position: int | None = None
+    unfinished: dict[int, int] = field(default_factory=dict)
+    """Offset to timestamp, in the order of offsets, since a partition delivers them so."""
+
+    def watermark(self) -> int | None:
+        return next(iter(self.unfinished), self.position)
+
+
+class Window:
+    """All partitions assigned to this consumer. Not safe across threads."""
+
+    def __init__(self) -> None:
+        self._assigned: dict[Partition, _Assigned] = {}
+        self._epoch = 0
+
+    @property
+    def partitions(self) -> frozenset[Partition]:
+        return frozenset(self._assigned)
+
+    @property
+    def in_flight(self) -> int:
+        """How many records of current epochs are delivered and not done."""
+        return sum(len(assigned.unfinished) for assigned in self._assigned.values())
+
+    def assign(self, partition: Partition) -> int:
+        """A new epoch of this partition; what was in flight in an older one is forgotten."""
+        self._epoch += 1
+        self._assigned[partition] = _Assigned(self._epoch)
+        return self._epoch
+
+    def revoke(self, partition: Partition) -> None:
+        """Ends the partition's epoch; what was not done will be delivered to its next owner."""
+        self._assigned.pop(partition, None)
+
+    def deliver(self, partition: Partition, records: Iterable[tuple[int, int]]) -> int | None:
+        """Notes records (offset, timestamp in ms) that one poll returned.
+
+        Returns their epoch, or None where the partition is not assigned any more: such records
+        must not be handled, since nobody would commit them.
+        """
+        assigned = self._assigned.get(partition)
+        if assigned is None:
+            return None
+        for offset, timestamp in records:
+            assigned.unfinished[offset] = timestamp
+            assigned.position = offset + 1
+        return assigned.epoch
+
+    def is_current(self, partition: Partition, epoch: int) -> bool:
+        assigned = self._assigned.get(partition)
+        return assigned is not None and assigned.epoch == epoch
+
+    def finish(self, partition: Partition, epoch: int, offset: int) -> bool:
+        """Marks a record done. False where its epoch is over, so that it counts for nothing."""
+        if not self.is_current(partition, epoch):
+            return False
+        return self._assigned[partition].unfinished.pop(offset, None) is not None
+
+    def to_commit(self) -> dict[Partition, tuple[int, int]]:
+        """Partition to (epoch, watermark), for those whose watermark is not committed yet."""
+        return {
+            partition: (assigned.epoch, watermark)
+            for partition, assigned in self._assigned.items()
+            if (watermark := assigned.watermark()) is not None and watermark != assigned.committed
+        }
+
+    def committed(self, committed: Mapping[Partition, tuple[int, int]]) -> None:
+        """Notes that the broker took these; a commit that failed stays to be made."""
+        for partition, (epoch, watermark) in committed.items():
+            if self.is_current(partition, epoch):
+                self._assigned[partition].committed = watermark
+
+    def oldest_timestamp(self) -> int | None:
+        """Kafka's timestamp (ms) of the oldest unfinished record, or None when idle."""
+        firsts = [
+            next(iter(assigned.unfinished.values()))
+            for assigned in self._assigned.values()
+            if assigned.unfinished
+        ]
+        return min(firsts, default=None)
+
+    def watermarks(self) -> dict[Partition, int]:
+        """The watermark of each partition that has one."""
+        return {
+            partition: watermark
+            for partition, assigned in self._assigned.items()
+            if (watermark := assigned.watermark()) is not None
+        }

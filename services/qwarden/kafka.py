@@ -1,0 +1,205 @@
+"""How we connect to Kafka, and the topics that the fleet needs."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import (
+    KafkaError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+    for_code,
+)
+from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
+
+from qwarden.contracts import topics
+from qwarden.settings import Kafka
+
+
+def client_arguments(kafka: Kafka) -> dict[str, Any]:
+    """The arguments with which any aiokafka client of ours connects."""
+    arguments: dict[str, Any] = {
+        "bootstrap_servers": kafka.bootstrap_servers,
+        "security_protocol": kafka.security_protocol,
+        "request_timeout_ms": kafka.request_timeout_ms,
+    }
+    if kafka.security_protocol.endswith("SSL"):
+        arguments["ssl_context"] = _ssl(kafka)
+    if kafka.security_protocol.startswith("SASL"):
+        arguments |= {
+            "sasl_mechanism": kafka.sasl_mechanism,
+            "sasl_plain_username": kafka.sasl_username,
+            "sasl_plain_password": _password(kafka),
+        }
+    return arguments
+
+
+def security(kafka: Kafka) -> BaseSecurity | None:
+    """The same for FastStream, which has classes of its own for it."""
+    context = _ssl(kafka) if kafka.security_protocol.endswith("SSL") else None
+    if kafka.security_protocol.startswith("SASL"):
+        kind = {
+            "PLAIN": SASLPlaintext,
+            "SCRAM-SHA-256": SASLScram256,
+            "SCRAM-SHA-512": SASLScram512,
+        }[kafka.sasl_mechanism]
+        return kind(
+            username=kafka.sasl_username or "",
+            password=_password(kafka),
+            ssl_context=context,
+            use_ssl=context is not None,
+        )
+    return None if context is None else BaseSecurity(ssl_context=context, use_ssl=True)
+
+
+@asynccontextmanager
+async def admin(kafka: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
+    """An admin client that is closed at the end. Raises `KafkaError` where the broker is away."""
+    client = AIOKafkaAdminClient(**client_arguments(kafka))
+    try:
+        await client.start()
+        yield client
+    finally:
+        await client.close()
+
+
+async def create_topics(
+    kafka: Kafka,
+    *,
+    partitions: int,
+    replication_factor: int,
+    min_insync_replicas: int,
+    max_event_bytes: int,
+) -> list[str]:
+    """Makes the topics that are missing and returns their names. Others are left as they are.
+
+    Raises `KafkaError` with the broker's reason for a topic that it refuses.
+    """
+    wanted = [
+        NewTopic(
+            name,
+            num_partitions=partitions,
+            replication_factor=replication_factor,
+            topic_configs={
+                "min.insync.replicas": str(min_insync_replicas),
+                "max.message.bytes": str(_max_message_bytes(name, max_event_bytes)),
+            },
+        )
+        for name in topics.ALL
+    ]
+    made = []
+    async with admin(kafka) as client:
+        response = await client.create_topics(wanted)
+    for name, code, *rest in response.topic_errors:
+        error = for_code(code)
+        if code == 0:
+            made.append(name)
+        elif error is not TopicAlreadyExistsError:
+            raise KafkaError(f"the broker refuses the topic {name}: {error.__name__} {rest[:1]}")
+    return made
+
+
+def _max_message_bytes(topic: str, max_event_bytes: int) -> int:
+    """With room for keys, headers, and what is written beside the content."""
+    overhead = topics.CONTENT_OVERHEAD_BYTES
+    return max_event_bytes + (2 * overhead if topic in topics.CARRY_CONTENT else overhead)
+
+
+def _ssl(kafka: Kafka) -> ssl.SSLContext:
+    return ssl.create_default_context(cafile=str(kafka.ca_file) if kafka.ca_file else None)
+
+
+def _password(kafka: Kafka) -> str:
+    return kafka.sasl_password.get_secret_value() if kafka.sasl_password else ""
+
+
+async def publish(
+    kafka: Kafka, topic: str, values: Iterable[bytes], sent: Callable[[int, int], object]
+) -> int:
+    """Publishes values, keyed by their tenant and event_id, and returns how many.
+
+    `sent(partition, offset)` is told of each acknowledgement, in order. Raises `KafkaError`.
+    """
+    producer = AIOKafkaProducer(
+        **client_arguments(kafka), enable_idempotence=True, acks="all", linger_ms=5,
+        max_request_size=2 * topics.MAX_EVENT_BYTES,
+    )  # fmt: skip
+    await producer.start()
+    count = 0
+    try:
+        acknowledgements = [
+            await producer.send(topic, value=value, key=_key(value)) for value in values
+        ]
+        for acknowledgement in acknowledgements:
+            metadata = await acknowledgement
+            sent(metadata.partition, metadata.offset)
+            count += 1
+    finally:
+        await producer.stop()
+    return count
+
+
+def _key(value: bytes) -> bytes | None:
+    try:
+        fields = msgspec.json.decode(value, type=_Keyed)
+    except msgspec.DecodeError:
+        return None
+    return f"{fields.tenant}/{fields.event_id}".encode()
+
+
+class _Keyed(msgspec.Struct):
+    tenant: str
+    event_id: str
+
+
+@asynccontextmanager
+async def reading(
+    kafka: Kafka, topic: str, *, from_beginning: bool, follow: bool
+) -> AsyncIterator[AsyncIterator[ConsumerRecord]]:
+    """The records of a topic, without a group, positioned once the context is entered.
+
+    They end at the topic's present end unless `follow`. Raises `KafkaError`, and
+    `UnknownTopicOrPartitionError` for a topic that is not there.
+    """
+    consumer = AIOKafkaConsumer(
+        topic,
+        **client_arguments(kafka),
+        group_id=None,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=100,
+    )
+    await consumer.start()
+    try:
+        if topic not in await consumer.topics():
+            raise UnknownTopicOrPartitionError(f"there is no topic {topic}")
+        partitions = sorted(consumer.assignment())
+        begins = await consumer.beginning_offsets(partitions)
+        ends = await consumer.end_offsets(partitions)
+        for partition in partitions:
+            consumer.seek(partition, begins[partition] if from_beginning else ends[partition])
+        unread = {p for p in partitions if from_beginning and begins[p] < ends[p]}
+        yield _records(consumer, ends, unread, follow)
+    finally:
+        await consumer.stop()
+
+
+async def _records(
+    consumer: AIOKafkaConsumer,
+    ends: Mapping[TopicPartition, int],
+    unread: set[TopicPartition],
+    follow: bool,
+) -> AsyncIterator[ConsumerRecord]:
+    while follow or unread:
+        polled = await consumer.getmany(timeout_ms=500)
+        for partition, records in polled.items():
+            for record in records:
+                yield record
+            if records[-1].offset + 1 >= ends[partition]:
+                unread.discard(partition)

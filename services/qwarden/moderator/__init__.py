@@ -1,0 +1,1 @@
+"""The moderator: events in, verdicts and escalations out. Thin: it waits and acts."""

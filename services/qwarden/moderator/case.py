@@ -1,0 +1,149 @@
+"""A case: one record, read and sorted out before anything is asked. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple, Protocol
+
+import msgspec
+
+from qwarden.contracts.escalation import content_of
+from qwarden.contracts.event import Event, decode_event
+from qwarden.contracts.headers import Header, event_attributes
+from qwarden.contracts.judged import conversation_of
+from qwarden.contracts.keys import ContentKey
+from qwarden.contracts.refusal import ErrorClass, Refused
+from qwarden.contracts.verdict import encode
+from qwarden.guard.conversation import Conversation
+from qwarden.policy.policy import Policy
+from qwarden.policy.tenants import Tenant, Tenants, policy_of
+
+MAX_ENVELOPE_BYTES = 32 * 1024
+"""Of a record's key and headers: what we write repeats them within `CONTENT_OVERHEAD_BYTES`."""
+
+
+class Record(Protocol):
+    """What a poll gives, and what a file's line is dressed as."""
+
+    @property
+    def topic(self) -> str: ...
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
+    @property
+    def value(self) -> bytes | None: ...
+    @property
+    def headers(self) -> Sequence[Header]: ...
+
+
+class Source(NamedTuple):
+    """Where a record stood and what it carried. Timestamps are Kafka's, ms since 1970."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[Header]
+
+    @classmethod
+    def of(cls, record: Record) -> Source:
+        return cls(
+            record.topic,
+            record.partition,
+            record.offset,
+            record.timestamp,
+            record.key,
+            record.value,
+            record.headers,
+        )
+
+    def envelope_bytes(self) -> int:
+        headers = sum(len(name) + len(data or b"") for name, data in self.headers)
+        return headers + len(self.key or b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One event with all that is known of it before the guard is asked.
+
+    `conversation`, `row`, `content_hash` and `policy` are None for a deletion, which is not judged.
+    """
+
+    source: Source
+    event: Event
+    tenant: Tenant
+    policy: Policy | None = None
+    conversation: Conversation | None = None
+    row: bytes = b""
+    content_hash: bytes = b""
+    dropped: tuple[str, ...] = ()
+
+    def is_expired(self, now: datetime) -> bool:
+        return self.event.deadline is not None and self.event.deadline <= now
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What decides whether a record is taken: the tenants, the content key, the byte limit."""
+
+    tenants: Tenants
+    keys: ContentKey
+    max_event_bytes: int
+
+    def admit(self, source: Source) -> Case:
+        """Reads one record. Raises `Refused` with a sentence that names the fix."""
+        if source.envelope_bytes() > MAX_ENVELOPE_BYTES:
+            raise Refused(
+                ErrorClass.TOO_LARGE,
+                f"the record's key and headers have {source.envelope_bytes():,} bytes and the "
+                f"limit is {MAX_ENVELOPE_BYTES:,}; send large things in the value",
+            )
+        event = decode_event(
+            source.value,
+            max_bytes=self.max_event_bytes,
+            headers=event_attributes(source.headers),
+            tenants=self.tenants.known,
+        )
+        tenant = self.tenants.of(event.tenant, event_id=event.event_id)
+        if event.deleted:
+            return Case(source, event, tenant)
+        policy = policy_of(tenant, event.policy, event_id=event.event_id)
+        conversation, dropped = conversation_of(event)
+        self._check_written_size(source, event, dropped)
+        row = conversation.to_json()
+        return Case(
+            source=source,
+            event=event,
+            tenant=tenant,
+            policy=policy,
+            conversation=conversation,
+            row=row,
+            content_hash=self.keys.content_hash(row),
+            dropped=dropped,
+        )
+
+    def _check_written_size(self, source: Source, event: Event, dropped: tuple[str, ...]) -> None:
+        """Refuses what outgrows the limit where it is written again, as evidence: no topic would
+        take it, and the record would never be done."""
+        # Nothing grows fourfold (1e15 becomes 1000000000000000.0): most events need no look.
+        if len(source.value or b"") * 4 <= self.max_event_bytes:
+            return
+        written = len(encode(content_of(event))) + len(msgspec.json.encode(dropped))
+        if written > self.max_event_bytes:
+            raise Refused(
+                ErrorClass.TOO_LARGE,
+                f"the event has {written:,} bytes when its numbers are written out and its dropped "
+                f"turns are named, and the limit is {self.max_event_bytes:,}; send less metadata "
+                "and fewer turns",
+                event_id=event.event_id,
+                tenant=event.tenant,
+            )

@@ -1,0 +1,115 @@
+"""A policy: what to do about an assessment, by safety and category."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from qwarden.contracts.verdict import SEVERITY, Action
+from qwarden.guard.answer import Assessment, Safety
+from qwarden.guard.taxonomy import CATEGORIES
+from qwarden.policy.document import Document, as_its_file, parse
+
+
+def _known(name: str) -> str:
+    if name not in CATEGORIES:
+        raise ValueError(f"unknown category {name!r}; known are {', '.join(CATEGORIES)}")
+    return name
+
+
+class Actions(Document):
+    """Actions for one safety: by category, and `default` for the categories not named."""
+
+    default: Action
+    categories: dict[Annotated[str, AfterValidator(_known)], Action] = Field(default_factory=dict)
+
+
+class PolicyFile(Document):
+    """The file `policies/NAME.yaml`. What is Safe is allowed."""
+
+    name: Annotated[str, AfterValidator(as_its_file)] = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
+    controversial: Actions
+    unsafe: Actions
+    on_unjudged: Literal["review", "block"] = "review"
+    """What happens to content that the guard cannot judge. Never allowed (Guard 6)."""
+    on_expired: Literal["allow", "disclaim", "review", "block"] = "review"
+    """What happens to content whose deadline passed before it was judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """An action and the rule that gave it."""
+
+    action: Action
+    rule: str
+
+
+class Policy:
+    """A policy in force. `version` is 12 hexadecimal digits of a hash of all it says."""
+
+    __slots__ = ("_expired", "_file", "_unjudged", "name", "version")
+
+    def __init__(self, file: PolicyFile) -> None:
+        body = json.dumps(file.model_dump(mode="json"), sort_keys=True).encode()
+        self.name = file.name
+        self.version = hashlib.sha256(body).hexdigest()[:12]
+        self._file = file
+        self._expired = Decided(Action(file.on_expired), "on_expired")
+        self._unjudged = Decided(Action(file.on_unjudged), "on_unjudged")
+
+    def decide(self, safety: Safety, assessment: Assessment) -> Decided:
+        """The severest action of the assessment's categories under its safety."""
+        if safety is Safety.SAFE:
+            return _SAFE
+        actions = self._file.unsafe if safety is Safety.UNSAFE else self._file.controversial
+        decided = Decided(actions.default, f"{safety.value.lower()}.default")
+        named = [
+            Decided(actions.categories[name], f"{safety.value.lower()}.{name}")
+            for name, _ in assessment.categories
+            if name in actions.categories
+        ]
+        if len(named) < len(assessment.categories) or not assessment.categories:
+            named.append(decided)
+        return max(named, key=lambda each: SEVERITY[each.action])
+
+    def expired(self) -> Decided:
+        """For content whose deadline passed."""
+        return self._expired
+
+    def unjudged(self) -> Decided:
+        """For content that the guard could not judge."""
+        return self._unjudged
+
+
+_SAFE = Decided(Action.ALLOW, "safe")
+
+
+def read_policy(text: str, *, file: str, expected_name: str) -> Policy:
+    """Reads `policies/NAME.yaml`. Raises `DocumentError` with file, line and field."""
+    return Policy(parse(text, file=file, kind=PolicyFile, context={"name": expected_name}))
+
+
+def _built_in(name: str, controversial: Action, unsafe: Action) -> Policy:
+    return Policy(
+        PolicyFile(
+            name=name,
+            controversial=Actions(default=controversial),
+            unsafe=Actions(default=unsafe),
+        )
+    )
+
+
+BUILT_IN: dict[str, Policy] = {
+    policy.name: policy
+    for policy in (
+        _built_in("default", Action.REVIEW, Action.BLOCK),
+        # Qwen3Guard's two binary readings (technical report, section 3): strict takes
+        # Controversial for Unsafe, loose takes it for Safe.
+        _built_in("strict", Action.BLOCK, Action.BLOCK),
+        _built_in("loose", Action.ALLOW, Action.BLOCK),
+    )
+}

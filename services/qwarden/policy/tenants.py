@@ -1,0 +1,125 @@
+"""Tenants: which policies each may use, and whether it shares the cache."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, ValidationInfo
+
+from qwarden.contracts.refusal import ErrorClass, Refused, listed
+from qwarden.policy.document import Document, DocumentError, as_its_file, parse
+from qwarden.policy.policy import BUILT_IN, Policy, read_policy
+
+
+def _known(policy: str, info: ValidationInfo) -> str:
+    known = (info.context or {}).get("policies", (policy,))
+    if policy not in known:
+        raise ValueError(f"no policy is called {policy!r}; known are {listed(known)}")
+    return policy
+
+
+class TenantFile(Document):
+    """The file `tenants/NAME.yaml`."""
+
+    name: Annotated[str, AfterValidator(as_its_file)] = Field(min_length=1, max_length=256)
+    policies: list[Annotated[str, AfterValidator(_known)]] = Field(min_length=1)
+    """The policies that its events may name; the first is used where they name none."""
+    share_cache: bool = False
+    """Whether assessments are shared with the other tenants that say so. A hit, and its speed,
+    then tells one what another has sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One tenant with its policies resolved."""
+
+    name: str
+    policies: Mapping[str, Policy]
+    default: Policy
+    cache_scope: str
+
+
+@dataclass(frozen=True, slots=True)
+class Tenants:
+    """All tenants that are known, and what happens to those that are not."""
+
+    known: Mapping[str, Tenant]
+    strict: bool
+
+    def of(self, name: str, *, event_id: str) -> Tenant:
+        """The tenant of that name. An unknown one gets the policy `default`, unless `strict`:
+        then `Refused` with the names that are known."""
+        tenant = self.known.get(name)
+        if tenant is not None:
+            return tenant
+        if self.strict:
+            raise Refused(
+                ErrorClass.UNKNOWN_TENANT,
+                f"the tenant {name!r} is unknown; known are: {listed(self.known)}. Add "
+                "tenants/NAME.yaml, or set policy.strict_tenants to false",
+                event_id=event_id,
+                tenant=name,
+            )
+        default = BUILT_IN["default"]
+        return Tenant(name, {"default": default}, default, name)
+
+
+def policy_of(tenant: Tenant, name: str | None, *, event_id: str) -> Policy:
+    """The policy that an event named, or the tenant's default. Raises `Refused`."""
+    if name is None:
+        return tenant.default
+    policy = tenant.policies.get(name)
+    if policy is None:
+        raise Refused(
+            ErrorClass.UNKNOWN_POLICY,
+            f"the tenant {tenant.name!r} has no policy {name!r}; it may use: "
+            f"{listed(tenant.policies)}",
+            event_id=event_id,
+            tenant=tenant.name,
+        )
+    return policy
+
+
+def read_tenants(
+    policies: Mapping[str, str], tenants: Mapping[str, str], *, strict: bool
+) -> Tenants:
+    """All of `QWARDEN_POLICY__PATH`: each mapping is from a file's name without `.yaml` to text.
+
+    Raises `DocumentError` with a line for everything that is wrong in any of the files.
+    """
+    errors: list[str] = []
+    by_name: dict[str, Policy] = dict(BUILT_IN)
+    for name, text in sorted(policies.items()):
+        file = f"policies/{name}.yaml"
+        if name in BUILT_IN:
+            errors.append(f"{file}:1: name: {name!r} is built in; choose another name")
+            continue
+        try:
+            by_name[name] = read_policy(text, file=file, expected_name=name)
+        except DocumentError as error:
+            errors.append(str(error))
+    # A policy whose file is wrong is known all the same: one error is enough.
+    names = {*BUILT_IN, *policies}
+    documents: list[TenantFile] = []
+    for name, text in sorted(tenants.items()):
+        context = {"name": name, "policies": names}
+        try:
+            documents.append(
+                parse(text, file=f"tenants/{name}.yaml", kind=TenantFile, context=context)
+            )
+        except DocumentError as error:
+            errors.append(str(error))
+    if errors:
+        raise DocumentError("\n".join(errors))
+    known = {
+        document.name: Tenant(
+            name=document.name,
+            policies={policy: by_name[policy] for policy in document.policies},
+            default=by_name[document.policies[0]],
+            cache_scope="" if document.share_cache else document.name,
+        )
+        for document in documents
+    }
+    return Tenants(known, strict)

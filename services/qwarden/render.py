@@ -1,0 +1,121 @@
+"""Records as people read them in a terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+import msgspec
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.panel import Panel
+from rich.text import Text
+
+from qwarden.contracts import headers, topics
+from qwarden.contracts.dead_letter import DeadLetter
+from qwarden.contracts.escalation import Escalation
+from qwarden.contracts.headers import Header
+from qwarden.contracts.verdict import Verdict, decode_verdict
+
+_SAFETY_STYLE = {"Safe": "green", "Controversial": "yellow", "Unsafe": "red"}
+_ACTION_STYLE = {"allow": "green", "disclaim": "cyan", "review": "yellow", "block": "red"}
+_WIDEST_TEXT = 2000
+"""Characters of a turn that are shown; the record has them all."""
+
+
+def record(topic: str, value: bytes | None, carried: Iterable[Header]) -> RenderableType:
+    """One record of any topic; what has no form of its own is shown as JSON."""
+    carried = list(carried)
+    try:
+        if topic == topics.VERDICTS:
+            return verdict_line(decode_verdict(value or b""), carried)
+        if topic == topics.REVIEW:
+            return escalation(msgspec.json.decode(value or b"", type=Escalation), carried)
+        if topic == topics.DEAD_LETTERS:
+            return letter(msgspec.json.decode(value or b"", type=DeadLetter))
+        return Text(json.dumps(json.loads(value or b"null"), ensure_ascii=False))
+    except (msgspec.DecodeError, ValueError):
+        return Text((value or b"").decode(errors="backslashreplace"))
+
+
+def verdict_line(verdict: Verdict, carried: list[Header]) -> Text:
+    """Event, safety, scores, categories, action, where it came from, milliseconds."""
+    safety = verdict.safety or "-"
+    action = verdict.action.value if verdict.action else "-"
+    line = Text()
+    line.append(f"{verdict.event_id[:28]:<28} ")
+    line.append(f"{safety:<13} ", _SAFETY_STYLE.get(safety, "dim"))
+    line.append(f"{_scores(verdict):<17} ", "dim")
+    line.append(f"{', '.join(verdict.categories or []) or '-':<30} ")
+    line.append(f"{action:<9}", _ACTION_STYLE.get(action, "dim"))
+    line.append(f"{_basis(verdict):<19} ", "dim")
+    line.append(f"{headers.header(carried, headers.CACHE) or '-':<7}", "dim")
+    line.append(f"{_milliseconds(carried):>8} ms", "dim")
+    return line
+
+
+def verdict_heading() -> Text:
+    """The heading of a list of verdict lines."""
+    return Text(
+        f"{'event':<28} {'safety':<13} {'safe/contr/unsafe':<17} {'categories':<30} "
+        f"{'action':<9}{'basis':<19} {'from':<7}{'took':>11}",
+        style="bold",
+    )
+
+
+def escalation(record: Escalation, carried: list[Header]) -> RenderableType:
+    """What a reviewer needs: the conversation, the scores, why it came."""
+    verdict = record.verdict
+    if record.content is None:
+        return Text(
+            f"close {verdict.tenant}/{verdict.event_id} edit {verdict.edit}: "
+            f"{verdict.basis.value}, whatever stands open for it is settled",
+            style="dim",
+        )
+    lines: list[RenderableType] = [
+        Text.from_markup(
+            f"[bold]{verdict.safety or 'not judged'}[/] {_scores(verdict)}  "
+            f"{escape(', '.join(verdict.categories or []))}  basis {_basis(verdict)}"
+        )
+    ]
+    if verdict.policy is not None:
+        lines.append(Text(f"policy {verdict.policy.name}, rule {verdict.policy.rule}", "dim"))
+    for message in record.content.messages:
+        content = message.content
+        text = content if isinstance(content, str) else "\n".join(p.text or "" for p in content)
+        shown = text if len(text) <= _WIDEST_TEXT else f"{text[:_WIDEST_TEXT]}… ({len(text):,})"
+        lines.append(Text.assemble((f"{message.role}: ", "bold"), shown))
+    for name in ("context", "link"):
+        said = getattr(record.content, name)
+        if said:
+            lines.append(Text(f"{name}: {said}", "dim"))
+    for report in record.content.reports:
+        lines.append(Text(f"reported: {report.reason}", "dim"))
+    title = escape(f"{verdict.tenant}/{verdict.event_id}")
+    return Panel(Group(*lines), title=title, title_align="left", border_style="yellow")
+
+
+def letter(dead: DeadLetter) -> Text:
+    """Where a dead letter came from and why; its content is not shown."""
+    origin = dead.origin
+    line = Text()
+    line.append(f"{origin.topic}/{origin.partition}/{origin.offset}".ljust(24))
+    line.append(f"{dead.error_class:<15}", "red")
+    line.append(f"{dead.tenant or '-'}/{dead.event_id or '-'}  {dead.content.bytes:,} bytes  ")
+    line.append(dead.reason, "dim")
+    return line
+
+
+def _scores(verdict: Verdict) -> str:
+    if verdict.scores is None:
+        return "-"
+    scores = verdict.scores
+    return f"{scores.safe:.3f}/{scores.controversial:.3f}/{scores.unsafe:.3f}"
+
+
+def _basis(verdict: Verdict) -> str:
+    return verdict.basis.value + (f"/{verdict.cause}" if verdict.cause else "")
+
+
+def _milliseconds(carried: list[Header]) -> str:
+    return headers.header(carried, headers.TOTAL_MS) or "-"

@@ -1,0 +1,234 @@
+"""All settings, read from `QWARDEN_*` in the environment; `__` goes into a group.
+
+Unknown names are refused, so that a typing error is not a default.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
+
+from qwarden.contracts import topics
+from qwarden.contracts.keys import ContentKey
+from qwarden_engine.settings import EngineSettings
+
+PREFIX = "QWARDEN_"
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class SettingsError(ValueError):
+    """The settings are wrong; each line of the message names one and what would be right."""
+
+
+class Group(BaseModel):
+    """A group of settings: frozen, unknown names refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Kafka(Group):
+    """The broker, and this consumer's place in its group."""
+
+    bootstrap_servers: str = "127.0.0.1:9092"
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_username: str | None = None
+    sasl_password: SecretStr | None = None
+    ca_file: Path | None = None
+    """The authority that signed the broker's certificate; the system's own where absent."""
+    group_id: str = "qwarden-moderator"
+    session_timeout_ms: Annotated[int, Field(ge=1000)] = 30_000
+    """How long a dead moderator keeps its partitions. Over a garbage collection or a frozen node
+    of some seconds, under what people notice."""
+    max_poll_interval_ms: Annotated[int, Field(ge=1000)] = 300_000
+    """How long the poll loop may wait, in an outage of the guard, before the group takes the
+    partitions away; that costs a rebalance and no record."""
+    request_timeout_ms: Annotated[int, Field(ge=1000)] = 30_000
+
+
+class Redis(Group):
+    """The shared cache. Without an address the fleet runs on the caches in its processes."""
+
+    url: SecretStr | None = None
+    timeout_s: Seconds = 0.25
+    """Of one read or write: over a busy Redis's p99 of some milliseconds, and about what judging
+    the batch anew costs."""
+    pause_s: Seconds = 5.0
+    """How long a Redis that failed is left alone."""
+    ttl_s: Annotated[int, Field(ge=1)] = 86_400
+    """How long an assessment is kept: most repeats of a text come within a day."""
+    waiting: Annotated[int, Field(ge=1)] = 20_000
+    """Writes that may wait; what comes on top is dropped. Some 10 MB."""
+    batch: Annotated[int, Field(ge=1, le=7000)] = 500
+    """Entries a write. Redis works on one script at a time: 500 take it about 1 ms. (Lua unpacks
+    at most some 8,000 arguments.)"""
+
+
+class Triton(Group):
+    """The guard's server."""
+
+    url: str = "127.0.0.1:8001"
+    """gRPC, host:port."""
+    timeout_s: Seconds = 120.0
+    """Of one request, its time in Triton's queue included; a full request of long texts on a CPU
+    takes most of a minute."""
+    rows_a_request: Annotated[int, Field(ge=1, le=256)] = 64
+    """A request costs its client 200 µs whatever it carries; from 64 rows on that is small. At
+    most the model's max_batch_size."""
+    bytes_a_request: Annotated[int, Field(ge=1)] = 131_072
+    """Bounds one request's work where texts are long: about 32,000 tokens."""
+    requests_in_flight: Annotated[int, Field(ge=1)] = 4
+    """Enough for one request to be read while others run (measured: 1 gives a third of 4)."""
+    backoff_s: Seconds = 0.2
+    max_backoff_s: Seconds = 5.0
+    """How often an absent guard is asked; also how late its return may be noticed."""
+
+
+class Guard(Group):
+    """Where the guard runs."""
+
+    mode: Literal["triton", "in-process"] = "triton"
+    """`in-process` loads the engine here (extra `engine`): where there is no Triton."""
+
+
+class Http(Group):
+    """Where /metrics, /healthz and /readyz are served."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+
+
+class PolicySettings(Group):
+    """Policies and tenants."""
+
+    path: Path | None = None
+    """A folder with policies/NAME.yaml and tenants/NAME.yaml; without it the built-in ones."""
+    strict_tenants: bool = False
+    """Refuse events of tenants that have no file, instead of giving them the policy `default`."""
+
+
+class Moderator(Group):
+    """The moderator's own limits."""
+
+    polls_in_flight: Annotated[int, Field(ge=1)] = 4
+    """Polls judged at a time. Measured: 4 give 1.3 times the throughput of 1."""
+    poll_records: Annotated[int, Field(ge=1)] = 2000
+    """Records a poll at most; polls of 500 give half the throughput of 2,000."""
+    commit_interval_s: Seconds = 0.5
+    """How often offsets are committed: what a crash may repeat, beside what is in flight."""
+    revoke_s: Seconds = 5.0
+    """How long a revoke may take to commit; under kafka.session_timeout_ms, which is also the
+    group's rebalance timeout."""
+    drain_s: Seconds = 20.0
+    """How long a stopping moderator may finish what it has; under the pod's grace period (30 s)."""
+    max_event_bytes: Annotated[int, Field(ge=1000)] = topics.MAX_EVENT_BYTES
+    """The largest event. The topics' max.message.bytes must have room for it and what we add."""
+    evidence_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """The share of allowed verdicts that are kept with their content, to know the error rate."""
+    memory_entries: Annotated[int, Field(ge=0)] = 100_000
+    """Assessments kept in the process: about 50 MB."""
+    tenant_labels: Annotated[int, Field(ge=0)] = 50
+    """Tenants without a file that get a metric label of their own; the rest are `other`."""
+
+
+class Telemetry(Group):
+    """Logs and traces."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    otlp_endpoint: str | None = None
+    """Where sampled traces go (OTLP over HTTP); without it context is carried and none made."""
+
+
+class Settings(BaseSettings):
+    """Everything that a service can be told."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    content_key: SecretStr
+    """At least 32 bytes, as hexadecimal digits: `openssl rand -hex 32`. All services of a fleet
+    need the same one; a new one makes the caches cold and the content hashes new."""
+    kafka: Kafka = Kafka()
+    redis: Redis = Redis()
+    triton: Triton = Triton()
+    guard: Guard = Guard()
+    engine: EngineSettings | None = None
+    http: Http = Http()
+    policy: PolicySettings = PolicySettings()
+    moderator: Moderator = Moderator()
+    telemetry: Telemetry = Telemetry()
+
+    @field_validator("content_key")
+    @classmethod
+    def _usable(cls, value: SecretStr) -> SecretStr:
+        try:
+            ContentKey(bytes.fromhex(value.get_secret_value()))
+        except ValueError as error:
+            raise ValueError(
+                f"not a content key ({error}); openssl rand -hex 32 makes one"
+            ) from None
+        return value
+
+    def keys(self) -> ContentKey:
+        return ContentKey(bytes.fromhex(self.content_key.get_secret_value()))
+
+
+def load(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings that an environment gives, by default this process's.
+
+    Raises `SettingsError` with a line for each fault.
+    """
+    env = os.environ if environ is None else environ
+    errors = [
+        f"{name}: unknown setting; its group must be one of {', '.join(Settings.model_fields)}"
+        for name in sorted(env)
+        if name.startswith(PREFIX) and _group(name) not in Settings.model_fields
+    ]
+    try:
+        loaded = _from(env)
+    except ValidationError as error:
+        errors += [_sentence(each) for each in error.errors()]
+        raise SettingsError("\n".join(errors)) from None
+    if errors:
+        raise SettingsError("\n".join(errors))
+    return loaded
+
+
+def _from(environ: Mapping[str, str]) -> Settings:
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value for name, value in environ.items()}
+    return Settings.model_validate(source())
+
+
+def _group(name: str) -> str:
+    return name.removeprefix(PREFIX).split("__")[0].lower()
+
+
+def _sentence(error: Any) -> str:
+    name = PREFIX + "__".join(str(part) for part in error["loc"]).upper()
+    if error["type"] == "extra_forbidden":
+        return f"{name}: unknown setting; remove it or correct its name"
+    if error["type"] == "missing":
+        hint = "; make one with: openssl rand -hex 32" if name == "QWARDEN_CONTENT_KEY" else ""
+        return f"{name}: is not set and has no default{hint}"
+    return f"{name}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def shown(settings: Settings) -> dict[str, Any]:
+    """The settings for people's eyes: secrets hidden, also one inside an address."""
+    plain = settings.model_dump(mode="json")
+    if settings.redis.url is not None:
+        plain["redis"]["url"] = _without_password(settings.redis.url.get_secret_value())
+    return plain
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    return f"{scheme}://{'**********@' if at and credentials else ''}{host}"

@@ -1,0 +1,129 @@
+"""The demonstration: the whole stack on sample events, every verdict shown as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack
+from importlib import resources
+from typing import Any
+
+from aiokafka import ConsumerRecord
+from rich.console import Console
+from rich.table import Table
+
+from qwarden import kafka, render
+from qwarden import settings as settings_module
+from qwarden.contracts import headers, topics
+from qwarden.contracts.verdict import decode_verdict
+from qwarden.delivery.account import Account
+from qwarden.settings import Settings
+from qwarden.stack.home import Home
+
+OUTCOMES = (topics.VERDICTS, topics.DEAD_LETTERS)
+ALL_ANSWERED_S = 120.0
+"""Seconds in which the samples must have their outcomes: 2 measured, after a first slow forward."""
+
+
+def sample_records() -> list[bytes]:
+    """The sample events, a value a record: in twelve languages, each category, the three safeties,
+    repeats, an edit, a deletion, template markers, one too long, and three that are broken."""
+    text = resources.files("qwarden.stack").joinpath("samples.jsonl").read_text(encoding="utf-8")
+    # Over the context of 32,768 tokens in its last turn alone, so nothing of it can be left out.
+    too_long = {"event_id": "too-long", "tenant": "demo", "text": "one more word, " * 20_000}
+    return [line.encode() for line in text.splitlines()] + [json.dumps(too_long).encode()]
+
+
+class Demo:
+    """Publishes the samples and shows what becomes of them."""
+
+    def __init__(self, home: Home, out: Console) -> None:
+        self._home = home
+        self._out = out
+        self._settings: Settings = settings_module.load(home.settings() or {})
+        self._account = Account()
+        self._complete = asyncio.Event()
+
+    async def run(self, ended: asyncio.Task[None], *, once: bool) -> bool:
+        """Publishes the samples and shows what comes, until `ended`; with `once`, until every
+        sample has its outcome. Whether each got exactly one.
+
+        Raises what `ended` raises (`StackError` where a part of the stack died), and `KafkaError`.
+        """
+        async with AsyncExitStack() as stack:
+            showing = []
+            for topic in OUTCOMES:
+                records = await stack.enter_async_context(
+                    kafka.reading(self._settings.kafka, topic, from_beginning=False, follow=True)
+                )
+                showing.append(asyncio.create_task(self._show(topic, records), name=topic))
+            self._out.print(render.verdict_heading())
+            await self._publish()
+            complete = asyncio.create_task(self._complete.wait(), name="complete")
+            limit = ALL_ANSWERED_S if once else None
+            await self._first((complete, ended, *showing), limit)
+            self._sum_up()
+            if not once and not ended.done():
+                self._where_next()
+                await self._first((ended, *showing), None)
+            for task in (complete, *showing):
+                task.cancel()
+            await asyncio.gather(complete, *showing, return_exceptions=True)
+        return not self._account.missing() and not self._account.contradicted()
+
+    async def _first(self, tasks: Iterable[asyncio.Future[Any]], limit_s: float | None) -> None:
+        done, _ = await asyncio.wait(tasks, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+
+    async def _publish(self) -> None:
+        values = sample_records()
+
+        def sent(partition: int, offset: int) -> None:
+            self._account.expect(f"{topics.CONTENT}/{partition}/{offset}")
+
+        await kafka.publish(self._settings.kafka, topics.CONTENT, values, sent)
+        self._check()
+
+    async def _show(self, topic: str, records: AsyncIterator[ConsumerRecord]) -> None:
+        async for record in records:
+            self._note(topic, record)
+            self._out.print(render.record(topic, record.value, record.headers))
+            self._check()
+
+    def _note(self, topic: str, record: ConsumerRecord) -> None:
+        origin = headers.header(record.headers, headers.ORIGIN) or ""
+        verdict = topic == topics.VERDICTS
+        identity = decode_verdict(record.value).verdict_id if verdict else "dead-letter"
+        self._account.saw(origin, identity)
+
+    def _check(self) -> None:
+        if self._account.expected and not self._account.missing():
+            self._complete.set()
+
+    def _sum_up(self) -> None:
+        account = self._account
+        table = Table(show_header=False, box=None)
+        table.add_row("records published", str(account.expected))
+        table.add_row("with their outcome", str(account.answered()))
+        table.add_row("without", ", ".join(sorted(account.missing())) or "0")
+        table.add_row("with two that differ", ", ".join(sorted(account.contradicted())) or "0")
+        table.add_row("repeats", str(account.repeats()))
+        self._out.print(table)
+
+    def _where_next(self) -> None:
+        addresses = self._home.addresses() or {}
+        metrics = addresses["services"]["moderator"]["http"]
+        self._out.print(
+            f"""
+Metrics          http://{metrics}/metrics
+Your own event   echo '{{"event_id": "mine-1", "tenant": "demo", "text": "Hello"}}' \\
+                   | .venv/bin/qwarden publish -
+For people       .venv/bin/qwarden tail moderation.review --from-beginning
+Dead letters     .venv/bin/qwarden dlq ls
+Addresses        {self._home.root}/stack.json
+
+The guard is the stand-in, a toy. Ctrl-C ends everything.""",
+            markup=False,
+        )

@@ -1,0 +1,175 @@
+"""Apache Kafka: one node, broker and controller in one process."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from qwarden.stack.child import Child, Progress, quiet
+from qwarden.stack.errors import StackError
+from qwarden.stack.home import Home, locked
+from qwarden.stack.java import COORDINATES, find_java, kafka_jars
+from qwarden.stack.kafka_wire import broker_ready
+from qwarden.stack.ports import free_ports
+
+READY_TIMEOUT_S = 90.0
+"""Seconds for a start: 2 to 7 measured on two busy cores."""
+
+_CLUSTER = "cXdhcmRlbi1zdGFjay0wMQ"  # 16 bytes in base64, as Kafka wants it
+_MAX_RECORD_BYTES = 2 * 1024 * 1024
+
+
+class Kafka:
+    """A broker that keeps its records in the home; a context manager that starts and ends it.
+
+    The address stays the same when it is stopped or killed and started again.
+    """
+
+    def __init__(self, home: Home, *, progress: Progress = quiet) -> None:
+        self._home = home
+        self._progress = progress
+        self._port, self._controller_port = free_ports(2)
+        self._child: Child | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        """The broker's host:port."""
+        return f"127.0.0.1:{self._port}"
+
+    @property
+    def alive(self) -> bool:
+        """Whether the broker runs."""
+        return self._child is not None and self._child.alive
+
+    @property
+    def child(self) -> Child | None:
+        """The broker's process, or None before the first start."""
+        return self._child
+
+    def start(self) -> None:
+        """Start the broker and return when it takes records.
+
+        Raises StackError if it cannot be had or does not start.
+        """
+        if self._child is None:
+            self._child = self._prepare()
+        self._child.start()
+        try:
+            self._child.wait_ready(
+                lambda: broker_ready(self._port),
+                READY_TIMEOUT_S,
+                fix="If it names a lock, another broker uses this folder: end that one first.",
+                progress=self._progress,
+            )
+        except BaseException:
+            self._child.kill()
+            raise
+
+    def stop(self, grace_s: float = 20.0) -> None:
+        """End the broker in order, within `grace_s` seconds; its records stay."""
+        if self._child is not None:
+            self._child.stop(grace_s)
+
+    def kill(self) -> None:
+        """End the broker as a crash would; what it had acknowledged stays."""
+        if self._child is not None:
+            self._child.kill()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def _prepare(self) -> Child:
+        java = find_java()
+        jars = os.pathsep.join(str(jar) for jar in kafka_jars(self._home, self._progress))
+        self._progress("starting", None)
+        logs = self._home.data("kafka") / "records"
+        settings = self._home.root / "kafka" / "server.properties"
+        settings.write_text(self._settings(logs), encoding="utf-8")
+        command = [
+            str(java),
+            "-Xmx512m",
+            "-XX:+UseSerialGC",
+            "-XX:-UsePerfData",  # else the runtime writes under /tmp
+            f"-XX:ErrorFile={self._home.logs}/kafka-crash-%p.log",
+            f"-Djava.io.tmpdir={self._home.tmp}",
+            "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+            "-Dorg.slf4j.simpleLogger.showDateTime=true",
+            "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd HH:mm:ss.SSS",
+            "-cp",
+            jars,
+        ]
+        if not (logs / "meta.properties").exists():
+            shutil.rmtree(logs, ignore_errors=True)
+            shutil.copytree(self._formatted(command), logs)
+        return Child(self._home, "kafka", [*command, "kafka.Kafka", str(settings)])
+
+    def _formatted(self, command: list[str]) -> Path:
+        """Return a formatted empty folder, made once: to make one takes a Java of its own, 1.5 s.
+
+        It names no port, because the quorum's voters are static.
+        """
+        kind = hashlib.sha256("+".join(COORDINATES).encode()).hexdigest()[:12]
+        folder = self._home.cache("jars") / f"formatted-{kind}"
+        with locked(folder.with_suffix(".lock")):
+            if folder.exists():
+                return folder
+            new = folder.with_suffix(".new")
+            shutil.rmtree(new, ignore_errors=True)
+            settings = self._home.tmp / f"format-{os.getpid()}.properties"
+            settings.write_text(self._settings(new), encoding="utf-8")
+            tool = ["kafka.tools.StorageTool", "format", "-t", _CLUSTER, "-c", str(settings)]
+            ran = subprocess.run([*command, *tool], capture_output=True, text=True, check=False)
+            settings.unlink()
+            if ran.returncode != 0:
+                raise StackError(
+                    f"Kafka's data folder could not be formatted with {command[0]}: "
+                    f"{(ran.stdout + ran.stderr).strip()[-800:]} "
+                    "Set JAVA_HOME to another Java of version 17 or later."
+                )
+            new.rename(folder)
+        return folder
+
+    def _settings(self, logs: Path) -> str:
+        broker, controller = self.bootstrap, f"127.0.0.1:{self._controller_port}"
+        settings = {
+            "process.roles": "broker,controller",
+            "node.id": 1,
+            "controller.quorum.voters": f"1@{controller}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
+            "advertised.listeners": f"PLAINTEXT://{broker}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "log.dirs": logs,
+            "auto.create.topics.enable": "false",
+            "message.max.bytes": _MAX_RECORD_BYTES,
+            "replica.fetch.max.bytes": _MAX_RECORD_BYTES,
+            "offsets.topic.replication.factor": 1,
+            "offsets.topic.num.partitions": 4,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "transaction.state.log.num.partitions": 4,
+            "share.coordinator.state.topic.replication.factor": 1,
+            "share.coordinator.state.topic.min.isr": 1,
+            "group.initial.rebalance.delay.ms": 0,
+            # A broker that was killed is let in again when its last session is over: with the
+            # default, 9 s, a restart after a kill took 12 s.
+            "broker.session.timeout.ms": 3_000,
+            "broker.heartbeat.interval.ms": 500,
+            # The default, 128 MiB, is taken at the start whatever there is to clean.
+            "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
+        }
+        return "".join(f"{key}={value}\n" for key, value in settings.items())

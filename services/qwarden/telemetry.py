@@ -1,0 +1,161 @@
+"""What operators see: metrics, logs and traces. Never content, and never an unbounded label."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from prometheus_client import Counter, Gauge, Histogram
+
+from qwarden.contracts.headers import TRACEPARENT, TRACESTATE, Header
+
+_PROPAGATOR = TraceContextTextMapPropagator()
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+EVENTS = Counter(
+    "qwarden_events_total", "Events that got their outcome, by what it was.", ["outcome"]
+)
+VERDICTS = Counter(
+    "qwarden_verdicts_total",
+    "Verdicts published. category is the likeliest one, or none.",
+    ["tenant", "safety", "action", "category"],
+)
+DEAD_LETTERS = Counter(
+    "qwarden_dead_letters_total", "Records that can never be judged.", ["error_class", "tenant"]
+)
+QUEUE_SECONDS = Histogram(
+    "qwarden_queue_seconds", "From Kafka's timestamp of a record to its poll.", buckets=_SECONDS
+)
+CACHE_SECONDS = Histogram(
+    "qwarden_cache_seconds", "One read of the shared cache, for a batch.", buckets=_SECONDS
+)
+MODEL_SECONDS = Histogram(
+    "qwarden_model_seconds", "One request to the guard, for a batch.", buckets=_SECONDS
+)
+TOTAL_SECONDS = Histogram(
+    "qwarden_total_seconds", "From a record's poll to all that it owes acknowledged.",
+    buckets=_SECONDS,
+)  # fmt: skip
+GUARD_ROWS = Histogram(
+    "qwarden_guard_request_rows", "Conversations in one request to the guard.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)  # fmt: skip
+IN_FLIGHT = Gauge("qwarden_in_flight_records", "Records delivered and not done.")
+LOOKUPS = Counter(
+    "qwarden_cache_lookups_total",
+    "Where an assessment came from: memory, redis, joined (one in flight), or miss.",
+    ["result"],
+)
+CACHE_WRITES = Counter(
+    "qwarden_cache_writes_total", "Assessments written to the shared cache, or dropped.", ["result"]
+)
+LAG = Gauge(
+    "qwarden_lag_records", "Records between the watermark and the end of the topic.", ["topic"]
+)
+OLDEST_SECONDS = Gauge(
+    "qwarden_oldest_uncommitted_seconds", "Age of the oldest record that is not done; 0 when idle."
+)
+COMMITS = Counter("qwarden_commits_total", "Commits of offsets.", ["result"])
+PARTITIONS = Gauge("qwarden_partitions", "Partitions by state: assigned, stopped.", ["state"])
+GUARD_UP = Gauge("qwarden_guard_up", "1 while the guard answers.")
+POLICY_INFO = Gauge("qwarden_policy_info", "Policies in force.", ["policy", "version"])
+
+
+class TenantLabels:
+    """Tenants as label values: those that settings name, and the first `most` others."""
+
+    def __init__(self, known: frozenset[str], most: int) -> None:
+        self._seen = set(known)
+        self._room = len(known) + most
+
+    def __call__(self, tenant: str) -> str:
+        if tenant in self._seen:
+            return tenant
+        if len(self._seen) >= self._room:
+            return "other"
+        self._seen.add(tenant)
+        return tenant
+
+
+class JsonFormatter(logging.Formatter):
+    """A log line as one JSON object: time, level, logger, message, and an error's own lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["error"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def log_as_json(level: str) -> None:
+    """Sends all logs to standard error as JSON lines."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # aiokafka tells at INFO of every heartbeat and metadata change.
+    logging.getLogger("aiokafka").setLevel(logging.WARNING)
+
+
+class Trace:
+    """OpenTelemetry context through Kafka headers (W3C traceparent).
+
+    A record that a sampled trace sent gets a span of its own here, and what we publish for it
+    carries that span's context. Without an endpoint no span is made and the context is passed on
+    as it came, so that the producer's and the consumer's spans still join.
+    """
+
+    def __init__(self, endpoint: str | None, service: str) -> None:
+        self._tracer = None
+        self._provider: TracerProvider | None = None
+        if endpoint is not None:
+            self._provider = TracerProvider(resource=Resource({"service.name": service}))
+            self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
+            self._tracer = self._provider.get_tracer("qwarden")
+
+    def forward(self, carried: Iterable[Header], source: Any, outcome: str) -> list[Header]:
+        """The trace headers for what is published in answer to a record."""
+        context = [pair for pair in carried if pair[0] in (TRACEPARENT, TRACESTATE) and pair[1]]
+        if self._tracer is None or not context:
+            return context
+        carrier = {name: data.decode(errors="replace") for name, data in context}
+        parent = _PROPAGATOR.extract(carrier)
+        if not trace.get_current_span(parent).get_span_context().trace_flags.sampled:
+            return context
+        span = self._tracer.start_span(
+            "moderate",
+            context=parent,
+            kind=trace.SpanKind.CONSUMER,
+            start_time=source.timestamp * 1_000_000,
+            attributes={
+                "messaging.system": "kafka",
+                "messaging.destination.name": source.topic,
+                "messaging.destination.partition.id": str(source.partition),
+                "messaging.kafka.offset": source.offset,
+                "qwarden.outcome": outcome,
+            },
+        )
+        span.end()
+        out: dict[str, str] = {}
+        _PROPAGATOR.inject(out, trace.set_span_in_context(span))
+        return [(name, value.encode()) for name, value in out.items()]
+
+    def close(self) -> None:
+        """Sends the spans that wait."""
+        if self._provider is not None:
+            self._provider.shutdown()

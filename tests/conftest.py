@@ -1,0 +1,70 @@
+"""The real parts, one of each for the whole run, and what a run must not hide."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from qwarden.stack import triton as triton_part
+from qwarden.stack.home import Home
+from qwarden.stack.kafka import Kafka
+from qwarden.stack.local import STAND_IN
+from qwarden.stack.triton import Triton
+from qwarden.stack.valkey import Valkey
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+PARTS = ("broker", "e2e", "chaos", "stack")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks tests of whole folders, and deselects those whose data is not beside the project."""
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
+    for item in items:
+        folders = item.path.relative_to(Path(__file__).parent).parts
+        if folders[0] in PARTS:
+            item.add_marker("parts")
+        missing = item.get_closest_marker("shared") and not SHARED.is_dir()
+        (left_out if missing else kept).append(item)
+    items[:] = kept
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Where nothing may be skipped (CI), a skip is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    assert reporter is not None
+    skipped = reporter.stats.get("skipped", [])
+    if skipped and os.environ.get("QWARDEN_TESTS_SKIP_NOTHING") and exitstatus == 0:
+        reporter.write_line(f"{len(skipped)} tests were skipped and none may be here", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def parts_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home(tmp_path_factory.mktemp("parts"))
+
+
+@pytest.fixture(scope="session")
+def kafka(parts_home: Home) -> Iterator[Kafka]:
+    with Kafka(parts_home) as part:
+        yield part
+
+
+@pytest.fixture(scope="session")
+def valkey(parts_home: Home) -> Iterator[Valkey]:
+    with Valkey(parts_home) as part:
+        yield part
+
+
+@pytest.fixture(scope="session")
+def triton(parts_home: Home) -> Iterator[Triton]:
+    reason = triton_part.available()
+    if reason is not None:
+        pytest.skip(reason)
+    with Triton(parts_home, {"QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN)}) as part:
+        yield part

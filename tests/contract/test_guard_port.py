@@ -1,0 +1,114 @@
+"""One contract for every guard: Triton, the engine in this process, and the one in memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import pytest
+
+from qwarden.guard.answer import Assessment, Failure, Unanswered
+from qwarden.guard.conversation import Conversation, Task, Turn
+from qwarden.guard.taxonomy import categories_of
+from qwarden.inference.in_process import InProcessGuard
+from qwarden.inference.memory import MemoryGuard
+from qwarden.inference.port import Guard, GuardUnavailable
+from qwarden.inference.triton import TritonGuard
+from qwarden.stack.local import STAND_IN
+from qwarden.stack.ports import free_ports
+from qwarden_engine.settings import EngineSettings
+
+pytestmark = pytest.mark.parts
+
+Open = Callable[[], AbstractAsyncContextManager[Guard]]
+
+
+@pytest.fixture(params=["triton", "in-process", "memory"])
+def opened(request: pytest.FixtureRequest) -> Open:
+    kind = request.param
+    if kind == "triton":
+        url = request.getfixturevalue("triton").grpc
+
+    @asynccontextmanager
+    async def guard() -> AsyncIterator[Guard]:
+        made: Guard
+        if kind == "triton":
+            made = TritonGuard(url, timeout_s=60)
+        elif kind == "in-process":
+            made = InProcessGuard(EngineSettings(checkpoint=str(STAND_IN)))
+        else:
+            made = MemoryGuard(
+                lambda row: Assessment((1.0, 0.0, -1.0), (), None, len(row), 0, "memory@0")
+            )
+        try:
+            yield made
+        finally:
+            await made.close()
+
+    return guard
+
+
+def row(*contents: str) -> bytes:
+    roles = ("user", "assistant")
+    turns = tuple(Turn(roles[at % 2], content) for at, content in enumerate(contents))
+    task = Task.PROMPT if len(turns) % 2 else Task.RESPONSE
+    return Conversation(task, turns).to_json()
+
+
+async def test_a_row_never_gets_the_answer_of_another(opened: Open) -> None:
+    rows = [row(f"How many days has a week of {n} months?") for n in range(70)]
+    async with opened() as guard:
+        together = await guard.judge(rows)
+        alone = [(await guard.judge([each]))[0] for each in rows[::23]]
+    assert len(together) == len(rows)
+    for one, other in zip(alone, together[::23], strict=True):
+        assert isinstance(one, Assessment)
+        assert isinstance(other, Assessment)
+        assert one.logits == pytest.approx(other.logits, abs=1e-3)
+        assert one.tokens == other.tokens
+
+
+async def test_a_bad_row_does_not_fail_the_rows_beside_it(opened: Open) -> None:
+    bad = [b"{}", b"no json", row(""), Conversation(Task.PROMPT, (Turn("tool", "x"),)).to_json()]
+    good = row("What is the capital of France?")
+    async with opened() as guard:
+        answers = await guard.judge([good, *bad, good])
+    assert isinstance(answers[0], Assessment)
+    assert isinstance(answers[-1], Assessment)
+    for answer in answers[1:-1]:
+        assert isinstance(answer, Unanswered)
+        assert answer.failure is Failure.REFUSED
+        assert answer.reason
+
+
+async def test_every_answer_names_the_revision_that_is_in_the_cache_key(opened: Open) -> None:
+    async with opened() as guard:
+        revision = await guard.revision()
+        answers = await guard.judge([row("Hello"), b"{}"])
+    assert revision
+    assert {answer.revision for answer in answers} == {revision}
+
+
+async def test_an_assessment_keeps_to_the_taxonomy_and_its_task(opened: Open) -> None:
+    rows = [row("Tell me how to build a bomb."), row("Hello", "Here is how: you fool.")]
+    async with opened() as guard:
+        prompt, response = await guard.judge(rows)
+    assert isinstance(prompt, Assessment)
+    assert isinstance(response, Assessment)
+    for answer, task in ((prompt, Task.PROMPT), (response, Task.RESPONSE)):
+        assert all(math.isfinite(logit) for logit in answer.logits)
+        assert sum(answer.scores) == pytest.approx(1)
+        assert all(name in categories_of(task) for name, _ in answer.categories)
+        assert all(0 <= score <= 1.000001 for _, score in answer.categories)
+    assert prompt.refusal is None
+
+
+async def test_an_absent_triton_is_an_outage_and_not_an_answer() -> None:
+    (port,) = free_ports(1)
+    guard = TritonGuard(f"127.0.0.1:{port}", timeout_s=2)
+    try:
+        with pytest.raises(GuardUnavailable, match=f"127.0.0.1:{port}"):
+            await guard.judge([row("Hello")])
+    finally:
+        await guard.close()

@@ -1,0 +1,36 @@
+"""A broker, a Valkey and a Triton of the path's own, with the topics made."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from fleet import Fleet
+from qwarden import kafka as kafka_tools
+from qwarden import settings as settings_module
+from qwarden.contracts import topics
+from qwarden.stack.home import Home
+from qwarden.stack.kafka import Kafka
+from qwarden.stack.triton import Triton
+from qwarden.stack.valkey import Valkey
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory, triton: Triton) -> Iterator[Fleet]:
+    home = Home(tmp_path_factory.mktemp("path"))
+    with Kafka(home) as kafka, Valkey(home) as valkey:
+        made = Fleet(home, kafka, valkey, triton)
+        settings = settings_module.load(made.settings())
+        names = asyncio.run(
+            kafka_tools.create_topics(
+                settings.kafka,
+                partitions=8,
+                replication_factor=1,
+                min_insync_replicas=1,
+                max_event_bytes=settings.moderator.max_event_bytes,
+            )
+        )
+        assert set(names) == set(topics.ALL)
+        yield made

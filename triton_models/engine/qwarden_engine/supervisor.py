@@ -1,0 +1,379 @@
+"""Keeps one tritonserver alive, which it does not do itself.
+
+`python -m qwarden_engine.supervisor [--restart] [--die-with-parent] [--http-port N] -- COMMAND`
+
+Since 24.06 Triton never restarts a Python stub that died: its health stays 200 and every request
+fails (shared/reference/stack.md). So this ends the server where a stub is gone, or where for long
+nothing was answered, not even a tiny inference of its own; and starts it again with `--restart`.
+A server that answers others is busy, never dead. Linux only; logs a JSON object a line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from qwarden.guard.conversation import Conversation, Task, Turn
+
+MODEL = "qwen3guard_gen"
+SHM = Path("/dev/shm")
+
+_OWN = "qwarden_triton_"
+_STUB = "triton_python_backend_stub"[:15]  # the kernel keeps 15 characters of a name
+_PR_SET_PDEATHSIG = 1
+_TIED = f"""
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, int(signal.SIGKILL), 0, 0, 0)
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
+"""Becomes the command that it is given, tied to the life of its parent by the kernel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How long to wait for what, in seconds.
+
+    `poll`: between looks at the processes; a dead stub is seen within it. `probe_every`: between
+    looks at whether it answers. `deadline`: after so long without any answer the server is dead;
+    it must be above the longest single row, 32k tokens of a 0.6B guard on two cores, since a row
+    alone moves no count. `grace`: for Triton to end by itself, under the 30 s that Kubernetes
+    gives a pod by default. `backoff`, `backoff_cap`: before the first restart, and at most, with a
+    doubling between. `healthy`: after so long of health the backoff starts anew.
+    """
+
+    poll: float = 0.2
+    probe_every: float = 10.0
+    deadline: float = 600.0
+    grace: float = 8.0
+    backoff: float = 0.5
+    backoff_cap: float = 30.0
+    healthy: float = 60.0
+
+
+def next_backoff(previous: float, healthy_for: float, timing: Timing) -> float:
+    """The wait before the next start. `previous`: the last one, 0 for none."""
+    if previous == 0 or healthy_for >= timing.healthy:
+        return timing.backoff
+    return min(previous * 2, timing.backoff_cap)
+
+
+def exit_code(returncode: int) -> int:
+    """What the supervisor exits with where Triton ended unasked: never 0."""
+    return 128 - returncode if returncode < 0 else (returncode or 1)
+
+
+def log(event: str, **fields: object) -> None:
+    """One JSON object on standard error."""
+    line = {"at": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **fields}
+    print(json.dumps(line), file=sys.stderr, flush=True)
+
+
+class Regions:
+    """The shared memory of one supervisor's Triton: a name prefix, held by a lock.
+
+    Who can take the lock of a prefix knows that its supervisor is dead, also across containers
+    that share /dev/shm, and removes what lies under it.
+    """
+
+    def __init__(self, folder: Path = SHM) -> None:
+        self._folder = folder
+        self._sweep()
+        while True:
+            self.prefix = f"{_OWN}{secrets.token_hex(4)}_"
+            path = folder / f"{self.prefix}lock"
+            self._lock = path.open("w")
+            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if path.exists():  # else another one swept it before it was locked
+                break
+            self._lock.close()
+
+    def clear(self) -> None:
+        """Removes the regions; the prefix stays held."""
+        self._remove(self.prefix, lock=False)
+
+    def close(self) -> None:
+        """Removes the regions and gives the prefix up."""
+        self._remove(self.prefix, lock=True)
+        self._lock.close()
+
+    def _sweep(self) -> None:
+        for path in self._folder.glob(f"{_OWN}*_lock"):
+            try:
+                with path.open("w") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    self._remove(path.name.removesuffix("lock"), lock=True)
+            except OSError:  # held by a living supervisor, or swept by another one
+                continue
+
+    def _remove(self, prefix: str, lock: bool) -> None:
+        for path in self._folder.glob(f"{prefix}*"):
+            if lock or not path.name.endswith("lock"):
+                path.unlink(missing_ok=True)
+
+
+class Probe:
+    """Asks a Triton over HTTP whether it answers. `url`: such as `http://127.0.0.1:8000`."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        # No proxy of the environment: this never leaves the machine.
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+
+    def ready(self) -> bool:
+        """Whether the server and its models have loaded."""
+        return self._get("/v2/health/ready", None, 2.0) is not None
+
+    def answered(self) -> int | None:
+        """How many requests the model has answered, or None where the server does not say."""
+        body = self._get(f"/v2/models/{MODEL}/stats", None, 2.0)
+        try:
+            stats = json.loads(body or b"")["model_stats"][0]["inference_stats"]
+            return int(stats["success"]["count"])
+        except (ValueError, KeyError, IndexError, TypeError):
+            return None
+
+    def infer(self, timeout: float) -> bool:
+        """Whether one short conversation is answered within `timeout` seconds."""
+        conversation = Conversation(Task.PROMPT, (Turn("user", "hello"),)).to_json().decode()
+        tensor = {"name": "CONVERSATION", "datatype": "BYTES", "shape": [1, 1]}
+        body = json.dumps({"inputs": [{**tensor, "data": [conversation]}]}).encode()
+        return self._get(f"/v2/models/{MODEL}/infer", body, timeout) is not None
+
+    def _get(self, path: str, body: bytes | None, timeout: float) -> bytes | None:
+        request = urllib.request.Request(self._url + path, data=body)
+        try:
+            with self._open(request, timeout=timeout) as response:
+                content: bytes = response.read()
+                return content
+        except (OSError, ValueError, urllib.error.URLError):
+            return None
+
+
+class Pulse:
+    """When a server last answered anyone, kept up by a thread of its own.
+
+    It reads the count of answers first and sends an inference only where nobody else has been
+    answered since the last look.
+    """
+
+    def __init__(self, probe: Probe, timing: Timing) -> None:
+        self._probe = probe
+        self._timing = timing
+        self._ended = threading.Event()
+        self._last = time.monotonic()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def silent_for(self) -> float:
+        """Seconds since the server last answered."""
+        return time.monotonic() - self._last
+
+    def close(self) -> None:
+        """Ends the thread with its next look, without a wait for it."""
+        self._ended.set()
+
+    def _run(self) -> None:
+        before = self._probe.answered()
+        while not self._ended.wait(self._timing.probe_every):
+            now = self._probe.answered()
+            # A short timeout and another look, not one long wait: the count tells meanwhile
+            # whether others are answered.
+            if (now is not None and now != before) or self._probe.infer(self._timing.probe_every):
+                self._last = time.monotonic()
+            before = now
+
+
+def stubs_of(parent: int) -> dict[int, bool]:
+    """The Python stubs among a process's children: pid, and whether it lives (no zombie)."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            stat = (entry / "stat").read_text()
+        except OSError:
+            continue
+        name = stat[stat.index("(") + 1 : stat.rindex(")")]
+        state, of = stat[stat.rindex(")") + 2 :].split()[:2]
+        if int(of) == parent and name == _STUB:
+            found[int(entry.name)] = state not in "ZX"
+    return found
+
+
+class Supervisor:
+    """Runs one tritonserver command until it is told to stop.
+
+    `command`: the whole command; one argument is added, the prefix of its shared memory.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        probe: Probe,
+        *,
+        restart: bool,
+        timing: Timing | None = None,
+        regions: Regions | None = None,
+    ) -> None:
+        self._probe = probe
+        self._restart = restart
+        self._timing = timing or Timing()
+        self._regions = regions or Regions()
+        self._command = [
+            *(sys.executable, "-c", _TIED, str(os.getpid())),
+            *command,
+            f"--backend-config=python,shm-region-prefix-name={self._regions.prefix}",
+        ]
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Asks `run` to end Triton and return. Safe in a signal handler."""
+        self._stop.set()
+
+    def run(self) -> int:
+        """Runs until told to stop (0), or without `restart` until Triton ended (not 0).
+
+        Call it from the main thread: Triton is tied to the life of the thread that starts it.
+        """
+        backoff = 0.0
+        try:
+            while True:
+                returncode, healthy_for = self._once()
+                self._regions.clear()
+                if self._stop.is_set():
+                    return 0
+                if not self._restart:
+                    return exit_code(returncode)
+                backoff = next_backoff(backoff, healthy_for, self._timing)
+                log("restart", after_s=backoff, code=returncode)
+                if self._stop.wait(backoff):
+                    return 0
+        finally:
+            self._regions.close()
+
+    def _once(self) -> tuple[int, float]:
+        """One life of Triton: its return code, and for how many seconds it was healthy."""
+        triton = subprocess.Popen(self._command, start_new_session=True)
+        log("started", pid=triton.pid)
+        ready_at: float | None = None
+        try:
+            if self._until_ready(triton):
+                ready_at = time.monotonic()
+                log("ready", pid=triton.pid)
+                self._watch(triton)
+        finally:
+            healthy_for = time.monotonic() - ready_at if ready_at is not None else 0.0
+            self._end(triton, gently=self._stop.is_set())
+        log("ended", pid=triton.pid, code=triton.returncode)
+        return triton.returncode, healthy_for
+
+    def _until_ready(self, triton: subprocess.Popen[bytes]) -> bool:
+        """Waits for the models, however long they load: a hub download takes its time."""
+        while not self._stop.wait(self._timing.poll):
+            if triton.poll() is not None:
+                return False
+            if self._probe.ready():
+                return True
+        return False
+
+    def _watch(self, triton: subprocess.Popen[bytes]) -> None:
+        """Returns when Triton has ended, must be ended, or stop was asked for."""
+        stubs = set(stubs_of(triton.pid))
+        pulse = Pulse(self._probe, self._timing)
+        try:
+            while not self._stop.wait(self._timing.poll):
+                if triton.poll() is not None:
+                    return
+                living = {pid for pid, lives in stubs_of(triton.pid).items() if lives}
+                if stubs - living:
+                    log("stub_died", pids=sorted(stubs - living))
+                    return
+                if pulse.silent_for > self._timing.deadline:
+                    log("silent", for_s=round(pulse.silent_for, 1))
+                    return
+        finally:
+            pulse.close()
+
+    def _end(self, triton: subprocess.Popen[bytes], gently: bool) -> None:
+        """Ends Triton and all of its process group.
+
+        Gently is Triton's own process alone: a group-wide SIGTERM would take the stub first, and
+        Triton then waits 30 s for it.
+        """
+        if gently and triton.poll() is None:
+            triton.terminate()
+            try:
+                triton.wait(self._timing.grace)
+            except subprocess.TimeoutExpired:
+                log("grace_over", pid=triton.pid, grace_s=self._timing.grace)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(triton.pid, signal.SIGKILL)
+        triton.wait()
+        _reap_orphans()
+
+
+def _reap_orphans() -> None:
+    """Takes stubs that fell to this process, as they do where it is a container's first."""
+    try:
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
+    except ChildProcessError:
+        pass
+
+
+def _argument(command: Sequence[str], name: str) -> str | None:
+    """The value of `--name=value` or `--name value` among a command's arguments."""
+    for at, argument in enumerate(command):
+        if argument.startswith(f"--{name}="):
+            return argument.partition("=")[2]
+        if argument == f"--{name}" and at + 1 < len(command):
+            return command[at + 1]
+    return None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="qwarden_engine.supervisor", description=__doc__)
+    parser.add_argument("--restart", action="store_true", help="start Triton again when it ended")
+    parser.add_argument(
+        "--die-with-parent", action="store_true", help="stop when the parent process is gone"
+    )
+    parser.add_argument(
+        "--http-port", type=int, help="Triton's; by default as its own arguments say, else 8000"
+    )
+    parser.add_argument("command", nargs="+", metavar="COMMAND", help="tritonserver and arguments")
+    options = parser.parse_args(arguments)
+    if shutil.which(options.command[0]) is None:
+        parser.error(f"{options.command[0]} cannot be run; give the path of tritonserver")
+    if options.die_with_parent:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+    host = _argument(options.command, "http-address") or "127.0.0.1"
+    port = options.http_port or _argument(options.command, "http-port") or 8000
+    probe = Probe(f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}")
+    supervisor = Supervisor(options.command, probe, restart=options.restart)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: supervisor.stop())
+    return supervisor.run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
