@@ -151,6 +151,11 @@ class Outcomes:
     evidence: set[str] = field(default_factory=set)
     contradictions: list[str] = field(default_factory=list)
 
+    async def take_the_rest(self, tap: Tap) -> None:
+        """Takes what stands behind the last verdict; for when the moderator has ended."""
+        await tap.read_to_the_end()
+        self.take(tap)
+
     def take(self, tap: Tap) -> None:
         for record in tap.records[topics.VERDICTS]:
             origin = origin_of(record)
@@ -194,6 +199,14 @@ def origin_of(record: ConsumerRecord) -> str:
 def meaning(verdict: Verdict) -> tuple[object, ...]:
     """What two records with one id must agree on."""
     return verdict.safety, tuple(verdict.categories or ()), verdict.action, verdict.basis
+
+
+def answers(service: Service, path: str) -> bool:
+    """Whether a service answers GET `path` with 200; one that does not answer does not."""
+    try:
+        return httpx.get(f"http://{service.http}{path}", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 def metric(address: str, name: str, **labels: str) -> float:

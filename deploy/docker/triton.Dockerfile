@@ -42,4 +42,4 @@ EXPOSE 8000 8001 8002
 # NVIDIA's entrypoint, which prints a banner and, for drivers older than CUDA 13's, links a newer
 # driver library into the root: a pod's root is read-only, so such nodes need the container
 # toolkit's own forward compatibility or a newer driver.
-ENTRYPOINT ["python3", "-m", "qwarden_engine.supervisor", "--", "tritonserver", "--model-repository=/models"]
+ENTRYPOINT ["python3", "-m", "qwarden_engine.supervisor", "--", "tritonserver", "--model-repository=/models", "--disable-auto-complete-config"]

@@ -51,6 +51,9 @@ app.add_typer(dlq_app, name="dlq")
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
 
+HOME = Home(
+    Path(os.environ["QWARDEN_STACK__HOME"]) if "QWARDEN_STACK__HOME" in os.environ else None
+)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, a line a record.")]
 
 
@@ -128,7 +131,6 @@ def up(
     from qwarden.stack.local import plan
     from qwarden.stack.stack import Stack, run
 
-    home = Home()
     wanted = plan(only=only or [], without=without or [], guard=guard, tell=err.print)
     parts: dict[str, Any] = {
         "services": wanted.services,
@@ -137,15 +139,15 @@ def up(
         "progress": _say,
     }
     if detach:
-        start_detached(home, **parts)
-        _where(home)
+        start_detached(HOME, **parts)
+        _where(HOME)
         return
 
     def ready() -> None:
-        _where(home)
+        _where(HOME)
         err.print("Ctrl-C ends it.")
 
-    run(Stack(home, **parts), ready)
+    run(Stack(HOME, **parts), ready)
 
 
 @app.command()
@@ -163,10 +165,9 @@ def demo(
     from qwarden.stack.local import plan
     from qwarden.stack.stack import Stack, ended_by_signals
 
-    home = Home()
     wanted = plan(without=without or [], tell=err.print)
     stack = Stack(
-        home,
+        HOME,
         services=wanted.services,
         parts=wanted.parts,
         settings=wanted.settings,
@@ -176,7 +177,7 @@ def demo(
 
         async def run() -> bool:
             ended = asyncio.create_task(asyncio.to_thread(stack.wait))
-            answered = await Demo(home, out).run(ended, once=once)
+            answered = await Demo(HOME, out).run(ended, once=once)
             if not ended.done():
                 stack.cancel()
                 await ended
@@ -192,7 +193,7 @@ def down() -> None:
     """End the stack that `qwarden up` started, and wait until all of it is gone."""
     from qwarden.stack.running import stop_running
 
-    ran = stop_running(Home())
+    ran = stop_running(HOME)
     err.print("The stack has ended." if ran else "No stack runs here.")
 
 
@@ -377,7 +378,7 @@ def config_check() -> None:
 
 def _environ() -> dict[str, str]:
     """The environment over the running local stack's settings, if there is one."""
-    return {**(Home().settings() or {}), **os.environ}
+    return {**(HOME.settings() or {}), **os.environ}
 
 
 def _client_settings() -> Settings:

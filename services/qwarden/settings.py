@@ -144,6 +144,13 @@ class Telemetry(Group):
     """Where sampled traces go (OTLP over HTTP); without it context is carried and none made."""
 
 
+class Stack(Group):
+    """The local stack."""
+
+    home: Path | None = None
+    """Its folder, `.qwarden/` of the checkout by default; another one runs a second stack."""
+
+
 class Settings(BaseSettings):
     """Everything that a service can be told."""
 
@@ -163,6 +170,7 @@ class Settings(BaseSettings):
     policy: PolicySettings = PolicySettings()
     moderator: Moderator = Moderator()
     telemetry: Telemetry = Telemetry()
+    stack: Stack = Stack()
 
     @field_validator("content_key")
     @classmethod

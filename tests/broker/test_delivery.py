@@ -373,3 +373,23 @@ async def test_a_waiting_batch_counts_as_unfinished(topics: Topics) -> None:
         assert taken == [10]
         assert set((await topics.committed()).values()) <= {0}
         release.set()
+
+
+async def test_a_spare_without_partitions_counts_as_not_joined(kafka: Kafka) -> None:
+    topics = Topics(kafka.bootstrap, partitions=1)
+    await topics.make()
+    origins = await topics.publish(10)
+
+    async def handler(records: Records, finish: Finish) -> None:
+        for index, record in enumerate(records):
+            finish(index, echo(topics, record))
+
+    async with consuming(topics, handler) as one, consuming(topics, handler) as other:
+
+        async def settled() -> bool:
+            return {len(one._window.partitions), len(other._window.partitions)} == {0, 1}
+
+        await fleet.until(settled, "one of two consumers has the one partition")
+        assert one.joined
+        assert other.joined
+        assert set(await read_out(topics, origins)) == set(origins)

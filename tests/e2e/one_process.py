@@ -1,6 +1,7 @@
 """Runs one moderator as several groups after each other: its in-process cache stays.
 
-Arguments: the groups. A line on standard input ends the one that runs and begins the next.
+Arguments: the groups. A line on standard input ends the one that runs, which is said on standard
+output; another begins the next one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ async def main(groups: list[str]) -> None:
             await lines.readline()
             service.stop()
             assert await running == 0
+            print("stopped", flush=True)
+            await lines.readline()
 
 
 asyncio.run(main(sys.argv[1:]))

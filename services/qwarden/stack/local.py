@@ -60,11 +60,16 @@ def plan(
     if "QWARDEN_KAFKA__BOOTSTRAP_SERVERS" in settings:
         left_out.add("kafka")
         tell(f"Using the broker at {settings['QWARDEN_KAFKA__BOOTSTRAP_SERVERS']}.")
-    if "triton" not in left_out:
-        reason = triton.available()
-        if reason is not None:
-            left_out.add("triton")
-            tell(f"{reason.split('. ')[0]}. So the engine runs in the moderator's process.")
+    reason = None if "triton" in left_out else triton.available()
+    if reason is not None:
+        left_out.add("triton")
+        tell(f"{reason.split('. ')[0]}.")
+    if (
+        "triton" in left_out
+        and "moderator" not in left_out
+        and "QWARDEN_TRITON__URL" not in settings
+    ):
+        tell("Without Triton: the engine runs in the moderator's process.")
     return Plan(
         services=[name for name in SERVICES if name not in left_out],
         parts=[name for name in PARTS if name not in left_out],

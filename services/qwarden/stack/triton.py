@@ -185,6 +185,8 @@ class Triton:
             *("--grpc-address=127.0.0.1", f"--grpc-port={grpc}"),
             *("--metrics-address=127.0.0.1", f"--metrics-port={metrics}"),
             "--allow-gpu-metrics=false",
+            # The configuration is complete; without this Triton starts the stub twice.
+            "--disable-auto-complete-config",
         ]
         libraries = [packages / "nvidia_pytriton.libs", *_libpython_folders()]
         sources = [checkout() / "services", checkout() / "triton_models" / "engine", packages]

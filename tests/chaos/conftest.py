@@ -1,0 +1,40 @@
+"""The same parts as the path's, of a test's own, since a test here kills them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from fleet import Fleet
+from qwarden import kafka as kafka_tools
+from qwarden import settings as settings_module
+from qwarden.stack import triton as triton_part
+from qwarden.stack.home import Home
+from qwarden.stack.kafka import Kafka
+from qwarden.stack.local import STAND_IN
+from qwarden.stack.triton import Triton
+from qwarden.stack.valkey import Valkey
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    reason = triton_part.available()
+    if reason is not None:
+        pytest.skip(reason)
+    home = Home(tmp_path_factory.mktemp("chaos"))
+    engine = {"QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN)}
+    with Kafka(home) as kafka, Valkey(home) as valkey, Triton(home, engine) as triton:
+        made = Fleet(home, kafka, valkey, triton)
+        settings = settings_module.load(made.settings())
+        asyncio.run(
+            kafka_tools.create_topics(
+                settings.kafka,
+                partitions=4,
+                replication_factor=1,
+                min_insync_replicas=1,
+                max_event_bytes=settings.moderator.max_event_bytes,
+            )
+        )
+        yield made

@@ -1,0 +1,191 @@
+"""The commands as a person types them, each in a process and a stack of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import traffic
+from qwarden.stack import triton as triton_part
+from qwarden.stack.local import STAND_IN
+from qwarden.stack.process import descendants
+
+pytestmark = pytest.mark.timeout(600)
+
+QWARDEN = [sys.executable, "-m", "qwarden.cli"]
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    """An environment without settings, with a stack folder and a HOME of its own."""
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("QWARDEN_")}
+    home = tmp_path / "person"
+    home.mkdir()
+    return bare | {
+        "QWARDEN_STACK__HOME": str(tmp_path / "stack"),
+        "HOME": str(home),
+        "COLUMNS": "200",
+    }
+
+
+def qwarden(
+    environ: dict[str, str], *words: str, stdin: bytes = b"", within_s: float = 300
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*QWARDEN, *words],
+        input=stdin,
+        capture_output=True,
+        env=environ,
+        timeout=within_s,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("without", ["nothing", "triton"])
+def test_a_sample_of_the_demo_has_no_outcome(environ: dict[str, str], without: str) -> None:
+    words = ["--without", "triton"] if without == "triton" else []
+    if without == "nothing" and (reason := triton_part.available()) is not None:
+        pytest.skip(reason)
+    ran = qwarden(environ, "demo", "--once", *words)
+    shown = ran.stdout.decode()
+    assert ran.returncode == 0, shown + ran.stderr.decode()
+    assert re.search(r"records published\s+62\b", shown)
+    assert re.search(r"with their outcome\s+62\b", shown)
+    assert re.search(r"without\s+0\b", shown)
+    for word in ("Safe", "Controversial", "Unsafe", "withdrawn", "expired", "too_long", "joined"):
+        assert word in shown, f"no sample was {word}"
+    for action in ("allow", "disclaim", "review", "block"):
+        assert action in shown, f"no sample was answered with {action}"
+    in_process = b"engine runs in the moderator's process" in ran.stderr
+    assert in_process == (without == "triton")
+    assert list(Path(environ["HOME"]).iterdir()) == [], "something was written outside the stack"
+
+
+def test_ctrl_c_leaves_a_part_of_the_demo_running(environ: dict[str, str]) -> None:
+    process = subprocess.Popen(
+        [*QWARDEN, "demo", "--without", "triton"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environ,
+    )
+    assert process.stdout is not None
+    try:
+        for line in process.stdout:
+            if b"Ctrl-C ends everything" in line:
+                break
+        children = descendants(process.pid)
+        assert len(children) >= 3
+        own = b'{"event_id": "mine-1", "tenant": "demo", "text": "Hello"}\n'
+        assert qwarden(environ, "publish", "-", stdin=own).returncode == 0
+        for line in process.stdout:
+            if b"mine-1" in line:
+                break
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+        process.wait()
+    deadline = time.monotonic() + 20
+    while left := [child for child in children if child.alive]:
+        assert time.monotonic() < deadline, f"still running: {left}"
+        time.sleep(0.05)
+    assert not Path(environ["QWARDEN_STACK__HOME"], "stack.json").exists()
+
+
+def events_file(folder: Path, count: int) -> Path:
+    file = folder / "events.jsonl"
+    made = traffic.events(5, count, distinct=count, tenants=("paper",))
+    file.write_bytes(b"\n".join([*(each.value for each in made), b"{broken", b""]))
+    return file
+
+
+def test_a_file_is_judged_otherwise_after_an_interruption(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    environ["QWARDEN_CONTENT_KEY"] = "ab" * 32
+    file = events_file(tmp_path, 40)
+    whole = qwarden(environ, "moderate", str(file), "--direct")
+    assert whole.returncode == 0, whole.stderr.decode()
+    lines = whole.stdout.splitlines(keepends=True)
+    assert len(lines) == 41
+    assert json.loads(lines[-1])["error_class"] == "not_json"
+    assert [json.loads(line)["event_id"] for line in lines[:3]] == ["e5-0", "e5-1", "e5-2"]
+
+    out = tmp_path / "out.jsonl"
+    out.write_bytes(b"".join(lines[:17]) + lines[17][:20])
+    resumed = qwarden(environ, "moderate", str(file), "--direct", "--out", str(out))
+    assert resumed.returncode == 0, resumed.stderr.decode()
+    assert b"17 of 41 lines are done already" in resumed.stderr
+    assert [identity(line) for line in out.read_bytes().splitlines()] == [
+        identity(line) for line in lines
+    ]
+
+
+def identity(line: bytes) -> tuple[object, ...]:
+    outcome = json.loads(line)
+    return outcome.get("verdict_id"), outcome.get("safety"), outcome.get("reason")
+
+
+def test_a_file_is_finished_with_another_guard_than_it_was_begun(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    environ["QWARDEN_CONTENT_KEY"] = "ab" * 32
+    out = tmp_path / "out.jsonl"
+    out.write_text('{"verdict_id": "x", "guard": {"revision": "another@1"}}\n')
+    ran = qwarden(
+        environ, "moderate", str(events_file(tmp_path, 2)), "--out", str(out), "--guard",
+        str(STAND_IN),
+    )  # fmt: skip
+    assert ran.returncode == 2
+    assert b"begun with the guard another@1" in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "more", "code", "said"),
+    [
+        (["moderator"], {}, 2, "QWARDEN_CONTENT_KEY: is not set"),
+        (["moderator"], {"QWARDEN_CONTENT_KEY": "short"}, 2, "openssl rand -hex 32"),
+        (["config", "show"], {"QWARDEN_KAFKA__BOOTSTRAP": "x"}, 2, "unknown setting"),
+        (["moderate", "/nowhere.jsonl", "--direct"], {}, 2, "there is no file"),
+        (["publish", "/nowhere.jsonl"], {}, 2, "there is no file"),
+        (
+            ["tail", "moderation.verdicts"],
+            {"QWARDEN_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"},
+            3,
+            "Kafka does not answer",
+        ),
+        (["up", "--only", "elephant"], {}, 3, "neither a part"),
+    ],
+)
+def test_a_mistake_ends_in_a_traceback(
+    environ: dict[str, str], words: list[str], more: dict[str, str], code: int, said: str
+) -> None:
+    key = {} if words == ["moderator"] else {"QWARDEN_CONTENT_KEY": "ab" * 32}
+    ran = qwarden({**environ, **key, **more}, *words, within_s=60)
+    shown = (ran.stdout + ran.stderr).decode()
+    assert "Traceback" not in shown
+    assert said in shown
+    assert ran.returncode == code
+
+
+def test_a_secret_is_shown_with_the_settings(environ: dict[str, str]) -> None:
+    secrets = {
+        "QWARDEN_CONTENT_KEY": "cd" * 32,
+        "QWARDEN_KAFKA__SASL_PASSWORD": "opensesame",
+        "QWARDEN_REDIS__URL": "redis://user:hushhush@cache:6379/0",
+    }
+    ran = qwarden({**environ, **secrets}, "config", "show")
+    assert ran.returncode == 0
+    shown = ran.stdout.decode()
+    for secret in ("cd" * 32, "opensesame", "hushhush"):
+        assert secret not in shown
+    assert "cache:6379" in shown

@@ -1,0 +1,59 @@
+"""Cases and answers for tests of what comes after them, each with only what the test is about."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from qwarden.contracts.headers import Header
+from qwarden.contracts.keys import ContentKey
+from qwarden.guard.answer import Assessment, Failure, Triple, Unanswered
+from qwarden.moderator.case import Admission, Case, Source
+from qwarden.policy.policy import BUILT_IN
+from qwarden.policy.tenants import Tenant, Tenants
+
+KEY = ContentKey(b"0123456789abcdef0123456789abcdef")
+REVISION = "toy@1234"
+
+SAFE: Triple = (4.0, 0.0, 0.0)
+CONTROVERSIAL: Triple = (0.0, 4.0, 0.0)
+UNSAFE: Triple = (0.0, 0.0, 4.0)
+
+
+def admission(*, max_bytes: int = 900_000, strict: bool = False) -> Admission:
+    """A door that knows the tenant `demo`, which may use all built-in policies."""
+    demo = Tenant("demo", BUILT_IN, BUILT_IN["default"], "demo")
+    return Admission(Tenants({"demo": demo}, strict), KEY, max_bytes)
+
+
+def source(
+    value: bytes | None,
+    *,
+    key: bytes | None = None,
+    headers: tuple[Header, ...] = (),
+    offset: int = 7,
+) -> Source:
+    return Source("content.events", 2, offset, 1_740_830_400_000, key, value, headers)
+
+
+def event(**fields: Any) -> bytes:
+    """The value of a good event, with these fields beside or instead of its own."""
+    body = {"event_id": "e1", "tenant": "demo", "text": "How do I bake bread?"} | fields
+    return json.dumps({name: value for name, value in body.items() if value is not ...}).encode()
+
+
+def case(*, key: bytes | None = None, headers: tuple[Header, ...] = (), **fields: Any) -> Case:
+    return admission().admit(source(event(**fields), key=key, headers=headers))
+
+
+def assessment(
+    logits: Triple = SAFE,
+    *categories: tuple[str, float],
+    refusal: bool | None = None,
+    dropped_turns: int = 0,
+) -> Assessment:
+    return Assessment(logits, categories, refusal, 12, dropped_turns, REVISION)
+
+
+def unanswered(failure: Failure) -> Unanswered:
+    return Unanswered(failure, "it has a reason", REVISION)
