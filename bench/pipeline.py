@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,7 +23,7 @@ from typing import Annotated, Any
 import typer
 import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin import NewTopic
 from rich.console import Console
 from rich.table import Table
 
@@ -31,8 +32,7 @@ from machine import machine
 from qwarden import bootstrap, kafka
 from qwarden import settings as settings_module
 from qwarden.contracts import headers, topics
-from qwarden.guard.answer import Assessment
-from qwarden.inference.memory import MemoryGuard
+from qwarden.guard.answer import Answer, Assessment
 from qwarden.moderator.service import ModeratorService
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
@@ -40,14 +40,25 @@ from qwarden.stack.kafka import Kafka
 RESULTS = Path(__file__).parent / "results" / "pipeline.json"
 CEILING_TOPIC = "bench.ceiling"
 PARTITIONS = 8
-_SAFE = Assessment((4.0, -2.0, -3.0), (), None, 40, 0, "instant@0")
 
 out = Console(highlight=False)
 
 
-def instant(row: bytes) -> Assessment:
-    """Everything is Safe: the events of the comparison are those whose action is allow."""
-    return _SAFE
+class InstantGuard:
+    """Everything is Safe, at once: the events of the comparison are those that are allowed."""
+
+    _SAFE = Assessment((4.0, -2.0, -3.0), (), None, 40, 0, "instant@0")
+
+    async def revision(self) -> str:
+        return self._SAFE.revision
+
+    async def judge(
+        self, conversations: Sequence[bytes], *, timeout_s: float | None = None
+    ) -> list[Answer]:
+        return [self._SAFE] * len(conversations)
+
+    async def close(self) -> None:
+        return None
 
 
 def event(number: int) -> bytes:
@@ -89,7 +100,7 @@ def tuned() -> None:
 async def moderate(environ: dict[str, str], group: str, count: int) -> float:
     """Events a second of one moderator, from its first verdict's poll to the last commit."""
     settings = settings_module.load({**environ, "QWARDEN_KAFKA__GROUP_ID": group})
-    async with bootstrap.moderator(settings, MemoryGuard(instant)) as (judge, dispatcher):
+    async with bootstrap.moderator(settings, InstantGuard()) as (judge, dispatcher):
         began: list[float] = []
         handle = judge.handle
 
@@ -100,24 +111,16 @@ async def moderate(environ: dict[str, str], group: str, count: int) -> float:
         judge.handle = timed  # type: ignore[method-assign]
         service = ModeratorService(settings, judge, dispatcher)
         running = asyncio.create_task(service.run())
-        while True:
-            if await committed(settings.kafka.bootstrap_servers, group) == count:
-                break
-            await asyncio.sleep(0.05)
+        async with kafka.admin(settings.kafka) as admin:
+            committed = 0
+            while committed < count:
+                await asyncio.sleep(0.05)
+                offsets = await admin.list_consumer_group_offsets(group)
+                committed = sum(max(0, at.offset) for at in offsets.values())
         ended = time.perf_counter()
         service.stop()
         await running
         return count / (ended - began[0])
-
-
-async def committed(address: str, group: str) -> int:
-    admin = AIOKafkaAdminClient(bootstrap_servers=address)
-    await admin.start()
-    try:
-        offsets = await admin.list_consumer_group_offsets(group)
-        return sum(max(0, at.offset) for at in offsets.values())
-    finally:
-        await admin.close()
 
 
 async def verdicts(address: str, count: int) -> aiokafka_loop.Ready:
@@ -169,7 +172,7 @@ def measured(kind: str, environ: dict[str, str], group: str, count: int) -> floa
 
 
 def main(
-    events: Annotated[int, typer.Option(help="Events a run.")] = 60_000,
+    events: Annotated[int, typer.Option(help="Events a run.")] = 100_000,
     rounds: Annotated[int, typer.Option(help="Pairs of runs.")] = 5,
 ) -> None:
     """Measure the moderator with an instant guard beside the hand-written loop."""

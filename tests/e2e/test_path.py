@@ -300,3 +300,12 @@ def test_the_third_pass_asked_the_guard(passes: Passes) -> None:
     # What is too long is never kept: each pass asks for it again.
     assert passes.inferences_for_redis <= 1
     assert passes.dropped_writes == 0
+
+
+def test_content_leaks_into_a_log(path: Fleet, passes: Passes) -> None:
+    logs = {log.name: log.read_text() for log in path.home.logs.glob("*.log")}
+    assert "moderator.log" in logs
+    for event in passes.events[::20]:
+        for message in event.event["messages"]:  # type: ignore[attr-defined]
+            for name, text in logs.items():
+                assert message["content"] not in text, name

@@ -175,12 +175,16 @@ def _second_look(
 
 
 def _not_json(value: bytes, error: Exception) -> str:
+    try:
+        value.decode()
+    except UnicodeDecodeError as broken:
+        return f"the value is not UTF-8 (byte {broken.start}); send one JSON object in UTF-8"
     if _LONE_SURROGATE.search(value) or "surrogate" in str(error):
         return (
             "the value holds half of a surrogate pair, such as \\ud800 alone, which is not "
             "Unicode; repair the text before it is sent"
         )
-    return f"the value is not JSON in UTF-8 ({error}); send one JSON object"
+    return f"the value is not JSON ({error}); send one JSON object in UTF-8"
 
 
 def _with_time(event: Event, time: str) -> Event:

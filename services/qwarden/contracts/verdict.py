@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+import struct
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -140,19 +141,18 @@ def verdict_id(
 ) -> str:
     """32 hexadecimal digits: a hash of everything that the verdict's meaning depends on.
 
-    `value` is the event as it was sent. Parts are written with their lengths and the value last,
-    so that no two lists of parts give the same bytes.
+    `value` is the event as it was sent. The parts' lengths come first and the value
+    last, so that no two lists of parts give the same bytes.
     """
     parts = (
         tenant, event_id, task, key_id, revision, calibration, policy_version,
         str(policy_serial), basis.value, cause,
     )  # fmt: skip
-    digest = hashlib.blake2b(digest_size=16, person=b"qwarden.verdict")
-    for part in parts:
-        data = part.encode()
-        digest.update(len(data).to_bytes(4, "little") + data)
-    digest.update(value)
-    return digest.hexdigest()
+    written = [part.encode() for part in parts]
+    lengths = struct.pack(f"<{len(written)}I", *map(len, written))
+    return hashlib.blake2b(
+        b"".join((lengths, *written, value)), digest_size=16, person=b"qwarden.verdict"
+    ).hexdigest()
 
 
 _encoder = msgspec.json.Encoder()

@@ -7,6 +7,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 
 class Task(enum.StrEnum):
     """Which kind of turn is judged (Qwen3Guard technical report, section 3)."""
@@ -41,9 +43,7 @@ class Conversation:
         Lone surrogates, which UTF-8 cannot carry, raise `UnicodeEncodeError`.
         """
         turns = [{"role": turn.role, "content": turn.content} for turn in self.turns]
-        return json.dumps(
-            {"task": self.task, "messages": turns}, ensure_ascii=False, separators=(",", ":")
-        ).encode()
+        return msgspec.json.encode({"task": self.task.value, "messages": turns})
 
     @classmethod
     def from_json(cls, data: bytes) -> Conversation:

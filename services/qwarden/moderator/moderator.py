@@ -7,11 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from prometheus_client import Counter
+
 from qwarden import telemetry
 from qwarden.contracts import headers
 from qwarden.contracts.headers import Header
 from qwarden.contracts.refusal import Refused
-from qwarden.contracts.verdict import Verdict
+from qwarden.contracts.verdict import Basis, Verdict
 from qwarden.delivery.owed import Owed
 from qwarden.moderator import verdicts
 from qwarden.moderator.case import Admission, Case, Record, Source
@@ -48,6 +50,7 @@ class Moderator:
         self._publication = publication
         self._trace = trace
         self._labels = tenant_labels
+        self._counters: dict[tuple[Basis, tuple[str, ...]], tuple[Counter, Counter]] = {}
 
     async def handle(self, records: Sequence[Record], finish: Finish) -> None:
         """What `Delivery` calls: `finish(index, owed)` once for each record."""
@@ -98,16 +101,29 @@ class Moderator:
                 headers.milliseconds(headers.QUEUE_MS, found.queue_s),
                 headers.milliseconds(headers.MODEL_MS, found.model_s),
             ]
-        telemetry.EVENTS.labels(verdict.basis.value).inc()
-        telemetry.VERDICTS.labels(
+        self._count(verdict)
+        return owed_by_verdict(
+            case, verdict, sample_rate=self._publication.evidence_sample, volatile=volatile
+        )
+
+    def _count(self, verdict: Verdict) -> None:
+        labels = (
             self._labels(verdict.tenant),
             verdict.safety or "none",
             verdict.action.value if verdict.action else "none",
             verdict.categories[0] if verdict.categories else "none",
-        ).inc()
-        return owed_by_verdict(
-            case, verdict, sample_rate=self._publication.evidence_sample, volatile=volatile
         )
+        key = (verdict.basis, labels)
+        counters = self._counters.get(key)
+        if counters is None:
+            # A look-up by labels costs 2.5 µs, as much as decoding an event five times.
+            counters = (
+                telemetry.EVENTS.labels(verdict.basis.value),
+                telemetry.VERDICTS.labels(*labels),
+            )
+            self._counters[key] = counters
+        for counter in counters:
+            counter.inc()
 
     def _dead_letter(self, source: Source, refused: Refused) -> Owed:
         telemetry.EVENTS.labels("dead_letter").inc()

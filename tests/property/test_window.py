@@ -1,0 +1,188 @@
+"""The window against a plain model of it: every record ever delivered, and who still owes what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from qwarden.delivery.window import Partition, Window
+
+PARTITIONS = [Partition("content.events", 0), Partition("content.events", 1)]
+
+
+@dataclass
+class _Epoch:
+    """One assignment: what was delivered in it, what of that is done, what the broker took."""
+
+    number: int
+    delivered: list[tuple[int, int]] = field(default_factory=list)
+    done: set[int] = field(default_factory=set)
+    committed: int | None = None
+    highest_watermark: int = 0
+
+    def watermark(self) -> int | None:
+        for offset, _ in self.delivered:
+            if offset not in self.done:
+                return offset
+        return self.delivered[-1][0] + 1 if self.delivered else None
+
+    def unfinished(self) -> list[tuple[int, int]]:
+        return [each for each in self.delivered if each[0] not in self.done]
+
+
+class WindowMachine(RuleBasedStateMachine):
+    """Polls, outcomes in any order, revokes in between, and commits that fail."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window = Window()
+        self.current: dict[Partition, _Epoch] = {}
+        self.ended: list[tuple[Partition, _Epoch]] = []
+        self.next_offset = dict.fromkeys(PARTITIONS, 0)
+        self.sent: list[dict[Partition, tuple[int, int]]] = []
+
+    @initialize()
+    def one_is_assigned(self) -> None:
+        self.assign(PARTITIONS[0])
+
+    @rule(partition=st.sampled_from(PARTITIONS))
+    def assign(self, partition: Partition) -> None:
+        """Also without a revoke before it, as when a rebalance gives the same one back."""
+        number = self.window.assign(partition)
+        before = [epoch.number for _, epoch in self.ended]
+        before += [epoch.number for epoch in self.current.values()]
+        assert number not in before, "an epoch's number is used twice"
+        if partition in self.current:
+            self.ended.append((partition, self.current[partition]))
+        self.current[partition] = _Epoch(number)
+
+    @rule(partition=st.sampled_from(PARTITIONS))
+    def revoke(self, partition: Partition) -> None:
+        self.window.revoke(partition)
+        if partition in self.current:
+            self.ended.append((partition, self.current.pop(partition)))
+
+    @rule(
+        partition=st.sampled_from(PARTITIONS),
+        holes=st.lists(st.integers(1, 5), max_size=6),
+        timestamp=st.integers(0, 9),
+    )
+    def deliver(self, partition: Partition, holes: list[int], timestamp: int) -> None:
+        records = []
+        for hole in holes:
+            self.next_offset[partition] += hole
+            records.append((self.next_offset[partition], timestamp))
+        epoch = self.window.deliver(partition, records)
+        if partition not in self.current:
+            assert epoch is None, "records of a partition that is gone must not be handled"
+            return
+        assert epoch == self.current[partition].number
+        self.current[partition].delivered += records
+
+    @precondition(lambda self: any(epoch.unfinished() for epoch in self.current.values()))
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        partition, epoch, offset = data.draw(
+            st.sampled_from(
+                [
+                    (partition, epoch, offset)
+                    for partition, epoch in self.current.items()
+                    for offset, _ in epoch.unfinished()
+                ]
+            )
+        )
+        assert self.window.finish(partition, epoch.number, offset)
+        epoch.done.add(offset)
+
+    @precondition(lambda self: any(epoch.delivered for _, epoch in self.ended))
+    @rule(data=st.data())
+    def finish_of_an_older_epoch(self, data: st.DataObject) -> None:
+        partition, epoch, offset = data.draw(
+            st.sampled_from(
+                [
+                    (partition, epoch, offset)
+                    for partition, epoch in self.ended
+                    for offset, _ in epoch.delivered
+                ]
+            )
+        )
+        before = self.window.watermarks(), self.window.in_flight
+        assert not self.window.finish(partition, epoch.number, offset)
+        assert before == (self.window.watermarks(), self.window.in_flight)
+
+    @precondition(lambda self: any(epoch.done for epoch in self.current.values()))
+    @rule(data=st.data())
+    def finish_again(self, data: st.DataObject) -> None:
+        partition, epoch, offset = data.draw(
+            st.sampled_from(
+                [
+                    (partition, epoch, offset)
+                    for partition, epoch in self.current.items()
+                    for offset in sorted(epoch.done)
+                ]
+            )
+        )
+        assert not self.window.finish(partition, epoch.number, offset)
+
+    @rule()
+    def send_commit(self) -> None:
+        to_commit = self.window.to_commit()
+        assert to_commit == {
+            partition: (epoch.number, epoch.watermark())
+            for partition, epoch in self.current.items()
+            if epoch.watermark() not in (None, epoch.committed)
+        }
+        if to_commit:
+            self.sent.append(to_commit)
+
+    @precondition(lambda self: self.sent)
+    @rule(succeeds=st.booleans())
+    def commit_returns(self, succeeds: bool) -> None:
+        """The oldest commit on its way, perhaps of an epoch that has ended meanwhile."""
+        taken = self.sent.pop(0)
+        if not succeeds:
+            return
+        self.window.committed(taken)
+        for partition, (number, watermark) in taken.items():
+            epoch = self.current.get(partition)
+            if epoch is not None and epoch.number == number:
+                epoch.committed = watermark
+
+    @invariant()
+    def nothing_undone_is_below_a_watermark(self) -> None:
+        for partition, watermark in self.window.watermarks().items():
+            epoch = self.current[partition]
+            assert all(offset >= watermark for offset, _ in epoch.unfinished())
+
+    @invariant()
+    def a_watermark_is_where_the_model_says(self) -> None:
+        assert self.window.watermarks() == {
+            partition: epoch.watermark()
+            for partition, epoch in self.current.items()
+            if epoch.watermark() is not None
+        }
+
+    @invariant()
+    def a_watermark_never_goes_back(self) -> None:
+        for partition, watermark in self.window.watermarks().items():
+            epoch = self.current[partition]
+            assert watermark >= epoch.highest_watermark
+            epoch.highest_watermark = watermark
+
+    @invariant()
+    def what_is_in_flight_is_what_the_model_says(self) -> None:
+        unfinished = [each for epoch in self.current.values() for each in epoch.unfinished()]
+        assert self.window.in_flight == len(unfinished)
+        firsts = [epoch.unfinished()[0] for epoch in self.current.values() if epoch.unfinished()]
+        oldest = min((timestamp for _, timestamp in firsts), default=None)
+        assert self.window.oldest_timestamp() == oldest
+        assert self.window.partitions == self.current.keys()
+        for partition, epoch in self.current.items():
+            assert self.window.is_current(partition, epoch.number)
+
+
+TestWindow = WindowMachine.TestCase
+TestWindow.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)

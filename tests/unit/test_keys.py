@@ -1,0 +1,71 @@
+"""What is derived from the content key."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+import pytest
+
+from qwarden.contracts.keys import MIN_KEY_BYTES, ContentKey
+
+SECRET = b"0123456789abcdef0123456789abcdef"
+KEY = ContentKey(SECRET)
+OTHER = ContentKey(SECRET[::-1])
+HASH = KEY.content_hash(b"conversation")
+
+
+@pytest.mark.parametrize("length", [0, 1, MIN_KEY_BYTES - 1])
+def test_a_key_that_can_be_guessed_is_refused_with_a_way_to_make_one(length: int) -> None:
+    with pytest.raises(ValueError, match=rf"has {length} bytes.*openssl rand"):
+        ContentKey(b"x" * length)
+    ContentKey(b"x" * MIN_KEY_BYTES)
+
+
+def test_a_hash_cannot_be_made_without_the_key() -> None:
+    assert OTHER.content_hash(b"conversation") != HASH
+    plain = hashlib.sha256(b"conversation").digest()
+    assert plain[:16] != HASH
+    assert hmac.digest(SECRET, b"conversation", "sha256")[:16] != HASH, "each use has its own key"
+
+
+def test_other_content_has_another_hash() -> None:
+    assert KEY.content_hash(b"conversation2") != HASH
+    assert ContentKey(SECRET).content_hash(b"conversation") == HASH
+    assert len(HASH) == 16
+
+
+def test_one_tenant_is_not_answered_from_anothers_cache() -> None:
+    mine = KEY.cache_key(HASH, scope="demo", revision="toy@1")
+    assert mine == KEY.cache_key(HASH, scope="demo", revision="toy@1")
+    assert mine != KEY.cache_key(HASH, scope="forum", revision="toy@1")
+    assert mine != KEY.cache_key(HASH, scope="", revision="toy@1"), "the shared scope is no tenant"
+    assert len(mine) == 16
+
+
+def test_a_new_guard_is_not_answered_from_the_old_ones_cache() -> None:
+    assert KEY.cache_key(HASH, scope="demo", revision="toy@1") != KEY.cache_key(
+        HASH, scope="demo", revision="toy@2"
+    )
+
+
+def test_scope_and_revision_do_not_run_into_each_other() -> None:
+    assert KEY.cache_key(HASH, scope="ab", revision="c") != KEY.cache_key(
+        HASH, scope="a", revision="bc"
+    )
+
+
+def test_a_published_hash_is_not_the_key_of_a_cache_entry() -> None:
+    assert KEY.cache_key(HASH, scope="", revision="") != HASH
+    message = b"\0\0" + HASH
+    assert KEY.cache_key(HASH, scope="", revision="") != KEY.content_hash(message)
+    assert KEY.cache_key(HASH, scope="", revision="") != OTHER.cache_key(
+        HASH, scope="", revision=""
+    )
+
+
+def test_the_id_of_a_key_names_it_and_does_not_tell_it() -> None:
+    assert KEY.id == ContentKey(SECRET).id != OTHER.id
+    assert len(KEY.id) == 12
+    assert bytes.fromhex(KEY.id) not in SECRET
+    assert hashlib.sha256(SECRET).hexdigest()[:12] != KEY.id

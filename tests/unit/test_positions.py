@@ -1,0 +1,42 @@
+"""Where a partition is read from, and what counts as a loss."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwarden.delivery.positions import Lost, StartAt, start_of
+
+
+@pytest.mark.parametrize(
+    ("committed", "begin", "end", "decision"),
+    [
+        (None, 0, 0, StartAt(0, seek=True)),
+        (None, 0, 50, StartAt(0, seek=True)),
+        (None, 20, 50, StartAt(20, seek=True)),
+        (20, 20, 50, StartAt(20, seek=False)),
+        (35, 20, 50, StartAt(35, seek=False)),
+        (50, 20, 50, StartAt(50, seek=False)),
+        (0, 0, 0, StartAt(0, seek=False)),
+        (19, 20, 50, Lost(19, 20)),
+        (0, 20, 20, Lost(0, 20)),
+        (51, 20, 50, Lost(51, 50)),
+        (7, 0, 0, Lost(7, 0)),
+    ],
+)
+def test_no_partition_jumps_over_records_in_silence(
+    committed: int | None, begin: int, end: int, decision: StartAt | Lost
+) -> None:
+    assert start_of(committed, begin, end) == decision
+
+
+def test_a_loss_by_retention_names_the_records_and_the_way_on() -> None:
+    sentence = Lost(19, 25).sentence("content.events", 3)
+    assert "content.events/3 is stopped" in sentence
+    assert "the records 19 to 24 are lost" in sentence
+    assert "set the group's offset to 25" in sentence
+
+
+def test_a_topic_that_was_made_again_is_not_called_a_loss_by_retention() -> None:
+    sentence = Lost(51, 50).sentence("content.events", 3)
+    assert "deleted and made again" in sentence
+    assert "retention" not in sentence

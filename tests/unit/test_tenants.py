@@ -1,0 +1,111 @@
+"""Tenants: which policy acts, whose cache is used, and what is said where there is none."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwarden.contracts.refusal import ErrorClass, Refused
+from qwarden.policy.document import DocumentError
+from qwarden.policy.tenants import Tenants, policy_of, read_tenants
+
+HOUSE = "name: house\ncontroversial: {default: disclaim}\nunsafe: {default: block}\n"
+
+
+def _read(*, strict: bool = False, house: str = HOUSE, **tenants: str) -> Tenants:
+    return read_tenants({"house": house}, tenants, strict=strict)
+
+
+def _tenant(name: str, more: str = "") -> str:
+    return f"name: {name}\npolicies: [house, strict]\n{more}"
+
+
+def test_the_first_policy_is_the_default_and_the_others_can_be_named() -> None:
+    tenant = _read(forum=_tenant("forum")).of("forum", event_id="e")
+    assert policy_of(tenant, None, event_id="e").name == "house"
+    assert policy_of(tenant, "strict", event_id="e").name == "strict"
+
+
+@pytest.mark.parametrize("name", ["loose", "default", "House", "", "nope"])
+def test_a_policy_that_the_tenant_does_not_list_is_refused_with_those_it_does(name: str) -> None:
+    tenant = _read(forum=_tenant("forum")).of("forum", event_id="e")
+    with pytest.raises(Refused, match="house, strict") as raised:
+        policy_of(tenant, name, event_id="e")
+    assert raised.value.error_class is ErrorClass.UNKNOWN_POLICY
+    assert (raised.value.event_id, raised.value.tenant) == ("e", "forum")
+
+
+def test_an_unknown_tenant_gets_the_default_policy_and_a_cache_of_its_own() -> None:
+    tenants = _read(forum=_tenant("forum", "share_cache: true\n"))
+    newcomer = tenants.of("newcomer", event_id="e")
+    assert newcomer.default.name == "default"
+    assert set(newcomer.policies) == {"default"}
+    assert newcomer.cache_scope == "newcomer"
+    assert newcomer.cache_scope != tenants.of("other", event_id="e").cache_scope
+
+
+def test_an_unknown_tenant_is_refused_where_tenants_are_strict() -> None:
+    tenants = _read(strict=True, forum=_tenant("forum"), alpha=_tenant("alpha"))
+    with pytest.raises(Refused, match=r"'newcomer'.*alpha, forum.*strict_tenants") as raised:
+        tenants.of("newcomer", event_id="e")
+    assert raised.value.error_class is ErrorClass.UNKNOWN_TENANT
+    assert tenants.of("forum", event_id="e").name == "forum"
+
+
+def test_very_many_tenants_do_not_hide_the_fix() -> None:
+    many = {f"t{n:03}": _tenant(f"t{n:03}") for n in range(300)}
+    with pytest.raises(Refused, match=r"t000, .* and 280 more\. Add tenants/NAME\.yaml"):
+        _read(strict=True, **many).of("newcomer", event_id="e")
+
+
+def test_a_cache_is_shared_only_by_those_who_say_so() -> None:
+    tenants = _read(
+        a=_tenant("a", "share_cache: true\n"),
+        b=_tenant("b", "share_cache: true\n"),
+        c=_tenant("c"),
+        d=_tenant("d", "share_cache: false\n"),
+    )
+    scopes = {name: tenants.of(name, event_id="e").cache_scope for name in "abcd"}
+    assert scopes == {"a": "", "b": "", "c": "c", "d": "d"}
+
+
+WRONG = [
+    ("no policies", "name: forum\n", "1: policies: is missing"),
+    ("an empty list", "name: forum\npolicies: []\n", "2: policies: List should have at least 1"),
+    ("no list", "name: forum\npolicies: house\n", "2: policies: Input should be a valid list"),
+    ("an unknown policy", "name: forum\npolicies:\n  - house\n  - nope\n",
+     "4: policies.1: no policy is called 'nope'; known are default, house, loose, strict"),
+    ("another name", "policies: [house]\nname: home\n",
+     "2: name: the file is called forum.yaml; give both one name, not 'home'"),
+    ("a wrong switch", _tenant("forum", "share_cache: perhaps\n"), "3: share_cache: Input should"),
+    ("an unknown field", _tenant("forum", "limits: 3\n"), "3: limits: unknown field"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "said"), [each[1:] for each in WRONG], ids=[each[0] for each in WRONG]
+)
+def test_a_wrong_tenant_file_is_refused_with_line_and_field(text: str, said: str) -> None:
+    with pytest.raises(DocumentError) as raised:
+        _read(forum=text)
+    assert str(raised.value).startswith(f"tenants/forum.yaml:{said}")
+
+
+def test_a_wrong_policy_file_is_one_error_and_not_one_more_in_each_tenant() -> None:
+    with pytest.raises(DocumentError) as raised:
+        _read(house="name: house\n", forum=_tenant("forum"))
+    lines = str(raised.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == ["policies/house.yaml"] * 2
+
+
+def test_errors_of_all_files_are_told_at_once() -> None:
+    with pytest.raises(DocumentError) as raised:
+        _read(house="[", a="name: a\n", b=_tenant("b", "x: 1\n"))
+    files = [line.split(":")[0] for line in str(raised.value).splitlines()]
+    assert files == ["policies/house.yaml", "tenants/a.yaml", "tenants/b.yaml"]
+
+
+@pytest.mark.parametrize("name", ["default", "strict", "loose"])
+def test_a_built_in_policy_is_not_replaced_by_a_file_in_silence(name: str) -> None:
+    text = HOUSE.replace("house", name)
+    with pytest.raises(DocumentError, match=rf"policies/{name}\.yaml:1: name: .*built in"):
+        read_tenants({name: text}, {}, strict=False)
