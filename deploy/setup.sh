@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Checks the machine, makes .venv and installs what the project needs. Called by `make setup`.
 # TORCH: cpu or cuda, else chosen by what the machine has. TORCH_CPU_INDEX: where the CPU build is.
-set -euo pipefail
+set -eu
 cd "$(dirname "$0")/.."
 
 fail() { echo "$1" >&2; exit 3; }
@@ -67,8 +67,15 @@ echo "Installing into .venv: a download of about $download, some minutes the fir
 if [ ! -x .venv/bin/python ]; then
   if [ -n "$python" ]; then "$python" -m venv .venv; else "$uv" venv --python 3.11 --seed .venv; fi
 fi
-pip=(.venv/bin/python -m pip install --disable-pip-version-check --progress-bar on -c constraints.txt)
-step() { echo "[$1] $2"; shift 2; "$@" >.venv/install.log 2>&1 || { tail -20 .venv/install.log >&2; fail "The installation failed; the lines above say why."; }; }
+pip=(.venv/bin/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt)
+# Shows what pip downloads and installs; all that it says is in the log.
+step() {
+  echo "[$1] $2"
+  shift 2
+  "$@" 2>&1 | tee .venv/install.log | { grep -E --line-buffered '^ *(Downloading|Installing|Building)' || true; } |
+    sed -u -E 's/^ *(.{0,110}).*/    \1/'
+  [ "${PIPESTATUS[0]}" = 0 ] || { tail -20 .venv/install.log >&2; fail "The installation failed; the lines above say why."; }
+}
 step 1/2 "torch ($torch build)" "${pip[@]}" ${index[@]+"${index[@]}"} torch
 step 2/2 "qwarden${triton:+, Triton} and the tools of the tests" "${pip[@]}" -e ".[$extras]"
 echo "$wanted" > "$done_file"

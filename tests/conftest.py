@@ -16,7 +16,7 @@ from qwarden.stack.triton import Triton
 from qwarden.stack.valkey import Valkey
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-PARTS = ("broker", "e2e", "chaos", "stack")
+SLOW = ("broker", "e2e", "chaos", "stack", "quality")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out: list[pytest.Item] = []
     for item in items:
         folders = item.path.relative_to(Path(__file__).parent).parts
-        if folders[0] in PARTS:
+        if folders[0] in SLOW:
             item.add_marker("parts")
         missing = item.get_closest_marker("shared") and not SHARED.is_dir()
         (left_out if missing else kept).append(item)

@@ -256,6 +256,24 @@ async def test_records_of_one_key_are_published_in_the_order_of_arrival(topics: 
     assert len(by_key) == 20
 
 
+async def test_a_record_that_the_handler_forgets_stops_everything_in_silence(
+    topics: Topics,
+) -> None:
+    await topics.publish(40)
+
+    async def forgetful(records: Records, finish: Finish) -> None:
+        for index, record in enumerate(records[1:], start=1):
+            finish(index, echo(topics, record))
+
+    async with consuming(topics, forgetful, drain=False) as delivery:
+
+        async def failed() -> bool:
+            return delivery.failure is not None
+
+        await fleet.until(failed, "the delivery says that it failed")
+        assert "got no outcome" in str(delivery.failure)
+
+
 async def is_idle(delivery: Delivery) -> bool:
     return not delivery._window.in_flight and not delivery._window.to_commit()
 

@@ -157,6 +157,7 @@ def test_entrypoints_that_the_chart_does_not_expect() -> None:
         *supervisor,
         "tritonserver",
         "--model-repository=/models",
+        "--disable-auto-complete-config",
     ]
     assert ("COPY", "triton_models/repository/ /models/") in triton.steps
 

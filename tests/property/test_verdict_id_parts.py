@@ -42,3 +42,24 @@ def test_a_length_in_the_content_is_not_taken_for_that_of_a_part(parts: dict[str
     first = parts | {"tenant": tenant}
     second = parts | {"value": parts["value"] + length(tenant)}
     assert verdict_id(**first) != verdict_id(**second)
+
+
+_NEIGHBOURS = [
+    ("tenant", "event_id"),
+    ("event_id", "task"),
+    ("task", "key_id"),
+    ("key_id", "revision"),
+    ("revision", "calibration"),
+    ("calibration", "policy_version"),
+]
+
+
+@given(_parts, st.sampled_from(_NEIGHBOURS), st.text("\0\1A", min_size=1, max_size=8), st.data())
+def test_a_border_between_two_parts_that_moves_gives_another_id(
+    parts: dict[str, Any], pair: tuple[str, str], text: str, data: st.DataObject
+) -> None:
+    cut, other = data.draw(st.lists(st.integers(0, len(text)), min_size=2, max_size=2, unique=True))
+    left, right = pair
+    assert verdict_id(**parts | {left: text[:cut], right: text[cut:]}) != verdict_id(
+        **parts | {left: text[:other], right: text[other:]}
+    )

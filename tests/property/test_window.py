@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass, field
 
 from hypothesis import settings
@@ -41,7 +42,9 @@ class WindowMachine(RuleBasedStateMachine):
         self.window = Window()
         self.current: dict[Partition, _Epoch] = {}
         self.ended: list[tuple[Partition, _Epoch]] = []
-        self.next_offset = dict.fromkeys(PARTITIONS, 0)
+        self.log: dict[Partition, list[int]] = {partition: [] for partition in PARTITIONS}
+        self.read = dict.fromkeys(PARTITIONS, 0)
+        self.broker_committed = dict.fromkeys(PARTITIONS, 0)
         self.sent: list[dict[Partition, tuple[int, int]]] = []
 
     @initialize()
@@ -58,6 +61,8 @@ class WindowMachine(RuleBasedStateMachine):
         if partition in self.current:
             self.ended.append((partition, self.current[partition]))
         self.current[partition] = _Epoch(number)
+        # A new owner reads again what was not committed, so that offsets come back.
+        self.read[partition] = bisect_left(self.log[partition], self.broker_committed[partition])
 
     @rule(partition=st.sampled_from(PARTITIONS))
     def revoke(self, partition: Partition) -> None:
@@ -71,15 +76,16 @@ class WindowMachine(RuleBasedStateMachine):
         timestamp=st.integers(0, 9),
     )
     def deliver(self, partition: Partition, holes: list[int], timestamp: int) -> None:
-        records = []
-        for hole in holes:
-            self.next_offset[partition] += hole
-            records.append((self.next_offset[partition], timestamp))
+        log, first = self.log[partition], self.read[partition]
+        for hole in holes[max(0, len(log) - first) :]:
+            log.append((log[-1] if log else 0) + hole)
+        records = [(offset, timestamp) for offset in log[first : first + len(holes)]]
         epoch = self.window.deliver(partition, records)
         if partition not in self.current:
             assert epoch is None, "records of a partition that is gone must not be handled"
             return
         assert epoch == self.current[partition].number
+        self.read[partition] += len(records)
         self.current[partition].delivered += records
 
     @precondition(lambda self: any(epoch.unfinished() for epoch in self.current.values()))
@@ -147,6 +153,7 @@ class WindowMachine(RuleBasedStateMachine):
             return
         self.window.committed(taken)
         for partition, (number, watermark) in taken.items():
+            self.broker_committed[partition] = watermark
             epoch = self.current.get(partition)
             if epoch is not None and epoch.number == number:
                 epoch.committed = watermark

@@ -20,9 +20,11 @@ CONTROVERSIAL: Triple = (0.0, 4.0, 0.0)
 UNSAFE: Triple = (0.0, 0.0, 4.0)
 
 
-def admission(*, max_bytes: int = 900_000, strict: bool = False) -> Admission:
+def admission(
+    *, max_bytes: int = 900_000, strict: bool = False, default: str = "default"
+) -> Admission:
     """A door that knows the tenant `demo`, which may use all built-in policies."""
-    demo = Tenant("demo", BUILT_IN, BUILT_IN["default"], "demo")
+    demo = Tenant("demo", BUILT_IN, BUILT_IN[default], "demo")
     return Admission(Tenants({"demo": demo}, strict), KEY, max_bytes)
 
 

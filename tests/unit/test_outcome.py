@@ -13,6 +13,7 @@ from qwarden.contracts import topics
 from qwarden.contracts.headers import Header
 from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.contracts.schema import schema_of
+from qwarden.contracts.verdict import Action
 from qwarden.delivery.owed import Message, Owed
 from qwarden.guard.answer import Answer, Failure
 from qwarden.moderator import verdicts
@@ -215,9 +216,7 @@ def test_what_a_policy_allows_after_the_deadline_is_still_kept() -> None:
     """Nobody judged it: that it was allowed is what an appeal is about."""
     given = case(deadline="2020-01-01T00:00:00Z")
     verdict = verdicts.expired(given, KEY.id)
-    allowed = type(verdict)(
-        **{name: getattr(verdict, name) for name in verdict.__struct_fields__} | {"action": "allow"}
-    )
+    allowed = msgspec.structs.replace(verdict, action=Action.ALLOW)
     owed = owed_by_verdict(given, allowed, sample_rate=0.0, volatile=[])
     assert _topics(owed) == [V, E]
 
@@ -296,7 +295,7 @@ def test_a_truncated_letter_says_so_and_how_large_the_whole_was() -> None:
 
 
 def test_a_letter_is_not_cut_within_a_character() -> None:
-    _, letter = _letter("é".encode() * 700_000 + b"x", max_bytes=1001)
+    _, letter = _letter("é".encode() * 700_000 + b"x", max_bytes=1003)
     assert letter["content"]["encoding"] == "utf-8"
     assert set(letter["content"]["value"]) == {"é"}
 

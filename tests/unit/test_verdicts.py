@@ -17,8 +17,11 @@ from unit.builders import (
     REVISION,
     SAFE,
     UNSAFE,
+    admission,
     assessment,
     case,
+    event,
+    source,
     unanswered,
 )
 
@@ -163,6 +166,16 @@ def test_verdicts_that_say_other_things_do_not_share_an_id() -> None:
         _judged(assessment(), metadata={"a": 1}),
     ]
     assert len({verdict.verdict_id for verdict in said}) == len(said)
+
+
+def test_another_policy_in_force_gives_another_id_also_where_it_acts_alike() -> None:
+    ids = {
+        verdicts.judged(
+            admission(default=name).admit(source(event())), assessment(SAFE), KEY.id
+        ).verdict_id
+        for name in ("default", "strict", "loose")
+    }
+    assert len(ids) == 3
 
 
 def test_a_redelivery_gives_the_same_verdict() -> None:

@@ -200,7 +200,12 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         )
 
     async def _judge(self, batch: _Batch) -> None:
+        finished = [False] * len(batch.records)
+
         def finish(index: int, owed: Owed) -> None:
+            if finished[index]:
+                raise RuntimeError(f"record {index} of a batch was finished twice")
+            finished[index] = True
             outcome = (batch, index, owed)
             self._outbox.extend(self._order.finish(batch.places[index], outcome))
             self._outbox_filled.set()
@@ -211,6 +216,9 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
             return
         try:
             await self._handler(batch.records, finish)
+            if not all(finished):
+                # Nothing would ever finish them, and the watermark would stand still in silence.
+                raise RuntimeError(f"{finished.count(False)} records got no outcome")
         except Exception as error:
             self._fail(error)
 
