@@ -110,6 +110,10 @@ BREAKING = [
      "$.content.bytes: may now be string"),
     ("dead-letter", ("properties", "headers", "items"), {"type": "string"},
      "$.headers[]: may now be string"),
+    ("dead-letter", ("properties", "headers", "items", "prefixItems"), [{"type": "string"}],
+     "$.headers[]: the number of its items has changed"),
+    ("dead-letter", ("properties", "headers", "items", "prefixItems"),
+     [{"type": "string"}, {"type": "integer"}], "$.headers[][1]: may now be integer"),
 ]  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwarden.delivery.key_order import KeyOrder, Place
@@ -22,6 +22,7 @@ def _runs(draw: st.DrawFn) -> tuple[Keys, list[int], list[int]]:
     return keys, list(finishing), ahead
 
 
+@settings(deadline=None)
 @given(_runs())
 def test_no_record_overtakes_an_earlier_one_of_its_key(
     run: tuple[Keys, list[int], list[int]],

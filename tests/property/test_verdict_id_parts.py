@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwarden.contracts.verdict import Basis, verdict_id
@@ -28,11 +28,13 @@ _parts = st.fixed_dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(_parts, _parts)
 def test_one_id_means_one_list_of_parts(first: dict[str, Any], second: dict[str, Any]) -> None:
     assert (verdict_id(**first) == verdict_id(**second)) == (first == second)
 
 
+@settings(deadline=None)
 @given(_parts)
 def test_a_length_in_the_content_is_not_taken_for_that_of_a_part(parts: dict[str, Any]) -> None:
     def length(text: str) -> bytes:
@@ -54,6 +56,7 @@ _NEIGHBOURS = [
 ]
 
 
+@settings(deadline=None)
 @given(_parts, st.sampled_from(_NEIGHBOURS), st.text("\0\1A", min_size=1, max_size=8), st.data())
 def test_a_border_between_two_parts_that_moves_gives_another_id(
     parts: dict[str, Any], pair: tuple[str, str], text: str, data: st.DataObject

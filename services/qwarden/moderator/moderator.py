@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 from prometheus_client import Counter
 
 from qwarden import telemetry
-from qwarden.contracts import headers, topics
+from qwarden.contracts import headers
 from qwarden.contracts.headers import Header
-from qwarden.contracts.refusal import ErrorClass, Refused
+from qwarden.contracts.refusal import Refused
 from qwarden.contracts.verdict import Basis, Verdict
 from qwarden.delivery.owed import Owed
 from qwarden.moderator import verdicts
@@ -101,26 +101,10 @@ class Moderator:
                 headers.milliseconds(headers.QUEUE_MS, found.queue_s),
                 headers.milliseconds(headers.MODEL_MS, found.model_s),
             ]
-        owed = owed_by_verdict(
+        self._count(verdict)
+        return owed_by_verdict(
             case, verdict, sample_rate=self._publication.evidence_sample, volatile=volatile
         )
-        largest = max(len(message.value) for message in owed)
-        limit = self._publication.max_event_bytes + topics.CONTENT_OVERHEAD_BYTES
-        if largest > limit:
-            # The broker would refuse it at every try. Numbers can grow on the way: 1e15 takes four
-            # bytes, and eighteen where it is written out.
-            return self._dead_letter(
-                case.source,
-                Refused(
-                    ErrorClass.TOO_LARGE,
-                    f"what is published for it has {largest:,} bytes and the limit is {limit:,}; "
-                    "send less metadata",
-                    event_id=verdict.event_id,
-                    tenant=verdict.tenant,
-                ),
-            )
-        self._count(verdict)
-        return owed
 
     def _count(self, verdict: Verdict) -> None:
         labels = (
