@@ -5,6 +5,8 @@ PY := .venv/bin/python
 # Where torch's CPU build comes from on a machine without an NVIDIA device: a seventh of the size.
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' services/qwarden/__init__.py)
+# Python's own caches stay in .qwarden too.
+export PYTHONPYCACHEPREFIX := $(CURDIR)/.qwarden/pycache
 CODE := services triton_models tests bench
 
 .PHONY: help setup demo test check bench images

@@ -78,4 +78,5 @@ step() {
 }
 step 1/2 "torch ($torch build)" "${pip[@]}" ${index[@]+"${index[@]}"} torch
 step 2/2 "qwarden${triton:+, Triton} and the tools of the tests" "${pip[@]}" -e ".[$extras]"
+rm -rf qwarden.egg-info  # left by the build; what is installed stands in .venv
 echo "$wanted" > "$done_file"

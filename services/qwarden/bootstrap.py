@@ -19,9 +19,11 @@ from qwarden.inference.triton import TritonGuard
 from qwarden.moderator.case import Admission
 from qwarden.moderator.lookup import Lookup
 from qwarden.moderator.moderator import Moderator, Publication
+from qwarden.policy.document import DocumentError
 from qwarden.policy.tenants import Tenants, read_tenants
 from qwarden.settings import Settings, SettingsError
 
+_FOLDERS = ("policies", "tenants")
 _CLOSE_S = 2.0
 """How long the last writes to the cache may take when a service ends."""
 
@@ -43,15 +45,28 @@ def tenants_of(settings: Settings) -> Tenants:
     path = settings.policy.path
     if path is not None and not path.is_dir():
         raise SettingsError(f"QWARDEN_POLICY__PATH: {path} is not a folder")
+    if path is not None and not any((path / name).is_dir() for name in _FOLDERS):
+        raise SettingsError(
+            f"QWARDEN_POLICY__PATH: {path} has neither of the folders {' and '.join(_FOLDERS)}"
+        )
     return read_tenants(
         _texts(path, "policies"), _texts(path, "tenants"), strict=settings.policy.strict_tenants
     )
 
 
 def _texts(path: Path | None, folder: str) -> dict[str, str]:
-    if path is None:
+    if path is None or not (path / folder).is_dir():
         return {}
-    return {file.stem: file.read_text() for file in sorted((path / folder).glob("*.yaml"))}
+    texts = {}
+    # A ConfigMap's volume has hidden folders beside the files.
+    for file in sorted(each for each in (path / folder).iterdir() if each.name[0] != "."):
+        if file.suffix != ".yaml":
+            raise DocumentError(f"{folder}/{file.name}:1: is not read; a file is called NAME.yaml")
+        try:
+            texts[file.stem] = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise DocumentError(f"{folder}/{file.name}:1: is not UTF-8: {error}") from None
+    return texts
 
 
 def admission_of(settings: Settings, tenants: Tenants) -> Admission:

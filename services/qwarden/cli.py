@@ -26,9 +26,11 @@ from qwarden.inference.port import GuardUnavailable
 from qwarden.moderator.service import ModeratorService
 from qwarden.offline import moderate as offline
 from qwarden.policy.document import DocumentError
+from qwarden.policy.policy import BUILT_IN
 from qwarden.settings import Settings, SettingsError
 from qwarden.stack.errors import StackError
 from qwarden.stack.home import Home
+from qwarden.stack.running import running, stop_running
 
 NO, WRONG_USE, MISSING = 1, 2, 3
 T = TypeVar("T")
@@ -191,8 +193,6 @@ def demo(
 @app.command()
 def down() -> None:
     """End the stack that `qwarden up` started, and wait until all of it is gone."""
-    from qwarden.stack.running import stop_running
-
     ran = stop_running(HOME)
     err.print("The stack has ended." if ran else "No stack runs here.")
 
@@ -326,13 +326,24 @@ def moderate(
     settings = settings_module.load(environ)
     telemetry.log_as_json("warning")
 
+    tenants = bootstrap.tenants_of(settings)
+    policies = {
+        policy.name: policy.version
+        for tenant in tenants.known.values()
+        for policy in tenant.policies.values()
+    } | {name: policy.version for name, policy in BUILT_IN.items()}
+    with _opened(file) as source:
+        lines = list(offline.lines_of(source))
+
     async def run() -> None:
-        async with bootstrap.moderator(settings) as (judge, dispatcher):
-            with err.status("waiting for the guard …"):
-                revision = await dispatcher.revision()
-            first = offline.resume(out_file, revision) if out_file is not None else 0
-            with _opened(file) as source:
-                lines = list(offline.lines_of(source))
+        guard = bootstrap.guard_of(settings)
+        async with bootstrap.moderator(settings, guard) as (judge, _):
+            with err.status("loading the guard …"):
+                # Asked here: a service waits for an absent guard, and a person should not.
+                revision = await guard.revision()
+            first = 0
+            if out_file is not None:
+                first = offline.resume(out_file, lines, revision, policies)
             if first:
                 err.print(f"{first:,} of {len(lines):,} lines are done already; going on")
             with contextlib.ExitStack() as stack:
@@ -378,7 +389,9 @@ def config_check() -> None:
 
 def _environ() -> dict[str, str]:
     """The environment over the running local stack's settings, if there is one."""
-    return {**(HOME.settings() or {}), **os.environ}
+    # One that was killed leaves its files behind; what they name has ended.
+    stack = HOME.settings() if running(HOME) is not None else None
+    return {**(stack or {}), **os.environ}
 
 
 def _client_settings() -> Settings:

@@ -175,8 +175,8 @@ async def reading(
         auto_offset_reset="earliest",
         fetch_max_wait_ms=100,
     )
-    await consumer.start()
     try:
+        await consumer.start()
         if topic not in await consumer.topics():
             raise UnknownTopicOrPartitionError(f"there is no topic {topic}")
         partitions = sorted(consumer.assignment())
@@ -198,8 +198,10 @@ async def _records(
 ) -> AsyncIterator[ConsumerRecord]:
     while follow or unread:
         polled = await consumer.getmany(timeout_ms=500)
-        for partition, records in polled.items():
+        for records in polled.values():
             for record in records:
                 yield record
-            if records[-1].offset + 1 >= ends[partition]:
+        for partition in list(unread):
+            # The position, not the last record's offset: a topic may end in a marker.
+            if await consumer.position(partition) >= ends[partition]:
                 unread.discard(partition)

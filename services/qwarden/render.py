@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
 
 import msgspec
@@ -19,6 +20,8 @@ from qwarden.contracts.verdict import Verdict, decode_verdict
 
 _SAFETY_STYLE = {"Safe": "green", "Controversial": "yellow", "Unsafe": "red"}
 _ACTION_STYLE = {"allow": "green", "disclaim": "cyan", "review": "yellow", "block": "red"}
+# C0 without tab and newline, DEL and C1, and the marks that set a direction.
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _WIDEST_TEXT = 2000
 """Characters of a turn that are shown; the record has them all."""
 
@@ -33,9 +36,9 @@ def record(topic: str, value: bytes | None, carried: Iterable[Header]) -> Render
             return escalation(msgspec.json.decode(value or b"", type=Escalation), carried)
         if topic == topics.DEAD_LETTERS:
             return letter(msgspec.json.decode(value or b"", type=DeadLetter))
-        return Text(json.dumps(json.loads(value or b"null"), ensure_ascii=False))
+        return Text(plain(json.dumps(json.loads(value or b"null"), ensure_ascii=False)))
     except (msgspec.DecodeError, ValueError):
-        return Text((value or b"").decode(errors="backslashreplace"))
+        return Text(plain((value or b"").decode(errors="backslashreplace")))
 
 
 def verdict_line(verdict: Verdict, carried: list[Header]) -> Text:
@@ -43,7 +46,7 @@ def verdict_line(verdict: Verdict, carried: list[Header]) -> Text:
     safety = verdict.safety or "-"
     action = verdict.action.value if verdict.action else "-"
     line = Text()
-    line.append(f"{verdict.event_id[:28]:<28} ")
+    line.append(f"{plain(verdict.event_id)[:28]:<28} ")
     line.append(f"{safety:<13} ", _SAFETY_STYLE.get(safety, "dim"))
     line.append(f"{_scores(verdict):<17} ", "dim")
     line.append(f"{', '.join(verdict.categories or []) or '-':<30} ")
@@ -68,7 +71,7 @@ def escalation(record: Escalation, carried: list[Header]) -> RenderableType:
     verdict = record.verdict
     if record.content is None:
         return Text(
-            f"close {verdict.tenant}/{verdict.event_id} edit {verdict.edit}: "
+            f"close {plain(verdict.tenant)}/{plain(verdict.event_id)} edit {verdict.edit}: "
             f"{verdict.basis.value}, whatever stands open for it is settled",
             style="dim",
         )
@@ -84,14 +87,14 @@ def escalation(record: Escalation, carried: list[Header]) -> RenderableType:
         content = message.content
         text = content if isinstance(content, str) else "\n".join(p.text or "" for p in content)
         shown = text if len(text) <= _WIDEST_TEXT else f"{text[:_WIDEST_TEXT]}… ({len(text):,})"
-        lines.append(Text.assemble((f"{message.role}: ", "bold"), shown))
+        lines.append(Text.assemble((f"{plain(message.role)}: ", "bold"), plain(shown)))
     for name in ("context", "link"):
         said = getattr(record.content, name)
         if said:
-            lines.append(Text(f"{name}: {said}", "dim"))
+            lines.append(Text(f"{name}: {plain(said)}", "dim"))
     for report in record.content.reports:
-        lines.append(Text(f"reported: {report.reason}", "dim"))
-    title = escape(f"{verdict.tenant}/{verdict.event_id}")
+        lines.append(Text(f"reported: {plain(report.reason)}", "dim"))
+    title = escape(plain(f"{verdict.tenant}/{verdict.event_id}"))
     return Panel(Group(*lines), title=title, title_align="left", border_style="yellow")
 
 
@@ -101,9 +104,16 @@ def letter(dead: DeadLetter) -> Text:
     line = Text()
     line.append(f"{origin.topic}/{origin.partition}/{origin.offset}".ljust(24))
     line.append(f"{dead.error_class:<15}", "red")
-    line.append(f"{dead.tenant or '-'}/{dead.event_id or '-'}  {dead.content.bytes:,} bytes  ")
-    line.append(dead.reason, "dim")
+    line.append(plain(f"{dead.tenant or '-'}/{dead.event_id or '-'}  "))
+    line.append(f"{dead.content.bytes:,} bytes  ")
+    line.append(plain(dead.reason), "dim")
     return line
+
+
+def plain(text: str) -> str:
+    """Text of a record with its control characters written out: content may be written to clear a
+    terminal, forge what stands on it, or turn its direction round."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _scores(verdict: Verdict) -> str:

@@ -24,11 +24,11 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 EVENTS = Counter(
-    "qwarden_events_total", "Events that got their outcome, by what it was.", ["outcome"]
+    "qwarden_events_total", "Outcomes decided; a record that comes again counts again.", ["outcome"]
 )
 VERDICTS = Counter(
     "qwarden_verdicts_total",
-    "Verdicts published. category is the likeliest one, or none.",
+    "Verdicts decided; a record that comes again counts again. category: the likeliest, or none.",
     ["tenant", "safety", "action", "category"],
 )
 DEAD_LETTERS = Counter(
@@ -64,7 +64,8 @@ LAG = Gauge(
     "qwarden_lag_records", "Records between the watermark and the end of the topic.", ["topic"]
 )
 OLDEST_SECONDS = Gauge(
-    "qwarden_oldest_uncommitted_seconds", "Age of the oldest record that is not done; 0 when idle."
+    "qwarden_oldest_uncommitted_seconds",
+    "Age of the oldest record that is not committed; 0 when idle.",
 )
 COMMITS = Counter("qwarden_commits_total", "Commits of offsets.", ["result"])
 PARTITIONS = Gauge("qwarden_partitions", "Partitions by state: assigned, stopped.", ["state"])

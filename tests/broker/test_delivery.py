@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import pytest
-from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from faststream.kafka import KafkaBroker
 
@@ -73,12 +73,19 @@ Judge = Callable[[Records, Finish], "asyncio.Future[None]"]
 
 @asynccontextmanager
 async def consuming(
-    topics: Topics, handler: object, *, polls: int = 4, max_records: int = 100, drain: bool = True
+    topics: Topics,
+    handler: object,
+    *,
+    polls: int = 4,
+    most_bytes: int = 10_000_000,
+    max_records: int = 100,
+    drain: bool = True,
 ) -> AsyncIterator[Delivery]:
     """One consumer of the group; with `drain` it ends as a service does, else as a crash does."""
     delivery = Delivery(
         handler,  # type: ignore[arg-type]
         polls_in_flight=polls,
+        bytes_in_flight=most_bytes,
         commit_interval_s=0.1,
         revoke_s=5,
         on_failure=lambda: None,
@@ -272,6 +279,47 @@ async def test_a_record_that_the_handler_forgets_stops_everything_in_silence(
 
         await fleet.until(failed, "the delivery says that it failed")
         assert "got no outcome" in str(delivery.failure)
+
+
+async def test_a_header_that_is_null_or_not_text_holds_its_whole_poll(topics: Topics) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=topics.bootstrap)
+    await producer.start()
+    odd = (("x", None), ("x", b"\xff\xfe"), ("", b""), ("content-type", b"\x00"))
+    for header in odd:
+        await producer.send(topics.name, value=b"odd", key=b"k", headers=[header], partition=0)
+    await producer.stop()
+    origins = [f"{topics.name}/0/{offset}" for offset in range(len(odd))]
+    origins += await topics.publish(50, keys=3)
+
+    async def handler(records: Records, finish: Finish) -> None:
+        for index, record in enumerate(records):
+            finish(index, echo(topics, record))
+
+    async with consuming(topics, handler):
+        seen = await read_out(topics, origins)
+    assert sorted(seen) == sorted(origins)
+
+
+async def test_more_bytes_than_the_budget_are_judged_at_a_time(topics: Topics) -> None:
+    origins = await fleet.publish(
+        topics.bootstrap, topics.name, [(None, b"x" * 1000) for _ in range(200)]
+    )
+    judged_now = 0
+    most = 0
+
+    async def handler(records: Records, finish: Finish) -> None:
+        nonlocal judged_now, most
+        judged_now += len(records)
+        most = max(most, judged_now)
+        await asyncio.sleep(0.01)
+        judged_now -= len(records)
+        for index, record in enumerate(records):
+            finish(index, echo(topics, record))
+
+    async with consuming(topics, handler, most_bytes=25_000, max_records=10):
+        seen = await read_out(topics, origins)
+    assert sorted(seen) == sorted(origins)
+    assert most == 20
 
 
 async def is_idle(delivery: Delivery) -> bool:

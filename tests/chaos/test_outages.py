@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import fleet
@@ -72,6 +73,33 @@ async def test_an_absent_triton_loses_records_or_fills_the_dead_letters(own: Fle
         assert len(lines(log, "is back", since)) == 1
 
 
+async def test_a_deadline_that_passes_in_an_outage_is_judged_all_the_same(own: Fleet) -> None:
+    async with (
+        fleet.Tap(own.kafka.bootstrap, *fleet.OUTPUTS) as tap,
+        moderating(own, "deadline-passes") as service,
+    ):
+        await asyncio.to_thread(own.triton.kill)
+        soon = datetime.now(UTC) + timedelta(seconds=1)
+        event = {
+            "event_id": "soon",
+            "tenant": "paper",
+            "text": "Who reads this in time?",
+            "deadline": soon.isoformat(),
+        }
+        origins = await fleet.publish(
+            own.kafka.bootstrap, topics.CONTENT, [(b"soon", json.dumps(event).encode())]
+        )
+
+        async def late() -> bool:
+            waits = not await asyncio.to_thread(fleet.answers, service, "/readyz")
+            return waits and datetime.now(UTC) > soon
+
+        await fleet.until(late, "the moderator waits beyond the deadline")
+        await asyncio.to_thread(own.triton.start)
+        found = await fleet.outcomes(tap, origins)
+        assert found.verdicts[origins[0]].basis.value == "expired"
+
+
 async def test_a_dead_stub_leaves_triton_up_and_answering_nothing(own: Fleet) -> None:
     async with (
         fleet.Tap(own.kafka.bootstrap, *fleet.OUTPUTS) as tap,
@@ -104,7 +132,7 @@ async def test_an_absent_redis_stops_the_moderator(own: Fleet) -> None:
             found = await fleet.outcomes(tap, await published(own, seed))
             assert not found.dead
             assert fleet.answers(service, "/readyz"), "readiness must not ask for Redis"
-        assert len(lines(log, "the cache is away", since)) == 1
+        assert len(lines(log, "the cache is away for reads", since)) == 1
         await asyncio.to_thread(own.valkey.start)
         seed = 35
 
@@ -112,10 +140,10 @@ async def test_an_absent_redis_stops_the_moderator(own: Fleet) -> None:
             nonlocal seed
             seed += 1
             await fleet.outcomes(tap, await published(own, seed))
-            return bool(lines(log, "the cache is back", since))
+            return bool(lines(log, "the cache is back for reads", since))
 
         await fleet.until(back, "the cache is used again")
-        assert len(lines(log, "the cache is away", since)) == 1
+        assert len(lines(log, "the cache is away for reads", since)) == 1
 
 
 async def test_a_broker_that_restarts_loses_records_in_flight(own: Fleet) -> None:

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
+from qwarden.cache import codec
 from qwarden.cache.memory import MemoryCache
 from qwarden.cache.outage import SkippedWhenAway
 from qwarden.cache.port import AssessmentCache, CacheUnavailable
@@ -89,8 +90,10 @@ async def test_every_entry_ends_by_itself(opened: Open) -> None:
 
 async def test_foreign_bytes_under_our_key_are_not_an_assessment(valkey: Valkey) -> None:
     cache = RedisCache(valkey.url, ttl_s=60, timeout_s=5)
+    nan = codec.encode(Assessment((float("nan"), 0.0, 0.0), (), None, 1, 0, "g"))
+    not_utf8 = codec.encode(assessment(1)).replace(b"PII", b"P\xff\xff")
     try:
-        for foreign in (b"", b"\x00", b"\x01", b"\x01garbage", b"\x02" + b"x" * 40):
+        for foreign in (b"", b"\x00", b"\x01", b"\x01garbage", b"\x02" + b"x" * 40, nan, not_utf8):
             await cache._client.set(b"qw:a:" + key("foreign"), foreign)
             assert await cache.get_many([key("foreign")]) == [None]
     finally:
@@ -109,8 +112,8 @@ async def test_an_absent_redis_is_said_once_and_costs_one_timeout(
         for _ in range(50):
             assert await cache.get_many([key("kept")]) == [None]
             assert not await cache.put_many([(key("kept"), assessment(1))])
-        assert cache.away
-        assert len([r for r in caplog.records if "is away" in r.message]) == 1
+        said = [r.getMessage() for r in caplog.records if "is away" in r.getMessage()]
+        assert len(said) == 2, "once for reads and once for writes"
         with pytest.raises(CacheUnavailable):
             await behind.get_many([key("kept")])
 
@@ -118,8 +121,25 @@ async def test_an_absent_redis_is_said_once_and_costs_one_timeout(
         now[0] = 6.0
         assert await cache.put_many([(key("back"), assessment(2))])
         assert await cache.get_many([key("back")]) == [assessment(2)]
-        assert not cache.away
-        assert len([r for r in caplog.records if "is back" in r.message]) == 1
+        assert len([r for r in caplog.records if "is back" in r.getMessage()]) == 2
+        await cache.close()
+
+
+async def test_a_full_redis_is_not_read_any_more(
+    tmp_path_factory: pytest.TempPathFactory, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    with Valkey(Home(tmp_path_factory.mktemp("full"))) as part:
+        behind = RedisCache(part.url, ttl_s=60, timeout_s=1)
+        cache = SkippedWhenAway(behind, pause_s=5, clock=lambda: now[0])
+        assert await cache.put_many([(key("kept"), assessment(1))])
+        await behind._client.config_set("maxmemory", "1")
+        for _ in range(4):
+            now[0] += 6
+            assert not await cache.put_many([(key("more"), assessment(2))])
+            assert await cache.get_many([key("kept")]) == [assessment(1)]
+        assert len([r for r in caplog.records if "is away for writes" in r.getMessage()]) == 1
+        assert not [r for r in caplog.records if "is back" in r.getMessage()]
         await cache.close()
 
 

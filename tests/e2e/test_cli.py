@@ -140,13 +140,26 @@ def test_a_file_is_finished_with_another_guard_than_it_was_begun(
 ) -> None:
     environ["QWARDEN_CONTENT_KEY"] = "ab" * 32
     out = tmp_path / "out.jsonl"
-    out.write_text('{"verdict_id": "x", "guard": {"revision": "another@1"}}\n')
+    begun = {"event_id": "e5-0", "guard": {"revision": "another@1"}}
+    out.write_text(json.dumps(begun) + "\n")
     ran = qwarden(
         environ, "moderate", str(events_file(tmp_path, 2)), "--out", str(out), "--guard",
         str(STAND_IN),
     )  # fmt: skip
     assert ran.returncode == 2
     assert b"begun with the guard another@1" in ran.stderr
+
+
+def test_the_outcomes_of_another_file_count_as_done(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    environ["QWARDEN_CONTENT_KEY"] = "ab" * 32
+    out = tmp_path / "out.jsonl"
+    out.write_text('{"event_id": "of-another-file"}\n')
+    file = events_file(tmp_path, 2)
+    ran = qwarden(environ, "moderate", str(file), "--out", str(out), "--direct")
+    assert ran.returncode == 2
+    assert b"not the outcome of line 1 of this input" in ran.stderr
 
 
 @pytest.mark.parametrize(
@@ -164,6 +177,11 @@ def test_a_file_is_finished_with_another_guard_than_it_was_begun(
             "Kafka does not answer",
         ),
         (["up", "--only", "elephant"], {}, 3, "neither a part"),
+        (["moderate", __file__], {"QWARDEN_TRITON__URL": "127.0.0.1:1"}, 3, "is the stack up"),
+        (["moderate", __file__, "--guard", "/nowhere"], {}, 2, "/nowhere"),
+        (["config", "check"], {"QWARDEN_REDIS__URL": "cache:6379"}, 2, "QWARDEN_REDIS__URL"),
+        (["config", "check"], {"QWARDEN_KAFKA__CA_FILE": "/nowhere"}, 2, "/nowhere"),
+        (["config", "check"], {"QWARDEN_POLICY__PATH": "/tmp"}, 2, "QWARDEN_POLICY__PATH"),
     ],
 )
 def test_a_mistake_ends_in_a_traceback(
@@ -181,11 +199,11 @@ def test_a_secret_is_shown_with_the_settings(environ: dict[str, str]) -> None:
     secrets = {
         "QWARDEN_CONTENT_KEY": "cd" * 32,
         "QWARDEN_KAFKA__SASL_PASSWORD": "opensesame",
-        "QWARDEN_REDIS__URL": "redis://user:hushhush@cache:6379/0",
+        "QWARDEN_REDIS__URL": "redis://user:hushhush@cache:6379/0?password=whisper",
     }
     ran = qwarden({**environ, **secrets}, "config", "show")
     assert ran.returncode == 0
     shown = ran.stdout.decode()
-    for secret in ("cd" * 32, "opensesame", "hushhush"):
+    for secret in ("cd" * 32, "opensesame", "hushhush", "whisper"):
         assert secret not in shown
     assert "cache:6379" in shown

@@ -24,6 +24,10 @@ class _Epoch:
     committed: int | None = None
     highest_watermark: int = 0
 
+    def uncommitted(self) -> list[tuple[int, int]]:
+        below = self.committed if self.committed is not None else -1
+        return [each for each in self.delivered if each[0] >= below]
+
     def watermark(self) -> int | None:
         for offset, _ in self.delivered:
             if offset not in self.done:
@@ -183,7 +187,7 @@ class WindowMachine(RuleBasedStateMachine):
     def what_is_in_flight_is_what_the_model_says(self) -> None:
         unfinished = [each for epoch in self.current.values() for each in epoch.unfinished()]
         assert self.window.in_flight == len(unfinished)
-        firsts = [epoch.unfinished()[0] for epoch in self.current.values() if epoch.unfinished()]
+        firsts = [each[0] for e in self.current.values() if (each := e.uncommitted())]
         oldest = min((timestamp for _, timestamp in firsts), default=None)
         assert self.window.oldest_timestamp() == oldest
         assert self.window.partitions == self.current.keys()

@@ -47,7 +47,6 @@ def _repository(folder: Path, initialize: str) -> Path:
 needs_triton = pytest.mark.skipif(available() is not None, reason=available() or "")
 
 
-@pytest.mark.triton
 @needs_triton
 def test_triton_ends_whole_and_returns_at_the_same_address(
     home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -82,7 +81,6 @@ def test_triton_ends_whole_and_returns_at_the_same_address(
     assert list(user.rglob("*")) == []
 
 
-@pytest.mark.triton
 @needs_triton
 def test_a_guard_that_does_not_load_is_not_waited_for(home: Home, tmp_path: Path) -> None:
     broken = _repository(tmp_path / "models", 'raise ValueError("no weights in this folder")')

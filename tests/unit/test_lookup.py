@@ -130,6 +130,23 @@ async def test_an_answer_is_kept_under_the_revision_that_did_not_give_it(
     assert await places(fixture.lookup, wanted("a")) == ["miss"]
 
 
+@pytest.mark.parametrize("place", ["miss", "joined", "redis", "memory"])
+async def test_a_fault_in_building_a_verdict_is_swallowed(fixture: Fixture, place: str) -> None:
+    lookup = fixture.lookup
+    rows = [wanted("a"), wanted("a")] if place == "joined" else [wanted("a")]
+    if place in ("redis", "memory"):
+        await places(lookup, wanted("a"))
+        await fixture.writer.close(5)
+        lookup = fixture.process() if place == "redis" else lookup
+
+    def broken(index: int, found: Found) -> None:
+        if found.place == place:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(lookup.find(rows, broken), 10)
+
+
 async def test_a_failure_is_remembered(fixture: Fixture) -> None:
     fixture.guard.fails = True
     assert await places(fixture.lookup, wanted("a")) == ["miss"]

@@ -81,4 +81,5 @@ def test_partitions_do_not_hold_each_other_back() -> None:
     assert window.watermarks() == {P: 5, other: 30}
     assert window.oldest_timestamp() == 50
     window.finish(other, second, 30)
+    window.committed(window.to_commit())
     assert window.oldest_timestamp() is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 
 from qwarden.guard.answer import Assessment
@@ -22,6 +24,7 @@ def decode(value: bytes | None) -> Assessment | None:
     if not value or value[:1] != _FORMAT:
         return None
     try:
-        return _decoder.decode(value[1:])
-    except msgspec.DecodeError:
+        assessment = _decoder.decode(value[1:])
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
+    return assessment if all(map(math.isfinite, assessment.logits)) else None

@@ -12,11 +12,35 @@ from qwarden.guard.answer import Assessment
 _log = logging.getLogger(__name__)
 
 
+class _Rest:
+    """One kind of call to the store, left alone for `pause_s` after a failure."""
+
+    def __init__(self, kind: str, pause_s: float, clock: Callable[[], float]) -> None:
+        self._kind = kind
+        self._pause_s = pause_s
+        self._clock = clock
+        self.again_at: float | None = None
+
+    def may_ask(self) -> bool:
+        return self.again_at is None or self._clock() >= self.again_at
+
+    def failed(self, error: CacheUnavailable) -> None:
+        if self.again_at is None:
+            _log.warning("the cache is away for %s, going on without it: %s", self._kind, error)
+        self.again_at = self._clock() + self._pause_s
+
+    def answered(self) -> None:
+        if self.again_at is not None:
+            _log.warning("the cache is back for %s", self._kind)
+            self.again_at = None
+
+
 class SkippedWhenAway:
     """A cache in front of another that never raises: while it is away, nothing is found in it.
 
     After a failure it is left alone for `pause_s`, so that an outage costs one timeout in that
-    time and not one a batch.
+    time and not one a batch. Reads and writes apart: a Redis that is full, or a replica, still
+    answers reads.
     """
 
     def __init__(
@@ -27,49 +51,31 @@ class SkippedWhenAway:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._behind = behind
-        self._pause_s = pause_s
-        self._clock = clock
-        self._again_at: float | None = None
-
-    @property
-    def away(self) -> bool:
-        return self._again_at is not None
+        self._reads = _Rest("reads", pause_s, clock)
+        self._writes = _Rest("writes", pause_s, clock)
 
     async def get_many(self, keys: Sequence[bytes]) -> list[Assessment | None]:
-        if not self._may_ask():
+        if not self._reads.may_ask():
             return [None] * len(keys)
         try:
             found = await self._behind.get_many(keys)
         except CacheUnavailable as error:
-            self._went(error)
+            self._reads.failed(error)
             return [None] * len(keys)
-        self._came_back()
+        self._reads.answered()
         return found
 
     async def put_many(self, entries: Sequence[tuple[bytes, Assessment]]) -> bool:
         """Whether they are kept now."""
-        if not self._may_ask():
+        if not self._writes.may_ask():
             return False
         try:
             await self._behind.put_many(entries)
         except CacheUnavailable as error:
-            self._went(error)
+            self._writes.failed(error)
             return False
-        self._came_back()
+        self._writes.answered()
         return True
 
     async def close(self) -> None:
         await self._behind.close()
-
-    def _may_ask(self) -> bool:
-        return self._again_at is None or self._clock() >= self._again_at
-
-    def _went(self, error: CacheUnavailable) -> None:
-        if self._again_at is None:
-            _log.warning("the cache is away, going on without it: %s", error)
-        self._again_at = self._clock() + self._pause_s
-
-    def _came_back(self) -> None:
-        if self._again_at is not None:
-            _log.warning("the cache is back")
-            self._again_at = None

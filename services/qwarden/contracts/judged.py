@@ -1,7 +1,7 @@
 """From an event's messages to the conversation that the guard judges.
 
-The official template drops some turns without a word (qwen3guard 1.1); here what is left out is
-named, and what would change the meaning is refused.
+The official template drops some turns without a word (its jinja source, 2025-10); here what is left
+out is named, and what would change the meaning is refused.
 """
 
 from __future__ import annotations

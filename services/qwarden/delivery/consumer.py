@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import chain
@@ -46,7 +47,7 @@ _SEND_CHUNK = 500
 class _Batch:
     """One poll's records until each of them is done or belongs to somebody else."""
 
-    __slots__ = ("at", "epochs", "left", "places", "records")
+    __slots__ = ("at", "bytes", "epochs", "left", "places", "records")
 
     def __init__(
         self, records: Records, epochs: list[int], places: list[Place[_Outcome] | None]
@@ -55,7 +56,33 @@ class _Batch:
         self.epochs = epochs
         self.places = places
         self.left = len(records)
+        self.bytes = sum(len(record.value or b"") for record in records)
         self.at = time.monotonic()
+
+
+class _Room:
+    """How much may be judged at a time: so many polls and bytes, or one poll of any size."""
+
+    def __init__(self, polls: int, most_bytes: int) -> None:
+        self._polls = polls
+        self._most_bytes = most_bytes
+        self._inside = 0
+        self._bytes = 0
+        self._left = asyncio.Event()
+
+    async def enter(self, size: int) -> None:
+        while self._inside and (
+            self._inside >= self._polls or self._bytes + size > self._most_bytes
+        ):
+            self._left.clear()
+            await self._left.wait()
+        self._inside += 1
+        self._bytes += size
+
+    def leave(self, size: int) -> None:
+        self._inside -= 1
+        self._bytes -= size
+        self._left.set()
 
 
 _Outcome = tuple[_Batch, int, Owed]
@@ -64,7 +91,8 @@ _Outcome = tuple[_Batch, int, Owed]
 class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
     """One consumer of one topic. `handler` judges a batch and calls `finish` for each record.
 
-    `polls_in_flight`: batches judged at a time; the next one waits, unhandled and uncommitted.
+    `polls_in_flight` and `bytes_in_flight`: batches judged at a time, and the bytes of their
+    values; the next one waits, unhandled and uncommitted, and nothing more is polled.
     """
 
     def __init__(
@@ -72,13 +100,14 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         handler: Handler,
         *,
         polls_in_flight: int,
+        bytes_in_flight: int,
         commit_interval_s: float,
         revoke_s: float,
         on_failure: Callable[[], None],
     ) -> None:
         self._handler = handler
         self._polled: _Batch | None = None
-        self._room = asyncio.Semaphore(polls_in_flight)
+        self._room = _Room(polls_in_flight, bytes_in_flight)
         self._commit_interval_s = commit_interval_s
         self._revoke_s = revoke_s
         self._on_failure = on_failure
@@ -107,6 +136,7 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer, self._producer = consumer, producer
         self._spawn(self._send_outbox(), "delivery-send")
         self._spawn(self._commit_from_time_to_time(), "delivery-commit")
+        self._spawn(self._measure_from_time_to_time(), "delivery-measure")
 
     async def poll(
         self, consumer: AIOKafkaConsumer, *, timeout_ms: int, max_records: int | None
@@ -118,6 +148,10 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         new one, above records that the new one has yet to deliver, and pass over them.
         """
         self._consumer = consumer
+        if self._polled is not None:
+            # Only a fault in the frame comes here; what it left behind would hold the watermark.
+            self._fail(RuntimeError("a polled batch did not reach its handler"))
+            return ()
         try:
             polled = await consumer.getmany(timeout_ms=timeout_ms, max_records=max_records)
         except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
@@ -131,7 +165,7 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         judged; until then the batch waits in the window, unfinished."""
         batch, self._polled = self._polled, None
         if batch is not None:
-            await self._room.acquire()
+            await self._room.enter(batch.bytes)
             self._spawn(self._judge(batch), "delivery-judge")
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
@@ -276,7 +310,7 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
             telemetry.TOTAL_SECONDS.observe(now - batch.at)
             batch.left -= 1
             if batch.left == 0:
-                self._room.release()
+                self._room.leave(batch.bytes)
         self._progressed.set()
 
     def _is_ours(self, batch: _Batch, index: int) -> bool:
@@ -310,6 +344,11 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         while True:
             await asyncio.sleep(self._commit_interval_s)
             await self.commit()
+
+    async def _measure_from_time_to_time(self) -> None:
+        """Apart from the commits, which a broker that is away holds up."""
+        while True:
+            await asyncio.sleep(self._commit_interval_s)
             self._measure()
 
     def _measure(self) -> None:
@@ -364,9 +403,12 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
     def _fail(self, error: BaseException | None) -> None:
         if self.failure is None:
             self.failure = error
+            # Its type and its place: an error's own words can quote content.
+            place = traceback.extract_tb(error.__traceback__)[-1:] if error else []
             _log.critical(
-                "delivery failed and the process ends; nothing unfinished was committed: %r %s",
-                error,
+                "delivery failed, the process ends; nothing unfinished was committed: %s at %s %s",
+                type(error).__name__,
+                ", ".join(f"{at.filename}:{at.lineno}" for at in place) or "an unknown place",
                 self.held(),
             )
             self._progressed.set()

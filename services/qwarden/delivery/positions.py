@@ -30,13 +30,13 @@ class Lost:
             return (
                 f"{topic}/{partition} is stopped: the group committed offset {self.first} and the "
                 f"topic begins at {self.end}, so the records {self.first} to {self.end - 1} are "
-                "lost; see why its retention was shorter than the outage, then set the group's "
-                f"offset to {self.end} to go on"
+                "lost; see why its retention was shorter than the outage, then stop the moderators "
+                f"and set the group's offset to {self.end} to go on"
             )
         return (
             f"{topic}/{partition} is stopped: the group committed offset {self.first} and the "
-            f"topic ends at {self.end}; it was probably deleted and made again, so set the "
-            "group's offset to its beginning to go on"
+            f"topic ends at {self.end}; it was probably deleted and made again, so stop "
+            "the moderators and set the group's offset to its beginning to go on"
         )
 
 

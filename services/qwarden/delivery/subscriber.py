@@ -9,6 +9,7 @@ from faststream import AckPolicy
 from faststream._internal.broker.registrator import Registrator
 from faststream._internal.endpoint.subscriber.call_item import CallsCollection
 from faststream.kafka import KafkaBroker
+from faststream.kafka.message import FAKE_CONSUMER, KafkaMessage
 from faststream.kafka.schemas import Topic
 from faststream.kafka.subscriber.config import (
     KafkaSubscriberConfig,
@@ -81,7 +82,7 @@ def subscribe(
         max_records=max_records,
     )
     Registrator.subscriber(broker, subscriber)
-    subscriber.add_call(parser_=None, decoder_=_raw, codec_=None, dependencies_=())
+    subscriber.add_call(parser_=_parsed, decoder_=_raw, codec_=None, dependencies_=())
 
     @subscriber
     async def take(records: Any) -> None:
@@ -95,6 +96,12 @@ def producer_of(broker: KafkaBroker) -> AIOKafkaProducer:
     frame: Any = broker.config.producer
     producer: AIOKafkaProducer = frame._producer.producer
     return producer
+
+
+async def _parsed(records: Any) -> KafkaMessage:
+    """The poll as it is. The stock parser decodes every header, and fails on the first that is
+    null or not UTF-8: outside our handler, so that its whole poll would never be finished."""
+    return KafkaMessage(body=b"", raw_message=records, consumer=FAKE_CONSUMER)
 
 
 async def _raw(message: Any) -> Any:

@@ -32,6 +32,9 @@ class _Assigned:
     unfinished: dict[int, int] = field(default_factory=dict)
     """Offset to timestamp, in the order of offsets, since a partition delivers them so."""
 
+    uncommitted: dict[int, int] = field(default_factory=dict)
+    """The same of all that is delivered and not committed, done or not."""
+
     def watermark(self) -> int | None:
         return next(iter(self.unfinished), self.position)
 
@@ -73,6 +76,7 @@ class Window:
             return None
         for offset, timestamp in records:
             assigned.unfinished[offset] = timestamp
+            assigned.uncommitted[offset] = timestamp
             assigned.position = offset + 1
         return assigned.epoch
 
@@ -98,14 +102,17 @@ class Window:
         """Notes that the broker took these; a commit that failed stays to be made."""
         for partition, (epoch, watermark) in committed.items():
             if self.is_current(partition, epoch):
-                self._assigned[partition].committed = watermark
+                assigned = self._assigned[partition]
+                assigned.committed = watermark
+                for offset in [o for o in assigned.uncommitted if o < watermark]:
+                    del assigned.uncommitted[offset]
 
     def oldest_timestamp(self) -> int | None:
-        """Kafka's timestamp (ms) of the oldest unfinished record, or None when idle."""
+        """Kafka's timestamp (ms) of the oldest uncommitted record, or None when idle."""
         firsts = [
-            next(iter(assigned.unfinished.values()))
+            next(iter(assigned.uncommitted.values()))
             for assigned in self._assigned.values()
-            if assigned.unfinished
+            if assigned.uncommitted
         ]
         return min(firsts, default=None)
 

@@ -64,7 +64,7 @@ def refusal_of(task: Task, turns: Sequence[Turn]) -> str | None:
     """Why the guard cannot judge these turns, as a sentence, or None where it can.
 
     Guards against what the official template does silently: a leading assistant turn, and
-    turns of roles other than user and assistant, vanish from its text (qwen3guard 1.1).
+    turns of roles other than user and assistant, vanish from its text (its jinja source, 2025-10).
     """
     if not turns:
         return "a conversation without turns cannot be judged; send at least one user turn"

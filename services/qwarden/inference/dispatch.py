@@ -1,7 +1,7 @@
 """Rows from many events, packed into requests to one guard, through its outages.
 
 A batch that waits is sent when one before it returns: an idle guard adds no delay, a busy one
-fills its batches (design, Delivery 6). Triton's own batcher then joins what several clients send.
+fills its batches. Triton's own batcher then joins what several clients send.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from qwarden.guard.answer import Answer
+from qwarden.inference.port import GuardUnavailable
 
 if TYPE_CHECKING:
     from qwarden_engine.settings import EngineSettings
@@ -17,6 +18,8 @@ Progress = Callable[[str], None]
 
 class InProcessGuard:
     """Loads the checkpoint in a thread of its own at the first call, and judges there.
+
+    A request that fails is an outage, as it is behind Triton.
 
     Needs the extra `engine` (torch). Errors of the checkpoint come through as they are: a wrong
     checkpoint is no outage, and waiting does not mend it.
@@ -36,8 +39,12 @@ class InProcessGuard:
     ) -> list[Answer]:
         gen = await self._loaded()
         judge: Callable[[Sequence[bytes]], list[Answer]] = gen.judge  # type: ignore[attr-defined]
-        running = asyncio.get_running_loop().run_in_executor(self._thread, judge, conversations)
-        return await running
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._thread, judge, conversations
+            )
+        except Exception as error:
+            raise GuardUnavailable(f"the engine failed on a request: {error!r}") from error
 
     async def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import struct
 from collections.abc import Iterator, Sequence
 
@@ -138,9 +139,13 @@ def _answers(response: service_pb2.ModelInferResponse, rows: int) -> Iterator[An
         if statuses[row] != "ok":
             yield Unanswered(Failure(statuses[row]), reasons[row], revisions[row])
             continue
+        three = (logits[3 * row], logits[3 * row + 1], logits[3 * row + 2])
+        if not all(map(math.isfinite, three)):
+            yield Unanswered(Failure.NO_ANSWER, "its logits are not numbers", revisions[row])
+            continue
         decoded = json.loads(categories[row]) if categories[row] != "[]" else ()
         yield Assessment(
-            logits=(logits[3 * row], logits[3 * row + 1], logits[3 * row + 2]),
+            logits=three,
             categories=tuple((str(name), float(score)) for name, score in decoded),
             refusal=_REFUSAL[refusals[row]],
             tokens=tokens[row],

@@ -63,8 +63,10 @@ class Lookup:
     async def find(self, wanted: Sequence[Wanted], on_found: OnFound) -> None:
         """Calls `on_found` once for each row, by its index, in any order, as answers come.
 
-        Waits through outages of the guard. Raises what the guard raises beside them.
+        Waits through outages of the guard. Raises what the guard raises beside them, and what
+        `on_found` raises.
         """
+        failures: list[Exception] = []
         revision = await self._dispatcher.revision()
         waits: list[asyncio.Future[Found]] = []
         asked: list[tuple[bytes, Wanted]] = []
@@ -81,16 +83,18 @@ class Lookup:
                 future = asyncio.get_running_loop().create_future()
                 self._in_flight[key] = future
                 asked.append((key, want))
-                future.add_done_callback(_tell(on_found, index, None))
+                future.add_done_callback(_tell(on_found, index, None, failures))
             else:
                 counts["joined"] += 1
-                future.add_done_callback(_tell(on_found, index, "joined"))
+                future.add_done_callback(_tell(on_found, index, "joined", failures))
             waits.append(future)
         for place, count in counts.items():
             telemetry.LOOKUPS.labels(place).inc(count)
         if asked:
             await self._ask(asked, revision)
         await asyncio.gather(*waits)
+        if failures:
+            raise failures[0]
 
     async def _ask(self, asked: list[tuple[bytes, Wanted]], revision: str) -> None:
         """Resolves the futures of these keys, from Redis or by the guard."""
@@ -153,7 +157,7 @@ class Lookup:
 
 
 def _tell(
-    on_found: OnFound, index: int, place: str | None
+    on_found: OnFound, index: int, place: str | None, failures: list[Exception]
 ) -> Callable[[asyncio.Future[Found]], None]:
     def tell(future: asyncio.Future[Found]) -> None:
         if future.cancelled() or future.exception() is not None:
@@ -161,6 +165,9 @@ def _tell(
         found = future.result()
         if place is not None:
             found = Found(found.answer, place, found.queue_s, found.model_s)
-        on_found(index, found)
+        try:
+            on_found(index, found)
+        except Exception as error:  # a future's callback has nobody to raise to
+            failures.append(error)
 
     return tell

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from qwarden.moderator.case import Admission, Case, Record, Source
 from qwarden.moderator.lookup import Found, Lookup, Wanted
 from qwarden.moderator.outcome import owed_by_refusal, owed_by_verdict
 from qwarden.telemetry import TenantLabels
+
+_log = logging.getLogger(__name__)
 
 Finish = Callable[[int, Owed], None]
 
@@ -78,6 +81,10 @@ class Moderator:
 
         def on_found(at: int, found: Found) -> None:
             index, case = pending[at]
+            if case.is_expired(datetime.now(UTC)):
+                verdict = verdicts.expired(case, self._admission.keys.id)
+                finish(index, self._owed(case, verdict, polled, found))
+                return
             try:
                 verdict = verdicts.judged(case, found.answer, self._admission.keys.id)
             except Refused as refused:
@@ -127,6 +134,15 @@ class Moderator:
 
     def _dead_letter(self, source: Source, refused: Refused) -> Owed:
         telemetry.EVENTS.labels("dead_letter").inc()
+        _log.info(
+            "dead letter: %s/%s/%s, tenant %r, event %r, %s",
+            source.topic,
+            source.partition,
+            source.offset,
+            refused.tenant,
+            refused.event_id,
+            refused.error_class.value,
+        )
         tenant = self._labels(refused.tenant) if refused.tenant else "unknown"
         telemetry.DEAD_LETTERS.labels(refused.error_class.value, tenant).inc()
         return owed_by_refusal(

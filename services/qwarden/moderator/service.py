@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,9 +36,11 @@ class ModeratorService:
         self._dispatcher = dispatcher
         self._end = asyncio.Event()
         self._guard_known = False
+        self._guard_unusable = False
         self._delivery = Delivery(
             moderator.handle,
             polls_in_flight=settings.moderator.polls_in_flight,
+            bytes_in_flight=settings.moderator.bytes_in_flight,
             commit_interval_s=settings.moderator.commit_interval_s,
             revoke_s=settings.moderator.revoke_s,
             on_failure=self.stop,
@@ -49,8 +52,19 @@ class ModeratorService:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
+        http = self._settings.http
+        try:
+            listening = socket.create_server((http.host, http.port))
+        except OSError as error:
+            _log.critical(
+                "cannot listen on %s:%s (%s); set QWARDEN_HTTP__PORT to a free port",
+                http.host,
+                http.port,
+                error.strerror,
+            )
+            return 3
         server = _HttpServer(self._http_config())
-        serving = asyncio.create_task(server.serve(), name="http")
+        serving = asyncio.create_task(server.serve([listening]), name="http")
         learning = asyncio.create_task(self._learn_revision(), name="guard-revision")
         consuming = asyncio.create_task(self._consume(), name="consume")
         await asyncio.wait((serving, consuming), return_when=asyncio.FIRST_COMPLETED)
@@ -58,7 +72,7 @@ class ModeratorService:
         server.should_exit = True
         learning.cancel()
         await asyncio.gather(serving, consuming)
-        return 0 if self._delivery.failure is None else 3
+        return 3 if self._delivery.failure or self._guard_unusable else 0
 
     def stop(self) -> None:
         """Asks `run` to finish what is in flight and return."""
@@ -115,11 +129,8 @@ class ModeratorService:
                 ("/metrics", make_asgi_app()),
             ],
         )
-        http = self._settings.http
         return uvicorn.Config(
             routes,
-            host=http.host,
-            port=http.port,
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -127,7 +138,13 @@ class ModeratorService:
         )
 
     async def _learn_revision(self) -> None:
-        revision = await self._dispatcher.revision()
+        try:
+            revision = await self._dispatcher.revision()
+        except Exception as error:  # of the checkpoint: waiting does not mend it
+            _log.critical("the guard cannot be used: %s", error)
+            self._guard_unusable = True
+            self.stop()
+            return
         self._guard_known = True
         _log.info("the guard is %s", revision)
 

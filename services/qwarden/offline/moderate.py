@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -63,36 +64,74 @@ async def moderate(
         await asyncio.sleep(0)
 
 
+class _Named(msgspec.Struct):
+    name: str = ""
+    version: str = ""
+    revision: str = ""
+
+
 class _Outcome(msgspec.Struct):
-    guard: dict[str, str] | None = None
+    """What tells whether an outcome belongs to a line of the input: a verdict names its event, a
+    dead letter has the line's hash."""
+
+    event_id: str = ""
+    guard: _Named | None = None
+    policy: _Named | None = None
+    content: dict[str, Any] | None = None
 
 
-def resume(out: Path, revision: str) -> int:
-    """How many lines `out` holds already, after its last, broken line is cut off.
+class _Event(msgspec.Struct):
+    event_id: str = ""
 
-    Raises `ResumeError` where they came from another guard than `revision`.
+
+def resume(out: Path, lines: Sequence[bytes], revision: str, policies: Mapping[str, str]) -> int:
+    """How many of `lines` have their outcome in `out` already; its last, broken line is cut off.
+
+    `policies`: name to version, of those that may be used now. Raises `ResumeError` where an
+    outcome is of another line, guard or policy.
     """
     if not out.exists():
         return 0
     decoder = msgspec.json.Decoder(_Outcome)
     whole = 0
-    lines = 0
+    done = 0
     with out.open("r+b") as file:
         for line in file:
             if not line.endswith(b"\n"):
                 break
+            where = f"line {done + 1} of {out}"
             try:
                 outcome = decoder.decode(line)
             except msgspec.DecodeError:
                 raise ResumeError(
-                    f"line {lines + 1} of {out} is not an outcome; name another file with --out"
+                    f"{where} is not an outcome; name another file with --out"
                 ) from None
-            if outcome.guard is not None and outcome.guard.get("revision") != revision:
+            if done >= len(lines) or not _is_of(outcome, lines[done]):
                 raise ResumeError(
-                    f"{out} was begun with the guard {outcome.guard.get('revision')} and this one "
-                    f"is {revision}; finish it with that one, or name another file with --out"
+                    f"{where} is not the outcome of line {done + 1} of this input; name another "
+                    "file with --out"
+                )
+            if outcome.guard is not None and outcome.guard.revision != revision:
+                raise ResumeError(
+                    f"{where} was begun with the guard {outcome.guard.revision} and this one is "
+                    f"{revision}; finish it with that one, or name another file with --out"
+                )
+            used = outcome.policy
+            if used is not None and policies.get(used.name, used.version) != used.version:
+                raise ResumeError(
+                    f"{where} was begun with another version of the policy {used.name}; finish it "
+                    "with that one, or name another file with --out"
                 )
             whole += len(line)
-            lines += 1
+            done += 1
         file.truncate(whole)
-    return lines
+    return done
+
+
+def _is_of(outcome: _Outcome, line: bytes) -> bool:
+    if outcome.content is not None:
+        return outcome.content.get("sha256") == hashlib.sha256(line).hexdigest()
+    try:
+        return msgspec.json.decode(line, type=_Event).event_id == outcome.event_id
+    except msgspec.DecodeError:
+        return False

@@ -35,7 +35,7 @@ class PolicyFile(Document):
     controversial: Actions
     unsafe: Actions
     on_unjudged: Literal["review", "block"] = "review"
-    """What happens to content that the guard cannot judge. Never allowed (Guard 6)."""
+    """What happens to content that the guard cannot judge. No answer is never Safe."""
     on_expired: Literal["allow", "disclaim", "review", "block"] = "review"
     """What happens to content whose deadline passed before it was judged."""
 

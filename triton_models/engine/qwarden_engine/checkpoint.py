@@ -23,7 +23,7 @@ _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "profile.yaml"]
 _DTYPES = ("F32", "BF16", "F16")
 
 
-class CheckpointError(Exception):
+class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file and what was expected."""
 
 

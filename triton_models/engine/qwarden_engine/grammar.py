@@ -2,7 +2,7 @@
 
 At each place where the grammar leaves a choice the likeliest of the allowed tokens is taken, and
 what is not a choice is forced; where a free greedy decode keeps the grammar, it takes the same
-tokens. `None` is no choice behind Unsafe and Controversial (qwen3guard 1.3: only Safe uses it).
+tokens. `None` is no choice behind Unsafe and Controversial (by the template only Safe uses it).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 `python -m qwarden_engine.supervisor [--restart] [--die-with-parent] [--http-port N] -- COMMAND`
 
 Since 24.06 Triton never restarts a Python stub that died: its health stays 200 and every request
-fails (shared/reference/stack.md). So this ends the server where a stub is gone, or where for long
+fails (seen with Triton 2.51). So this ends the server where a stub is gone, or where for long
 nothing was answered, not even a tiny inference of its own; and starts it again with `--restart`.
 A server that answers others is busy, never dead. Linux only; logs a JSON object a line.
 """

@@ -1,10 +1,10 @@
 """The words of an answer as token ids: what the grammar of Qwen3Guard-Gen looks like in tokens.
 
-The grammar (qwen3guard 1.3): `Safety: X`, newline, `Categories: None` or a list separated by
-commas, for responses newline and `Refusal: Yes` or `No`, end. The category strings are read from
-the template's own block. Checked here: that words can be told apart by their first sub-tokens, and
-that an answer put together from its parts is the answer encoded as a whole, since else a forced
-answer would not be one that the model has ever seen.
+The grammar (model card of Qwen3Guard-Gen): `Safety: X`, newline, `Categories: None` or a list
+separated by commas, for responses newline and `Refusal: Yes` or `No`, end. The category strings
+are read from the template's own block. Checked here: that words can be told apart by their first
+sub-tokens, and that an answer put together from its parts is the answer encoded as a whole, since
+else a forced answer would not be one that the model has ever seen.
 """
 
 from __future__ import annotations
