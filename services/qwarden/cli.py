@@ -379,6 +379,7 @@ def config_show() -> None:
 def config_check() -> None:
     """Check the settings and the policies and tenants that they name; start nothing."""
     settings = settings_module.load(_environ())
+    kafka.client_arguments(settings.kafka)
     tenants = bootstrap.tenants_of(settings)
     names = ", ".join(sorted(tenants.known)) or "none (every tenant gets the policy default)"
     err.print(f"The settings are good. Tenants with a file: {names}.")

@@ -19,11 +19,11 @@ from aiokafka.errors import (
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
 from qwarden.contracts import topics
-from qwarden.settings import Kafka
+from qwarden.settings import Kafka, SettingsError
 
 
 def client_arguments(kafka: Kafka) -> dict[str, Any]:
-    """The arguments with which any aiokafka client of ours connects."""
+    """The arguments with which any aiokafka client of ours connects. Raises `SettingsError`."""
     arguments: dict[str, Any] = {
         "bootstrap_servers": kafka.bootstrap_servers,
         "security_protocol": kafka.security_protocol,
@@ -112,6 +112,8 @@ def _max_message_bytes(topic: str, max_event_bytes: int) -> int:
 
 
 def _ssl(kafka: Kafka) -> ssl.SSLContext:
+    if kafka.ca_file is not None and not kafka.ca_file.is_file():
+        raise SettingsError(f"QWARDEN_KAFKA__CA_FILE: there is no file {kafka.ca_file}")
     return ssl.create_default_context(cafile=str(kafka.ca_file) if kafka.ca_file else None)
 
 

@@ -50,13 +50,6 @@ class Kafka(Group):
     partitions away; that costs a rebalance and no record."""
     request_timeout_ms: Annotated[int, Field(ge=1000)] = 30_000
 
-    @field_validator("ca_file")
-    @classmethod
-    def _is_there(cls, value: Path | None) -> Path | None:
-        if value is not None and not value.is_file():
-            raise ValueError(f"there is no file {value}")
-        return value
-
 
 class Redis(Group):
     """The shared cache. Without an address the fleet runs on the caches in its processes."""

@@ -180,7 +180,12 @@ def test_the_outcomes_of_another_file_count_as_done(
         (["moderate", __file__], {"QWARDEN_TRITON__URL": "127.0.0.1:1"}, 3, "is the stack up"),
         (["moderate", __file__, "--guard", "/nowhere"], {}, 2, "/nowhere"),
         (["config", "check"], {"QWARDEN_REDIS__URL": "cache:6379"}, 2, "QWARDEN_REDIS__URL"),
-        (["config", "check"], {"QWARDEN_KAFKA__CA_FILE": "/nowhere"}, 2, "/nowhere"),
+        (
+            ["config", "check"],
+            {"QWARDEN_KAFKA__CA_FILE": "/nowhere", "QWARDEN_KAFKA__SECURITY_PROTOCOL": "SSL"},
+            2,
+            "/nowhere",
+        ),
         (["config", "check"], {"QWARDEN_POLICY__PATH": "/tmp"}, 2, "QWARDEN_POLICY__PATH"),
     ],
 )
