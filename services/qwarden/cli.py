@@ -194,6 +194,7 @@ def demo(
 def down() -> None:
     """End the stack that `qwarden up` started, and wait until all of it is gone."""
     ran = stop_running(HOME)
+    HOME.forget()  # what a killed stack has left behind
     err.print("The stack has ended." if ran else "No stack runs here.")
 
 
