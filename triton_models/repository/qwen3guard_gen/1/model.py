@@ -22,9 +22,10 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 # The stub of nvidia-pytriton 0.7.0 starts Python isolated (sys.flags.ignore_environment is 1): it
-# finds its venv through PATH and does not read PYTHONPATH, so that is done here.
+# finds its venv through PATH and reads neither of these, so that is done here.
 _given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 sys.path[:0] = [path for path in _given if path and path not in sys.path]
+sys.pycache_prefix = os.environ.get("PYTHONPYCACHEPREFIX")
 
 from qwarden.guard.answer import Answer, Assessment  # noqa: E402
 from qwarden_engine.gen import Gen  # noqa: E402
