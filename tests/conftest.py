@@ -39,7 +39,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     assert reporter is not None
     skipped = reporter.stats.get("skipped", [])
-    if skipped and os.environ.get("QWARDEN_TESTS_SKIP_NOTHING") and exitstatus == 0:
+    if skipped and os.environ.get("TESTS_SKIP_NOTHING") and exitstatus == 0:
         reporter.write_line(f"{len(skipped)} tests were skipped and none may be here", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

@@ -48,7 +48,7 @@ class ModeratorService:
         dispatcher.held = self._delivery.held
 
     async def run(self) -> int:
-        """Serves until SIGTERM or SIGINT (0), or until delivery fails (3)."""
+        """Serves until SIGTERM or SIGINT (0), or until it cannot go on (3)."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
@@ -71,7 +71,11 @@ class ModeratorService:
         self._end.set()
         server.should_exit = True
         learning.cancel()
-        await asyncio.gather(serving, consuming)
+        try:
+            await asyncio.gather(serving, consuming)
+        except KafkaError as error:  # no outage, those are waited for: no right to a topic, say
+            _log.critical("Kafka refuses to serve this moderator: %r", error)
+            return 3
         return 3 if self._delivery.failure or self._guard_unusable else 0
 
     def stop(self) -> None:
