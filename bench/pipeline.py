@@ -223,6 +223,10 @@ def _rounds(home: Home, broker: Kafka, events: int, rounds: int) -> list[dict[st
 
 def _report(pairs: list[dict[str, float]], events: int) -> None:
     ratios = [pair["moderator"] / pair["ceiling"] for pair in pairs]
+    median = {
+        name: round(statistics.median(pair[name] for pair in pairs))
+        for name in ("ceiling", "moderator")
+    }
     result = {
         "what": "moderator with an instant guard in process, beside bench/ceilings",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -231,10 +235,7 @@ def _report(pairs: list[dict[str, float]], events: int) -> None:
         "partitions": PARTITIONS,
         "event_bytes": len(event(0)),
         "rounds": [{name: round(rate) for name, rate in pair.items()} for pair in pairs],
-        "median": {
-            name: round(statistics.median(pair[name] for pair in pairs))
-            for name in ("ceiling", "moderator")
-        },
+        "median": median,
         "ratio": {
             "median": round(statistics.median(ratios), 3),
             "least": round(min(ratios), 3),
@@ -244,7 +245,7 @@ def _report(pairs: list[dict[str, float]], events: int) -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=2) + "\n")
     table = Table("", "events a second (median)")
-    for name, rate in result["median"].items():  # type: ignore[attr-defined]
+    for name, rate in median.items():
         table.add_row(name, f"{rate:,}")
     table.add_row("ratio", f"{statistics.median(ratios):.2f}")
     out.print(table)

@@ -13,6 +13,8 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from qwarden import kafka as kafka_tools
+from qwarden import settings as settings_module
 from qwarden.contracts import headers, topics
 from qwarden.contracts.verdict import Verdict, decode_verdict
 from qwarden.delivery.account import Account
@@ -47,6 +49,17 @@ class Fleet:
             "QWARDEN_POLICY__PATH": str(POLICIES),
             **more,
         }
+
+    async def make_topics(self, partitions: int) -> None:
+        settings = settings_module.load(self.settings())
+        made = await kafka_tools.create_topics(
+            settings.kafka,
+            partitions=partitions,
+            replication_factor=1,
+            min_insync_replicas=1,
+            max_event_bytes=settings.moderator.max_event_bytes,
+        )
+        assert set(made) == set(topics.ALL)
 
     def moderator(self, group: str, **more: str) -> Service:
         return Service(self.home, "moderator", self.settings(QWARDEN_KAFKA__GROUP_ID=group, **more))

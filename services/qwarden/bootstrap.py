@@ -91,9 +91,8 @@ async def moderator(
     """A moderator with all that it needs, closed at the end. `guard` stands in for the settings'
     own, for benchmarks."""
     tenants = tenants_of(settings)
-    for tenant in tenants.known.values():
-        for policy in tenant.policies.values():
-            telemetry.POLICY_INFO.labels(policy.name, policy.version).set(1)
+    for policy in tenants.policies().values():
+        telemetry.POLICY_INFO.labels(policy.name, policy.version).set(1)
     async with AsyncExitStack() as stack:
         guard = guard or guard_of(settings)
         stack.push_async_callback(guard.close)

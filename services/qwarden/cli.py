@@ -26,7 +26,6 @@ from qwarden.inference.port import GuardUnavailable
 from qwarden.moderator.service import ModeratorService
 from qwarden.offline import moderate as offline
 from qwarden.policy.document import DocumentError
-from qwarden.policy.policy import BUILT_IN
 from qwarden.settings import Settings, SettingsError
 from qwarden.stack.errors import StackError
 from qwarden.stack.home import Home
@@ -328,11 +327,7 @@ def moderate(
     telemetry.log_as_json("warning")
 
     tenants = bootstrap.tenants_of(settings)
-    policies = {
-        policy.name: policy.version
-        for tenant in tenants.known.values()
-        for policy in tenant.policies.values()
-    } | {name: policy.version for name, policy in BUILT_IN.items()}
+    policies = {name: policy.version for name, policy in tenants.policies().items()}
     with _opened(file) as source:
         lines = list(offline.lines_of(source))
 

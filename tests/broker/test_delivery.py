@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -15,7 +15,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from faststream.kafka import KafkaBroker
 
 import fleet
-from qwarden.delivery.consumer import Delivery, Finish, Records
+from qwarden.delivery.consumer import Delivery, Finish, Handler, Records
 from qwarden.delivery.owed import Message, Owed
 from qwarden.delivery.subscriber import producer_of, subscribe
 from qwarden.delivery.window import Partition
@@ -68,13 +68,20 @@ def echo(topics: Topics, record: ConsumerRecord) -> Owed:
     return (Message(topics.out, record.key, record.value, [("qw-origin", origin.encode())]),)
 
 
-Judge = Callable[[Records, Finish], "asyncio.Future[None]"]
+def echoing(topics: Topics) -> Handler:
+    """A handler that finishes each record at once."""
+
+    async def handler(records: Records, finish: Finish) -> None:
+        for index, record in enumerate(records):
+            finish(index, echo(topics, record))
+
+    return handler
 
 
 @asynccontextmanager
 async def consuming(
     topics: Topics,
-    handler: object,
+    handler: Handler,
     *,
     polls: int = 4,
     most_bytes: int = 10_000_000,
@@ -83,7 +90,7 @@ async def consuming(
 ) -> AsyncIterator[Delivery]:
     """One consumer of the group; with `drain` it ends as a service does, else as a crash does."""
     delivery = Delivery(
-        handler,  # type: ignore[arg-type]
+        handler,
         polls_in_flight=polls,
         bytes_in_flight=most_bytes,
         commit_interval_s=0.1,
@@ -142,11 +149,7 @@ async def test_records_published_before_the_group_existed_are_not_passed_over(
 ) -> None:
     origins = await topics.publish(500)
 
-    async def handler(records: Records, finish: Finish) -> None:
-        for index, record in enumerate(records):
-            finish(index, echo(topics, record))
-
-    async with consuming(topics, handler):
+    async with consuming(topics, echoing(topics)):
         seen = await read_out(topics, origins)
     assert sorted(seen) == sorted(origins)
 
@@ -196,7 +199,7 @@ async def test_what_was_not_done_at_a_crash_comes_again_and_nothing_below_is_los
     origins = await topics.publish(300)
     stuck = {f"{topics.name}/{partition}/5" for partition in range(topics.partitions)}
 
-    def handler_that(holds: set[str]) -> object:
+    def handler_that(holds: set[str]) -> Handler:
         async def handler(records: Records, finish: Finish) -> None:
             forever = False
             for index, record in enumerate(records):
@@ -233,11 +236,7 @@ async def test_a_handler_that_fails_commits_nothing_of_its_batch(topics: Topics)
         assert isinstance(delivery.failure, RuntimeError)
     assert sum((await topics.committed()).values()) <= 1
 
-    async def handler(records: Records, finish: Finish) -> None:
-        for index, record in enumerate(records):
-            finish(index, echo(topics, record))
-
-    async with consuming(topics, handler):
+    async with consuming(topics, echoing(topics)):
         assert set(await read_out(topics, origins)) == set(origins)
 
 
@@ -291,11 +290,7 @@ async def test_a_header_that_is_null_or_not_text_holds_its_whole_poll(topics: To
     origins = [f"{topics.name}/0/{offset}" for offset in range(len(odd))]
     origins += await topics.publish(50, keys=3)
 
-    async def handler(records: Records, finish: Finish) -> None:
-        for index, record in enumerate(records):
-            finish(index, echo(topics, record))
-
-    async with consuming(topics, handler):
+    async with consuming(topics, echoing(topics)):
         seen = await read_out(topics, origins)
     assert sorted(seen) == sorted(origins)
 
@@ -329,14 +324,10 @@ async def is_idle(delivery: Delivery) -> bool:
 async def test_an_idle_rebalance_repeats_nothing(topics: Topics) -> None:
     first = await topics.publish(300)
 
-    async def handler(records: Records, finish: Finish) -> None:
-        for index, record in enumerate(records):
-            finish(index, echo(topics, record))
-
-    async with consuming(topics, handler) as one:
+    async with consuming(topics, echoing(topics)) as one:
         await read_out(topics, first)
         await fleet.until(lambda: is_idle(one), "the first consumer is done")
-        async with consuming(topics, handler) as other:
+        async with consuming(topics, echoing(topics)) as other:
 
             async def shared() -> bool:
                 return len(one._window.partitions) == len(other._window.partitions) == 2
@@ -396,11 +387,7 @@ async def test_an_offset_out_of_range_stops_its_partition_and_jumps_nowhere(
         await admin.delete_records({lost: RecordsToDelete(before_offset=10)})
         await admin.close()
 
-    async def handler(records: Records, finish: Finish) -> None:
-        for index, record in enumerate(records):
-            finish(index, echo(topics, record))
-
-    async with consuming(topics, handler) as delivery:
+    async with consuming(topics, echoing(topics)) as delivery:
         seen = await read_out(topics, [o for o in origins if "/1/" not in o])
 
         async def stopped() -> bool:
@@ -446,11 +433,10 @@ async def test_a_spare_without_partitions_counts_as_not_joined(kafka: Kafka) -> 
     await topics.make()
     origins = await topics.publish(10)
 
-    async def handler(records: Records, finish: Finish) -> None:
-        for index, record in enumerate(records):
-            finish(index, echo(topics, record))
-
-    async with consuming(topics, handler) as one, consuming(topics, handler) as other:
+    async with (
+        consuming(topics, echoing(topics)) as one,
+        consuming(topics, echoing(topics)) as other,
+    ):
 
         async def settled() -> bool:
             return {len(one._window.partitions), len(other._window.partitions)} == {0, 1}

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 from fleet import Fleet
-from qwarden import kafka as kafka_tools
-from qwarden import settings as settings_module
 from qwarden.stack import triton as triton_part
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
@@ -27,14 +25,5 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     engine = {"QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN)}
     with Kafka(home) as kafka, Valkey(home) as valkey, Triton(home, engine) as triton:
         made = Fleet(home, kafka, valkey, triton)
-        settings = settings_module.load(made.settings())
-        asyncio.run(
-            kafka_tools.create_topics(
-                settings.kafka,
-                partitions=4,
-                replication_factor=1,
-                min_insync_replicas=1,
-                max_event_bytes=settings.moderator.max_event_bytes,
-            )
-        )
+        asyncio.run(made.make_topics(4))
         yield made

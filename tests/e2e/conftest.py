@@ -8,9 +8,6 @@ from collections.abc import Iterator
 import pytest
 
 from fleet import Fleet
-from qwarden import kafka as kafka_tools
-from qwarden import settings as settings_module
-from qwarden.contracts import topics
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
 from qwarden.stack.triton import Triton
@@ -22,15 +19,5 @@ def path(tmp_path_factory: pytest.TempPathFactory, triton: Triton) -> Iterator[F
     home = Home(tmp_path_factory.mktemp("path"))
     with Kafka(home) as kafka, Valkey(home) as valkey:
         made = Fleet(home, kafka, valkey, triton)
-        settings = settings_module.load(made.settings())
-        names = asyncio.run(
-            kafka_tools.create_topics(
-                settings.kafka,
-                partitions=8,
-                replication_factor=1,
-                min_insync_replicas=1,
-                max_event_bytes=settings.moderator.max_event_bytes,
-            )
-        )
-        assert set(names) == set(topics.ALL)
+        asyncio.run(made.make_topics(8))
         yield made

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import struct
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -167,9 +167,3 @@ def encode(record: msgspec.Struct) -> bytes:
 def decode_verdict(value: bytes) -> Verdict:
     """Reads a verdict; raises `msgspec.ValidationError` for what is not one."""
     return _decoder.decode(value)
-
-
-def readable(record: msgspec.Struct) -> dict[str, Any]:
-    """The record as plain Python values, for people's eyes."""
-    built: dict[str, Any] = msgspec.to_builtins(record)
-    return built

@@ -48,6 +48,14 @@ class Tenants:
     known: Mapping[str, Tenant]
     strict: bool
 
+    def policies(self) -> dict[str, Policy]:
+        """Every policy that may act, by name: the tenants' own, and `default`, which acts for those
+        that are not known."""
+        found = {"default": BUILT_IN["default"]}
+        for tenant in self.known.values():
+            found |= tenant.policies
+        return found
+
     def of(self, name: str, *, event_id: str) -> Tenant:
         """The tenant of that name. An unknown one gets the policy `default`, unless `strict`:
         then `Refused` with the names that are known."""
