@@ -30,8 +30,11 @@ check: setup ## The fast half of the tests: lint, types, imports, pure parts, ch
 test: check ## Everything: also real Kafka, Valkey and Triton
 	$(PY) -m pytest tests -m "parts"
 
-bench: setup ## The benchmarks; results in bench/results
+bench: setup bench-gen ## The benchmarks; results in bench/results
 	$(PY) bench/pipeline.py
+
+bench-gen: setup ## The engine beside transformers and vLLM; ARGS="--quick" and others choose parts
+	@TORCH_CPU_INDEX="$(TORCH_CPU_INDEX)" $(PY) bench/gen.py $(ARGS)
 
 images: ## Build and push the images: make images REGISTRY=registry.example/team
 	@test -n "$(REGISTRY)" || { echo "Name a registry: make images REGISTRY=registry.example/team"; exit 2; }

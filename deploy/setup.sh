@@ -48,12 +48,12 @@ case $torch in
   *) fail "TORCH is cpu or cuda, not $torch." ;;
 esac
 
-extras=engine,dev
+extras=engine,eval,dev
 triton=
 glibc=$(getconf GNU_LIBC_VERSION 2>/dev/null | awk '{print $2}')
 if [ "$(uname -sm)" = "Linux x86_64" ] && [ -w /dev/shm ] && [ -n "$glibc" ] &&
    [ "$(printf '2.35\n%s\n' "$glibc" | sort -V | head -1)" = 2.35 ]; then
-  triton=yes extras=engine,dev,triton
+  triton=yes extras=engine,eval,dev,triton
 else
   echo "Triton cannot run here (it needs Linux on x86-64, glibc 2.35 and /dev/shm): the engine will run in process, and Triton's tests are left out."
 fi

@@ -18,6 +18,7 @@ from qwarden import settings as settings_module
 from qwarden.contracts import headers, topics
 from qwarden.contracts.verdict import Verdict, decode_verdict
 from qwarden.delivery.account import Account
+from qwarden.guard.conversation import Task
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
 from qwarden.stack.service import Service
@@ -154,10 +155,12 @@ class Tap:
 
 @dataclass
 class Outcomes:
-    """What one pass gave: verdicts and dead letters by origin, and its escalations."""
+    """What one pass gave, by origin: verdicts on prompts and responses, those on reasoning apart,
+    dead letters, and escalations."""
 
     account: Account
     verdicts: dict[str, Verdict] = field(default_factory=dict)
+    thinking: dict[str, Verdict] = field(default_factory=dict)
     carried: dict[str, str] = field(default_factory=dict)
     dead: dict[str, str] = field(default_factory=dict)
     review: set[str] = field(default_factory=set)
@@ -173,8 +176,9 @@ class Outcomes:
         for record in tap.records[topics.VERDICTS]:
             origin = origin_of(record)
             verdict = decode_verdict(record.value)
-            self.account.saw(origin, verdict.verdict_id)
-            before = self.verdicts.setdefault(origin, verdict)
+            self.account.saw(origin, verdict.verdict_id, verdict.task)
+            of_task = self.thinking if verdict.task == Task.THINKING else self.verdicts
+            before = of_task.setdefault(origin, verdict)
             if before.verdict_id == verdict.verdict_id and meaning(before) != meaning(verdict):
                 self.contradictions.append(origin)
             self.carried[origin] = headers.header(record.headers, headers.CACHE) or ""
@@ -190,9 +194,17 @@ class Outcomes:
 OUTPUTS = (topics.VERDICTS, topics.REVIEW, topics.EVIDENCE, topics.DEAD_LETTERS)
 
 
-async def outcomes(tap: Tap, origins: Iterable[str], within_s: float = DEADLINE_S) -> Outcomes:
-    """Reads until every origin has its outcome; fails where one is late."""
+async def outcomes(
+    tap: Tap,
+    origins: Iterable[str],
+    within_s: float = DEADLINE_S,
+    thinking: Iterable[str] = (),
+) -> Outcomes:
+    """Reads until every origin has its outcome; fails where one is late. `thinking`: those that
+    must have two verdicts."""
     found = Outcomes(Account(origins))
+    for origin in thinking:
+        found.account.expect(origin, (Task.RESPONSE, Task.THINKING))
 
     async def complete() -> bool:
         await tap.read()

@@ -86,11 +86,11 @@ def limits_of(settings: Settings) -> Limits:
 
 @asynccontextmanager
 async def moderator(
-    settings: Settings, guard: Guard | None = None
+    settings: Settings, guard: Guard | None = None, tenants: Tenants | None = None
 ) -> AsyncIterator[tuple[Moderator, Dispatcher]]:
-    """A moderator with all that it needs, closed at the end. `guard` stands in for the settings'
-    own, for benchmarks."""
-    tenants = tenants_of(settings)
+    """A moderator with all that it needs, closed at the end. `guard` and `tenants` stand in for
+    the settings' own, for benchmarks and for files."""
+    tenants = tenants or tenants_of(settings)
     for policy in tenants.policies().values():
         telemetry.POLICY_INFO.labels(policy.name, policy.version).set(1)
     async with AsyncExitStack() as stack:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 import os
 import sys
@@ -22,6 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from qwarden import bootstrap, kafka, render, telemetry
 from qwarden import settings as settings_module
 from qwarden.contracts import topics
+from qwarden.guard.row import View, views_of
+from qwarden.inference.dispatch import Dispatcher
 from qwarden.inference.port import GuardUnavailable
 from qwarden.moderator.service import ModeratorService
 from qwarden.offline import moderate as offline
@@ -56,6 +59,13 @@ HOME = Home(
     Path(os.environ["QWARDEN_STACK__HOME"]) if "QWARDEN_STACK__HOME" in os.environ else None
 )
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, a line a record.")]
+Direct = Annotated[
+    bool, typer.Option("--direct", help="Run the engine in this process, without Triton.")
+]
+GuardName = Annotated[
+    str | None,
+    typer.Option("--guard", help="A Qwen3Guard-Gen directory or hub id; implies --direct."),
+]
 
 
 def main() -> None:
@@ -302,44 +312,49 @@ def moderate(
         Path | None,
         typer.Option("--out", help="Write here, and go on where an earlier run stopped."),
     ] = None,
-    direct: Annotated[
-        bool, typer.Option("--direct", help="Run the engine in this process, without Triton.")
-    ] = False,
-    guard: Annotated[
+    direct: Direct = False,
+    guard: GuardName = None,
+    views: Annotated[
         str | None,
-        typer.Option("--guard", help="A Qwen3Guard-Gen directory or hub id; implies --direct."),
+        typer.Option(
+            "--views",
+            help=f"Judge these, whatever the policies say: {','.join(View)}, or as_sent alone, the "
+            "default with --guard.",
+        ),
     ] = None,
 ) -> None:
-    """Judge a file of events without Kafka: a verdict or a dead letter a line, in order.
+    """Judge a file of events without Kafka: its verdicts or a dead letter for each, in order.
 
-    By default it asks the Triton of the running stack, or of QWARDEN_TRITON__URL.
+    By default it asks the Triton of the running stack, or of QWARDEN_TRITON__URL. An answer with
+    reasoning has two verdicts, on lines that follow each other.
     """
-    environ = _environ()
-    if guard is not None:
-        environ["QWARDEN_ENGINE__CHECKPOINT"] = guard
-    if direct or guard is not None:
-        from qwarden.stack.local import STAND_IN
-
-        environ["QWARDEN_GUARD__MODE"] = "in-process"
-        environ.setdefault("QWARDEN_ENGINE__CHECKPOINT", str(STAND_IN))
+    environ = _guard_environ(direct, guard)
     environ.pop("QWARDEN_REDIS__URL", None)
     settings = settings_module.load(environ)
     telemetry.log_as_json("warning")
 
     tenants = bootstrap.tenants_of(settings)
+    if views is None and guard is not None:
+        views = View.AS_SENT
+    if views is not None:
+        try:
+            tenants = tenants.with_views(views_of(views.split(",")))
+        except ValueError as error:
+            _end(WRONG_USE, f"--views: {error}")
     policies = {name: policy.version for name, policy in tenants.policies().items()}
     with _opened(file) as source:
         lines = list(offline.lines_of(source))
 
     async def run() -> None:
         guard = bootstrap.guard_of(settings)
-        async with bootstrap.moderator(settings, guard) as (judge, _):
+        async with bootstrap.moderator(settings, guard, tenants) as (judge, _):
             with err.status("loading the guard …"):
                 # Asked here: a service waits for an absent guard, and a person should not.
                 revision = await guard.revision()
             first = 0
             if out_file is not None:
-                first = offline.resume(out_file, lines, revision, policies)
+                admission = bootstrap.admission_of(settings, tenants)
+                first = offline.resume(out_file, lines, revision, policies, admission)
             if first:
                 err.print(f"{first:,} of {len(lines):,} lines are done already; going on")
             with contextlib.ExitStack() as stack:
@@ -360,6 +375,82 @@ def moderate(
                 )
 
     _ask(run)
+
+
+@app.command("eval")
+def evaluation(
+    files: Annotated[
+        list[Path], typer.Argument(help="Labelled JSONL, also gzipped; - reads standard input.")
+    ],
+    *,
+    fields: Annotated[
+        list[str] | None,
+        typer.Option("--field", help="What a field is called: label=toxicity; repeat it."),
+    ] = None,
+    labels: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="What a label means: toxic=Unsafe; repeat it."),
+    ] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option("--out", help="A folder for eval.json, table.md and the plots.")
+    ] = None,
+    bins: Annotated[
+        int, typer.Option(min=1, max=1000, help="Bins of the reliability table and the ECE.")
+    ] = 15,
+    direct: Direct = False,
+    guard: GuardName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the guard on labelled files: quality tables and plots.
+
+    A row has a label (Safe, Controversial, Unsafe), what is judged (messages, prompt and response,
+    or text) and, where known, id, source, lang, task, categories and refusal. By default it asks
+    the Triton of the running stack, or of QWARDEN_TRITON__URL.
+    """
+    for name in ("numpy",) if out_dir is None else ("numpy", "matplotlib"):
+        if importlib.util.find_spec(name) is None:
+            _end(MISSING, f"{name} is not installed; eval needs the extra: qwarden[eval]")
+    if out_dir is not None:
+        os.environ.setdefault("MPLCONFIGDIR", str(HOME.cache("matplotlib")))
+    from qwarden.offline.eval.evaluation import Evaluation, evaluate
+    from qwarden.offline.eval.files import Reader
+    from qwarden.offline.eval.names import names_of
+
+    settings = _keyless(_guard_environ(direct, guard))
+    telemetry.log_as_json("warning")
+
+    async def run() -> Evaluation:
+        reader = Reader(names_of(fields or [], labels or []))
+        for file in files:
+            with _opened(file) as opened:
+                reader.read("standard input" if str(file) == "-" else str(file), opened)
+        reader.close()
+        if out_dir is not None:
+            try:
+                out_dir.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ValueError(
+                    f"--out {out_dir}: {error.strerror}; name another folder"
+                ) from None
+        guard = bootstrap.guard_of(settings)
+        dispatcher = Dispatcher(guard, bootstrap.limits_of(settings))
+        try:
+            with err.status("loading the guard …"):
+                revision = await guard.revision()
+            with _bar("judging", len(reader.rows)) as step:
+                return await evaluate(dispatcher, reader.rows, revision, bins=bins, done=step)
+        finally:
+            await dispatcher.close()
+            await guard.close()
+
+    found = _ask(run)
+    sys.stdout.write(f"{found.json().decode()}\n" if as_json else found.text())
+    if out_dir is not None:
+        found.write(out_dir)
+        err.print(f"eval.json, table.md and the plots are in {out_dir}", markup=False)
+    if not found.report.answered:
+        why = found.report.not_answered.reasons[0].reason
+        _end(NO, f"no row was answered; most often because {why}")
 
 
 # Settings.
@@ -391,8 +482,24 @@ def _environ() -> dict[str, str]:
     return {**(stack or {}), **os.environ}
 
 
+def _guard_environ(direct: bool, guard: str | None) -> dict[str, str]:
+    """The environment with the guard that the options choose."""
+    environ = _environ()
+    if guard is not None:
+        environ["QWARDEN_ENGINE__CHECKPOINT"] = guard
+    if direct or guard is not None:
+        from qwarden.stack.local import STAND_IN
+
+        environ["QWARDEN_GUARD__MODE"] = "in-process"
+        environ.setdefault("QWARDEN_ENGINE__CHECKPOINT", str(STAND_IN))
+    return environ
+
+
 def _client_settings() -> Settings:
-    environ: Mapping[str, str] = _environ()
+    return _keyless(_environ())
+
+
+def _keyless(environ: Mapping[str, str]) -> Settings:
     # A tool that hashes nothing needs no content key.
     return settings_module.load({"QWARDEN_CONTENT_KEY": "00" * 32, **environ})
 

@@ -16,7 +16,7 @@ from qwarden.contracts import headers, topics
 from qwarden.contracts.dead_letter import DeadLetter
 from qwarden.contracts.escalation import Escalation
 from qwarden.contracts.headers import Header
-from qwarden.contracts.verdict import Verdict, decode_verdict
+from qwarden.contracts.verdict import Scores, Verdict, decode_verdict
 
 _SAFETY_STYLE = {"Safe": "green", "Controversial": "yellow", "Unsafe": "red"}
 _ACTION_STYLE = {"allow": "green", "disclaim": "cyan", "review": "yellow", "block": "red"}
@@ -42,11 +42,12 @@ def record(topic: str, value: bytes | None, carried: Iterable[Header]) -> Render
 
 
 def verdict_line(verdict: Verdict, carried: list[Header]) -> Text:
-    """Event, safety, scores, categories, action, where it came from, milliseconds."""
+    """Event, task, safety, scores, categories, action, where it came from, milliseconds."""
     safety = verdict.safety or "-"
     action = verdict.action.value if verdict.action else "-"
     line = Text()
     line.append(f"{plain(verdict.event_id)[:28]:<28} ")
+    line.append(f"{_task(verdict):<8} ", "dim")
     line.append(f"{safety:<13} ", _SAFETY_STYLE.get(safety, "dim"))
     line.append(f"{_scores(verdict):<17} ", "dim")
     line.append(f"{', '.join(verdict.categories or []) or '-':<30} ")
@@ -60,7 +61,7 @@ def verdict_line(verdict: Verdict, carried: list[Header]) -> Text:
 def verdict_heading() -> Text:
     """The heading of a list of verdict lines."""
     return Text(
-        f"{'event':<28} {'safety':<13} {'safe/contr/unsafe':<17} {'categories':<30} "
+        f"{'event':<28} {'task':<8} {'safety':<13} {'safe/contr/unsafe':<17} {'categories':<30} "
         f"{'action':<9}{'basis':<19} {'from':<7}{'took':>11}",
         style="bold",
     )
@@ -71,23 +72,28 @@ def escalation(record: Escalation, carried: list[Header]) -> RenderableType:
     verdict = record.verdict
     if record.content is None:
         return Text(
-            f"close {plain(verdict.tenant)}/{plain(verdict.event_id)} edit {verdict.edit}: "
-            f"{verdict.basis.value}, whatever stands open for it is settled",
+            f"close {plain(verdict.tenant)}/{plain(verdict.event_id)} {_task(verdict)} "
+            f"edit {verdict.edit}: {verdict.basis.value}, whatever stands open for it is settled",
             style="dim",
         )
+    said = f"{escape(_task(verdict))}: {verdict.safety or 'not judged'}"
     lines: list[RenderableType] = [
         Text.from_markup(
-            f"[bold]{verdict.safety or 'not judged'}[/] {_scores(verdict)}  "
+            f"[bold]{said}[/] {_scores(verdict)}  "
             f"{escape(', '.join(verdict.categories or []))}  basis {_basis(verdict)}"
         )
     ]
     if verdict.policy is not None:
         lines.append(Text(f"policy {verdict.policy.name}, rule {verdict.policy.rule}", "dim"))
+    for view in verdict.views or []:
+        said = f"{view.name}, piece {view.piece + 1}: {view.safety} {_triple(view.scores)}"
+        lines.append(Text(plain(said), "dim"))
     for message in record.content.messages:
         content = message.content
         text = content if isinstance(content, str) else "\n".join(p.text or "" for p in content)
-        shown = text if len(text) <= _WIDEST_TEXT else f"{text[:_WIDEST_TEXT]}… ({len(text):,})"
-        lines.append(Text.assemble((f"{plain(message.role)}: ", "bold"), plain(shown)))
+        if message.reasoning:
+            lines.append(_turn(f"{message.role}, thinking", message.reasoning))
+        lines.append(_turn(message.role, text))
     for name in ("context", "link"):
         said = getattr(record.content, name)
         if said:
@@ -96,6 +102,11 @@ def escalation(record: Escalation, carried: list[Header]) -> RenderableType:
         lines.append(Text(f"reported: {plain(report.reason)}", "dim"))
     title = escape(plain(f"{verdict.tenant}/{verdict.event_id}"))
     return Panel(Group(*lines), title=title, title_align="left", border_style="yellow")
+
+
+def _turn(role: str, text: str) -> Text:
+    shown = text if len(text) <= _WIDEST_TEXT else f"{text[:_WIDEST_TEXT]}… ({len(text):,})"
+    return Text.assemble((f"{plain(role)}: ", "bold"), plain(shown))
 
 
 def letter(dead: DeadLetter) -> Text:
@@ -116,10 +127,15 @@ def plain(text: str) -> str:
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
+def _task(verdict: Verdict) -> str:
+    return plain(verdict.task or "all")
+
+
 def _scores(verdict: Verdict) -> str:
-    if verdict.scores is None:
-        return "-"
-    scores = verdict.scores
+    return "-" if verdict.scores is None else _triple(verdict.scores)
+
+
+def _triple(scores: Scores) -> str:
     return f"{scores.safe:.3f}/{scores.controversial:.3f}/{scores.unsafe:.3f}"
 
 

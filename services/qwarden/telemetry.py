@@ -24,12 +24,14 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
 EVENTS = Counter(
-    "qwarden_events_total", "Outcomes decided; a record that comes again counts again.", ["outcome"]
+    "qwarden_events_total",
+    "Records decided, degraded where any verdict is; a record that comes again counts again.",
+    ["outcome"],
 )
 VERDICTS = Counter(
     "qwarden_verdicts_total",
     "Verdicts decided; a record that comes again counts again. category: the likeliest, or none.",
-    ["tenant", "safety", "action", "category"],
+    ["tenant", "task", "safety", "action", "category"],
 )
 DEAD_LETTERS = Counter(
     "qwarden_dead_letters_total", "Records that can never be judged.", ["error_class", "tenant"]

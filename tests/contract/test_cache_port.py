@@ -15,7 +15,8 @@ from qwarden.cache.outage import SkippedWhenAway
 from qwarden.cache.port import AssessmentCache, CacheUnavailable
 from qwarden.cache.redis import RedisCache
 from qwarden.cache.writer import CacheWriter
-from qwarden.guard.answer import Assessment
+from qwarden.guard.answer import Assessment, Entry, assessment_of
+from qwarden.guard.row import View
 from qwarden.stack.home import Home
 from qwarden.stack.valkey import Valkey
 
@@ -41,9 +42,11 @@ def opened(request: pytest.FixtureRequest) -> Open:
 
 
 def assessment(n: int) -> Assessment:
-    return Assessment(
-        (n + 0.1, -1.5, 1e-7), (("Unethical Acts", 0.25), ("PII", 0.5)), True, n, 2, "guard@1"
-    )
+    """One of a view, or of two where `n` is odd."""
+    logits, categories = (n + 0.1, -1.5, 1e-7), (("Unethical Acts", 0.25), ("PII", 0.5))
+    views = tuple(View) if n % 2 else (View.AS_SENT,)
+    entries = [Entry(view, 0, logits, categories, True, n) for view in views]
+    return assessment_of(entries, 2, "guard@1")
 
 
 def key(name: str) -> bytes:
@@ -93,7 +96,7 @@ async def test_foreign_bytes_under_our_key_are_not_an_assessment(valkey: Valkey)
     nan = codec.encode(Assessment((float("nan"), 0.0, 0.0), (), None, 1, 0, "g"))
     not_utf8 = codec.encode(assessment(1)).replace(b"PII", b"P\xff\xff")
     try:
-        for foreign in (b"", b"\x00", b"\x01", b"\x01garbage", b"\x02" + b"x" * 40, nan, not_utf8):
+        for foreign in (b"", b"\x00", b"\x01", b"\x02garbage", b"\x01" + b"x" * 40, nan, not_utf8):
             await cache._client.set(b"qw:a:" + key("foreign"), foreign)
             assert await cache.get_many([key("foreign")]) == [None]
     finally:

@@ -15,8 +15,9 @@ from qwarden.contracts import topics
 from qwarden.contracts.refusal import Refused
 from qwarden.contracts.schema import RECORDS, schema_of
 from qwarden.delivery.owed import Owed
-from qwarden.guard.answer import Answer, Assessment, Failure, Unanswered
+from qwarden.guard.answer import decode_answer
 from qwarden.moderator import verdicts
+from qwarden.moderator.case import Case
 from qwarden.moderator.outcome import owed_by_refusal, owed_by_verdict
 
 NOW = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
@@ -46,13 +47,15 @@ def test_a_good_event_is_read_as_its_producer_meant(good: Fixture) -> None:
     case = good.admission().admit(good.source())
     if case.event.deleted:
         assert good.expect == {"outcome": "withdrawn"}
-        assert case.conversation is None
+        assert case.questions == ()
         return
-    assert case.conversation is not None
     expect = good.expect
     assert expect["outcome"] == ("expired" if case.is_expired(NOW) else "judged")
-    assert expect["task"] == case.conversation.task
-    assert expect["turns"] == [[turn.role, turn.content] for turn in case.conversation.turns]
+    assert expect["judged"] == {
+        question.task: [[turn.role, turn.content] for turn in question.conversation.turns]
+        for question in case.questions
+    }
+    assert list(expect["judged"]) == [question.task for question in case.questions]
     assert expect["dropped"] == list(case.dropped)
     read_as = json.loads(msgspec.json.encode(case.event))
     assert expect.get("event", {}).items() <= read_as.items()
@@ -87,45 +90,42 @@ def test_no_error_class_of_the_contract_goes_without_a_fixture() -> None:
     }  # fmt: skip
 
 
-def _answer(given: dict[str, Any]) -> Answer:
-    if "failure" in given:
-        return Unanswered(Failure(given["failure"]), "it failed", given["revision"])
-    return Assessment(
-        tuple(given["logits"]),
-        tuple((name, score) for name, score in given["categories"]),
-        given["refusal"],
-        20,
-        given["dropped_turns"],
-        given["revision"],
-    )
-
-
 def written_for(output: dict[str, Any]) -> Owed:
-    """What this code publishes for the record that an example names."""
+    """What this code publishes for the record that an example names, where the guard answers so."""
     (given,) = output["of"].items()
     record = fixture(*given)
     try:
         case = record.admission().admit(record.source())
+        said = _said(case, output.get("answers", {}))
     except Refused as refused:
         return owed_by_refusal(
             record.source(), refused, consumer="qwarden@host", max_bytes=900_000, volatile=[]
         )
+    return tuple(
+        message
+        for verdict in said
+        for message in owed_by_verdict(case, verdict, sample_rate=0.0, volatile=[])
+    )
+
+
+def _said(case: Case, answers: dict[str, Any]) -> verdicts.Verdicts:
     if case.event.deleted:
-        verdict = verdicts.withdrawn(case, KEY.id)
-    elif case.is_expired(NOW):
-        verdict = verdicts.expired(case, KEY.id)
-    else:
-        verdict = verdicts.judged(case, _answer(output["answer"]), KEY.id)
-    return owed_by_verdict(case, verdict, sample_rate=0.0, volatile=[])
+        return verdicts.withdrawn(case, KEY.id)
+    if case.is_expired(NOW):
+        return verdicts.expired(case, KEY.id)
+    decoded = [decode_answer(json.dumps(answers[each.task]).encode()) for each in case.questions]
+    return verdicts.judged(case, decoded, KEY.id)
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
 def test_an_example_of_what_is_written_does_not_drift_from_the_code(name: str) -> None:
     output = read("outputs", name)
-    (written,) = [
-        message for message in written_for(output) if message.topic == TOPIC_OF[output["schema"]]
+    written = [
+        json.loads(message.value)
+        for message in written_for(output)
+        if message.topic == TOPIC_OF[output["schema"]]
     ]
-    assert json.loads(written.value) == output["record"]
+    assert written.count(output["record"]) == 1, written
 
 
 @pytest.mark.parametrize("name", OUTPUTS)

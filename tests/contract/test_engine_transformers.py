@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
-from qwarden.guard.answer import SAFETIES, Assessment, Safety
+from qwarden.guard.answer import Assessment
 from qwarden.guard.conversation import Conversation, Task
 from qwarden_engine.gen import Gen
 from unit.engine.checkpoints import (
@@ -21,78 +19,11 @@ from unit.engine.checkpoints import (
     response,
     stand_in,
 )
+from unit.engine.reference import Reference
 
 _ANSWER = re.compile(
     r"Safety: (Safe|Unsafe|Controversial)\nCategories: ([^\n]+)(?:\nRefusal: (Yes|No))?"
 )
-
-
-class Reference:
-    """`transformers`, a row at a time, without cache or batch."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        from transformers import AutoTokenizer, Qwen3ForCausalLM
-
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint)
-        self.model: Any = Qwen3ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
-
-    def ids(self, conversation: Conversation) -> list[int]:
-        messages = [{"role": t.role, "content": t.content} for t in conversation.turns]
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-    @torch.no_grad()
-    def logits(self, ids: list[int]) -> torch.Tensor:
-        logits: torch.Tensor = self.model(torch.tensor([ids])).logits[0, -1]
-        return logits
-
-    @torch.no_grad()
-    def generate(self, conversation: Conversation) -> str:
-        ids = torch.tensor([self.ids(conversation)])
-        out = self.model.generate(
-            ids, attention_mask=torch.ones_like(ids), max_new_tokens=64, do_sample=False
-        )
-        text: str = self.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
-        return text
-
-    def constrained(
-        self, conversation: Conversation, names: tuple[str, ...], floor: float
-    ) -> tuple[list[float], list[str], bool | None]:
-        """The grammar by hand: logits of the words, categories under the floor, refusal."""
-        start = self.ids(conversation) + self.encode("Safety:")
-        whole = self.logits(start)
-        logits = [float(whole[self.encode(f" {word}")[0]]) for word in SAFETIES]
-        safety = SAFETIES[max(range(3), key=lambda at: (logits[at], at))]
-        text, listed = "", []
-        if float(torch.tensor(logits).softmax(0)[0]) < floor:
-            word = Safety.CONTROVERSIAL if logits[1] > logits[2] else Safety.UNSAFE
-            text = f" {word}\nCategories:"
-            left = list(names)
-            while left:
-                at = self.logits(start + self.encode(text))
-                best = max(left, key=lambda name: float(at[self.encode(f" {name}")[0]]))
-                listed.append(best)
-                left.remove(best)
-                text += f" {best}"
-                at = self.logits(start + self.encode(text))
-                ends = [self.encode("\n")[0]]
-                if conversation.task is Task.PROMPT:
-                    ends = list(self.model.generation_config.eos_token_id)
-                if left and at[self.encode(",")[0]] > max(at[end] for end in ends):
-                    text += ","
-                else:
-                    break
-        if conversation.task is Task.PROMPT:
-            return logits, listed, None
-        if safety is Safety.SAFE:
-            text = " Safe\nCategories: None"
-        at = self.logits(start + self.encode(text + "\nRefusal:"))
-        return logits, listed, bool(at[self.encode(" Yes")[0]] > at[self.encode(" No")[0]])
 
 
 def _compare(gen: Gen, reference: Reference, some: list[Conversation], floor: float) -> int:
@@ -102,10 +33,11 @@ def _compare(gen: Gen, reference: Reference, some: list[Conversation], floor: fl
     for conversation, answer in zip(some, answers, strict=True):
         assert isinstance(answer, Assessment), answer
         names = gen.category_names(conversation.task)
-        logits, listed, refusal = reference.constrained(conversation, names, floor)
-        assert answer.logits == pytest.approx(logits, abs=2e-4), conversation
+        expected = reference.constrained(conversation, names, floor)
+        assert answer.logits == pytest.approx(expected.logits, abs=2e-4), conversation
+        listed = [name for name, _ in expected.categories]
         assert [name for name, _ in answer.categories] == listed, conversation
-        assert answer.refusal is refusal, conversation
+        assert answer.refusal is expected.refusal, conversation
         several += len(listed) > 1
     return several
 
@@ -130,7 +62,7 @@ def test_stand_in_answers_another_thing_than_a_constrained_decode() -> None:
 def test_stand_in_answers_another_thing_than_a_free_greedy_decode() -> None:
     """Rows whose free decode leaves the grammar are listed apart; a guard keeps it on most."""
     reference, gen = Reference(STAND_IN), stand_in()
-    some = conversations()
+    some = conversations()[::2]
     left, compared = [], 0
     for conversation, answer in zip(some, gen.judge([c.to_json() for c in some]), strict=True):
         assert isinstance(answer, Assessment)
@@ -151,7 +83,7 @@ def test_stand_in_answers_another_thing_than_a_free_greedy_decode() -> None:
         assert answer.safety == match[1], conversation
         if match[1] != "Safe":
             assert [name for name, _ in answer.categories] == listed, conversation
-        if conversation.task is Task.RESPONSE:
+        if conversation.task is not Task.PROMPT:
             assert answer.refusal is (match[3] == "Yes"), conversation
     print(f"{compared} compared, {len(left)} left the grammar: {left[:5]}")
     assert compared >= len(some) // 2
@@ -175,9 +107,9 @@ def test_a_row_gets_another_answer_in_a_batch_than_alone() -> None:
         assert (answer.refusal, answer.tokens) == (alone.refusal, alone.tokens)
 
 
-@pytest.mark.parametrize("slice_tokens", [37, 512, 700])
+@pytest.mark.parametrize("slice_tokens", [64, 100, 512])
 def test_slices_change_the_answer_of_a_long_row(slice_tokens: int) -> None:
-    """Also where the slice is no multiple of the block of queries, and beside shorter rows."""
+    """Also where a slice is as small as can be, and beside shorter rows."""
     rows = [
         prompt("one two three " * 500).to_json(),
         prompt("one two three " * 490).to_json(),

@@ -8,8 +8,17 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
-from qwarden.guard.answer import Assessment, Failure, Unanswered
+from qwarden.guard.answer import (
+    Answer,
+    Assessment,
+    Entry,
+    Failure,
+    Unanswered,
+    assessment_of,
+    worst_of,
+)
 from qwarden.guard.conversation import Conversation, Task, Turn
+from qwarden.guard.row import Row, View, row_of
 from qwarden.guard.taxonomy import categories_of
 from qwarden.inference.in_process import InProcessGuard
 from qwarden.inference.memory import MemoryGuard
@@ -38,9 +47,7 @@ def opened(request: pytest.FixtureRequest) -> Open:
         elif kind == "in-process":
             made = InProcessGuard(EngineSettings(checkpoint=str(STAND_IN)))
         else:
-            made = MemoryGuard(
-                lambda row: Assessment((1.0, 0.0, -1.0), (), None, len(row), 0, "memory@0")
-            )
+            made = MemoryGuard(_as_a_guard)
         try:
             yield made
         finally:
@@ -49,11 +56,33 @@ def opened(request: pytest.FixtureRequest) -> Open:
     return guard
 
 
-def row(*contents: str) -> bytes:
+MARKER = "<|im_end|>"
+"""Of the stand-in's template, and of that of every Qwen model."""
+
+
+def _as_a_guard(data: bytes) -> Answer:
+    """What the memory guard of this suite says: Safe, in each view that there is."""
+    asked = Row.from_json(data)
+    content = asked.conversation.turns[-1].content
+    there = {View.AS_SENT} | ({View.MARKERS_BROKEN} if MARKER in content else set())
+    entries = [
+        Entry(view, 0, (1.0, 0.0, -1.0), (), None, len(data))
+        for view in asked.views
+        if view in there
+    ]
+    return assessment_of(entries, 0, "memory@0")
+
+
+def row(
+    *contents: str,
+    task: Task | None = None,
+    views: tuple[View, ...] = (View.AS_SENT,),
+    exact: bool = False,
+) -> bytes:
     roles = ("user", "assistant")
     turns = tuple(Turn(roles[at % 2], content) for at, content in enumerate(contents))
-    task = Task.PROMPT if len(turns) % 2 else Task.RESPONSE
-    return Conversation(task, turns).to_json()
+    task = task or (Task.PROMPT if len(turns) % 2 else Task.RESPONSE)
+    return row_of(Conversation(task, turns).to_json(), views, exact=exact)
 
 
 async def test_a_row_never_gets_the_answer_of_another(opened: Open) -> None:
@@ -71,6 +100,11 @@ async def test_a_row_never_gets_the_answer_of_another(opened: Open) -> None:
 
 async def test_a_bad_row_does_not_fail_the_rows_beside_it(opened: Open) -> None:
     bad = [b"{}", b"no json", row(""), Conversation(Task.PROMPT, (Turn("tool", "x"),)).to_json()]
+    bad += [
+        row("a", task=Task.THINKING),
+        row("a", views=()),
+        row("a", views=(View.MARKERS_BROKEN,)),
+    ]
     good = row("What is the capital of France?")
     async with opened() as guard:
         answers = await guard.judge([good, *bad, good])
@@ -102,6 +136,45 @@ async def test_an_assessment_keeps_to_the_taxonomy_and_its_task(opened: Open) ->
         assert all(name in categories_of(task) for name, _ in answer.categories)
         assert all(0 <= score <= 1.000001 for _, score in answer.categories)
     assert prompt.refusal is None
+
+
+BOTH = (View.AS_SENT, View.MARKERS_BROKEN)
+
+
+async def test_a_view_is_judged_that_nobody_asked_for_or_that_is_not_there(opened: Open) -> None:
+    plain, marked = "What is the weather like?", f"What is the {MARKER} weather like?"
+    async with opened() as guard:
+        answers = await guard.judge(
+            [row(plain), row(plain, views=BOTH), row(marked), row(marked, views=BOTH)]
+        )
+    assessments = [answer for answer in answers if isinstance(answer, Assessment)]
+    assert len(assessments) == 4
+    views = [[entry.view for entry in each.entries] for each in assessments]
+    assert views == [[], [], [], list(BOTH)]
+    one, both = assessments[2:]
+    assert both.entries[0].logits == pytest.approx(one.logits, abs=1e-3)
+    assert worst_of(both.entries).logits == both.logits
+
+
+async def test_a_thought_is_refused_or_judged_as_another_task(opened: Open) -> None:
+    texts = ("How do I bake bread?", "They want to bake bread. I tell them to mix flour and water.")
+    async with opened() as guard:
+        thinking, response = await guard.judge([row(*texts, task=Task.THINKING), row(*texts)])
+    assert isinstance(thinking, Assessment)
+    assert isinstance(response, Assessment)
+    assert all(name in categories_of(Task.THINKING) for name, _ in thinking.categories)
+
+
+async def test_an_exact_row_is_answered_otherwise(opened: Open) -> None:
+    texts = [f"How many days has a week of {n} months?" for n in range(8)]
+    async with opened() as guard:
+        usual = await guard.judge([row(text) for text in texts])
+        exact = await guard.judge([row(text, exact=True) for text in texts])
+    for one, other in zip(usual, exact, strict=True):
+        assert isinstance(one, Assessment)
+        assert isinstance(other, Assessment)
+        assert one.logits == pytest.approx(other.logits, abs=1e-3)
+        assert one.safety == other.safety
 
 
 async def test_an_absent_triton_is_an_outage_and_not_an_answer() -> None:

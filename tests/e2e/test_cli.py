@@ -57,10 +57,11 @@ def test_a_sample_of_the_demo_has_no_outcome(environ: dict[str, str], without: s
     ran = qwarden(environ, "demo", "--once", *words)
     shown = ran.stdout.decode()
     assert ran.returncode == 0, shown + ran.stderr.decode()
-    assert re.search(r"records published\s+62\b", shown)
-    assert re.search(r"with their outcome\s+62\b", shown)
+    assert re.search(r"records published\s+64\b", shown)
+    assert re.search(r"with their outcomes\s+64\b", shown)
     assert re.search(r"without\s+0\b", shown)
-    for word in ("Safe", "Controversial", "Unsafe", "withdrawn", "expired", "too_long", "joined"):
+    for word in ("Safe", "Controversial", "Unsafe", "withdrawn", "expired", "too_long", "joined",
+                 "prompt", "response", "thinking"):  # fmt: skip
         assert word in shown, f"no sample was {word}"
     for action in ("allow", "disclaim", "review", "block"):
         assert action in shown, f"no sample was answered with {action}"
@@ -135,12 +136,48 @@ def identity(line: bytes) -> tuple[object, ...]:
     return outcome.get("verdict_id"), outcome.get("safety"), outcome.get("reason")
 
 
+@pytest.mark.parametrize(
+    ("words", "views"),
+    [
+        (["--direct"], ["as_sent", "markers_broken"]),
+        (["--direct", "--views", "as_sent"], None),
+        (["--guard", str(STAND_IN)], None),
+        (["--guard", str(STAND_IN), "--views", "as_sent,markers_broken"],
+         ["as_sent", "markers_broken"]),
+    ],
+)  # fmt: skip
+def test_a_file_is_judged_in_other_views_than_were_asked_for(
+    environ: dict[str, str], tmp_path: Path, words: list[str], views: list[str] | None
+) -> None:
+    environ["QWARDEN_CONTENT_KEY"] = "ab" * 32
+    file = tmp_path / "events.jsonl"
+    file.write_text('{"event_id": "1", "tenant": "demo", "text": "Hello<|im_end|>"}\n')
+    ran = qwarden(environ, "moderate", str(file), *words)
+    assert ran.returncode == 0, ran.stderr.decode()
+    said = json.loads(ran.stdout)["views"]
+    assert (said and [view["name"] for view in said]) == views
+
+
+def test_a_thought_has_no_line_of_its_own(environ: dict[str, str], tmp_path: Path) -> None:
+    file = tmp_path / "events.jsonl"
+    turn = {"role": "assistant", "content": "Mix flour.", "reasoning": "They want bread."}
+    messages = [{"role": "user", "content": "How do I bake bread?"}, turn]
+    file.write_text(json.dumps({"event_id": "1", "tenant": "demo", "messages": messages}))
+    environ["QWARDEN_CONTENT_KEY"] = "ab" * 32
+    ran = qwarden(environ, "moderate", str(file), "--direct")
+    assert ran.returncode == 0, ran.stderr.decode()
+    assert [json.loads(line)["task"] for line in ran.stdout.splitlines()] == [
+        "response",
+        "thinking",
+    ]
+
+
 def test_a_file_is_finished_with_another_guard_than_it_was_begun(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
     environ["QWARDEN_CONTENT_KEY"] = "ab" * 32
     out = tmp_path / "out.jsonl"
-    begun = {"event_id": "e5-0", "guard": {"revision": "another@1"}}
+    begun = {"event_id": "e5-0", "task": "prompt", "guard": {"revision": "another@1"}}
     out.write_text(json.dumps(begun) + "\n")
     ran = qwarden(
         environ, "moderate", str(events_file(tmp_path, 2)), "--out", str(out), "--guard",
@@ -179,6 +216,8 @@ def test_the_outcomes_of_another_file_count_as_done(
         (["up", "--only", "elephant"], {}, 3, "neither a part"),
         (["moderate", __file__], {"QWARDEN_TRITON__URL": "127.0.0.1:1"}, 3, "is the stack up"),
         (["moderate", __file__, "--guard", "/nowhere"], {}, 2, "/nowhere"),
+        (["moderate", __file__, "--views", "markers_broken"], {}, 2, "--views: views must hold"),
+        (["moderate", __file__, "--views", "as_sent,other"], {}, 2, "as_sent, markers_broken"),
         (["config", "check"], {"QWARDEN_REDIS__URL": "cache:6379"}, 2, "QWARDEN_REDIS__URL"),
         (
             ["config", "check"],

@@ -16,8 +16,9 @@ from qwarden.contracts.headers import Header
 from qwarden.contracts.refusal import MAX_REASON_CHARACTERS, Refused
 from qwarden.delivery.owed import Owed
 from qwarden.guard.conversation import refusal_of
+from qwarden.guard.row import Row
 from qwarden.moderator import verdicts
-from qwarden.moderator.case import Source
+from qwarden.moderator.case import Case, Source
 from qwarden.moderator.outcome import owed_by_refusal, owed_by_verdict
 from unit.builders import CONTROVERSIAL, KEY, admission, assessment, source
 
@@ -41,13 +42,23 @@ def _outcome(given: Source) -> Owed:
         assert 0 < len(refused.reason) <= MAX_REASON_CHARACTERS
         refused.reason.encode()
         return owed_by_refusal(given, refused, consumer="c@h", max_bytes=LIMIT, volatile=[])
+    for question in case.questions:
+        assert refusal_of(question.task, question.conversation.turns) is None
+        assert Row.from_json(question.row).conversation == question.conversation
+    return _owed(case)
+
+
+def _owed(case: Case) -> Owed:
     if case.event.deleted:
-        verdict = verdicts.withdrawn(case, KEY.id)
+        said = verdicts.withdrawn(case, KEY.id)
     else:
-        assert case.conversation is not None
-        assert refusal_of(case.conversation.task, case.conversation.turns) is None
-        verdict = verdicts.judged(case, assessment(CONTROVERSIAL), KEY.id)
-    return owed_by_verdict(case, verdict, sample_rate=1.0, volatile=[])
+        said = verdicts.judged(case, [assessment(CONTROVERSIAL) for _ in case.questions], KEY.id)
+    assert said
+    return tuple(
+        message
+        for verdict in said
+        for message in owed_by_verdict(case, verdict, sample_rate=1.0, volatile=[])
+    )
 
 
 def _has_an_outcome_that_fits(given: Source) -> None:
@@ -115,7 +126,7 @@ def _event_like(draw: st.DrawFn) -> bytes:
                 "role": st.sampled_from(["user", "assistant", "system", "tool"]) | _json,
                 "content": st.text(max_size=4) | _json,
             },
-            optional={"reasoning": _json},
+            optional={"reasoning": st.text(max_size=4) | _json},
         )
         body["messages"] = draw(st.lists(turn, max_size=4))
     names = draw(st.lists(st.sampled_from(WORDS), max_size=3))
@@ -172,8 +183,7 @@ def test_no_depth_stops_the_moderator_however_deep_it_stands_itself(field: str, 
             owed_by_refusal(given, refused, consumer="c@h", max_bytes=900_000, volatile=[])
             return
         taken.append(depth)
-        verdict = verdicts.judged(case, assessment(CONTROVERSIAL), KEY.id)
-        owed_by_verdict(case, verdict, sample_rate=1.0, volatile=[])
+        _owed(case)
 
     # At one of these depths what is read is one level under Python's own end.
     for depth in (*range(90, 1010), 5000, 50_000):
@@ -196,6 +206,5 @@ def test_no_number_outgrows_the_topic_when_it_is_written_again(number: str, shar
         assert "metadata" in refused.reason
         assert len(msgspec.json.encode(json.loads(numbers.join("[]")))) > limit * 0.99
         return
-    verdict = verdicts.judged(case, assessment(CONTROVERSIAL), KEY.id)
-    for message in owed_by_verdict(case, verdict, sample_rate=1.0, volatile=[]):
+    for message in _owed(case):
         assert len(message.value) <= limit + topics.CONTENT_OVERHEAD_BYTES // 2

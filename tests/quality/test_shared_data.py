@@ -14,9 +14,10 @@ import pytest
 
 import traffic
 from qwarden.contracts.event import decode_event
-from qwarden.contracts.judged import conversation_of
+from qwarden.contracts.judged import conversations_of
 from qwarden.guard.answer import Assessment, Safety
 from qwarden.guard.conversation import Conversation, Task, Turn
+from qwarden.guard.row import Row
 from qwarden.stack.demo import sample_records
 from qwarden.stack.local import STAND_IN
 from qwarden_engine.gen import Gen
@@ -47,12 +48,12 @@ def test_a_real_conversation_is_refused_or_loses_a_turn() -> None:
     for row in conversations():
         messages = row["messages"]
         event = {"event_id": row["id"], "tenant": "paper", "messages": messages}
-        conversation, dropped = conversation_of(
+        (conversation,), dropped = conversations_of(
             decode_event(json.dumps(event).encode(), max_bytes=900_000)
         )
         assert len(conversation.turns) + len(dropped) == len(messages)
         assert conversation.turns[-1].content == messages[-1]["content"]
-        assert Conversation.from_json(conversation.to_json()) == conversation
+        assert Row.from_json(conversation.to_json()) == Row(conversation)
         seen += 1
     assert seen > 5000
 

@@ -7,7 +7,15 @@ from typing import Any
 
 from qwarden.contracts.headers import Header
 from qwarden.contracts.keys import ContentKey
-from qwarden.guard.answer import Assessment, Failure, Triple, Unanswered
+from qwarden.guard.answer import (
+    Assessment,
+    Entry,
+    Failure,
+    Triple,
+    Unanswered,
+    assessment_of,
+)
+from qwarden.guard.row import View
 from qwarden.moderator.case import Admission, Case, Source
 from qwarden.policy.policy import BUILT_IN
 from qwarden.policy.tenants import Tenant, Tenants
@@ -44,6 +52,13 @@ def event(**fields: Any) -> bytes:
     return json.dumps({name: value for name, value in body.items() if value is not ...}).encode()
 
 
+THOUGHT = [
+    {"role": "user", "content": "How do I bake bread?"},
+    {"role": "assistant", "content": "Mix flour and water.", "reasoning": "They want bread."},
+]
+"""Messages whose answer came with its reasoning."""
+
+
 def case(*, key: bytes | None = None, headers: tuple[Header, ...] = (), **fields: Any) -> Case:
     return admission().admit(source(event(**fields), key=key, headers=headers))
 
@@ -55,6 +70,12 @@ def assessment(
     dropped_turns: int = 0,
 ) -> Assessment:
     return Assessment(logits, categories, refusal, 12, dropped_turns, REVISION)
+
+
+def assessment_of_views(as_sent: Triple, markers_broken: Triple) -> Assessment:
+    """Of content that holds markers of the template: judged in both views."""
+    views = ((View.AS_SENT, as_sent), (View.MARKERS_BROKEN, markers_broken))
+    return assessment_of([Entry(view, 0, said, (), None, 12) for view, said in views], 0, REVISION)
 
 
 def unanswered(failure: Failure) -> Unanswered:

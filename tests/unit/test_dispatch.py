@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 import pytest
 
-from qwarden.guard.answer import Answer, Assessment, Failure, Unanswered
+from qwarden.guard.answer import Answer, Assessment
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.port import GuardUnavailable
 
@@ -47,10 +47,8 @@ class Guard:
             raise GuardUnavailable("away")
         return "g@1"
 
-    async def judge(
-        self, conversations: Sequence[bytes], *, timeout_s: float | None = None
-    ) -> list[Answer]:
-        self.requests.append(list(conversations))
+    async def judge(self, rows: Sequence[bytes], *, timeout_s: float | None = None) -> list[Answer]:
+        self.requests.append(list(rows))
         async with self.asked:
             self.asked.notify_all()
         self.running += 1
@@ -59,7 +57,7 @@ class Guard:
             await self.gate.wait()
             if self.away:
                 raise GuardUnavailable("away")
-            return [self.judge_row(row) for row in conversations]
+            return [self.judge_row(row) for row in rows]
         finally:
             self.running -= 1
 
@@ -145,26 +143,6 @@ async def test_the_revision_is_not_waited_for_through_an_outage(
     assert not any(task.done() for task in asking)
     guard.away = False
     assert await asyncio.wait_for(asyncio.gather(*asking), 10) == ["g@1"] * 3
-
-
-async def test_a_row_is_given_up_for_what_a_row_beside_it_did(
-    guard: Guard, dispatcher: Dispatcher
-) -> None:
-    asked: list[bytes] = []
-    failed = Unanswered(Failure.NO_ANSWER, "out of memory", "g@1")
-
-    def judge(row: bytes) -> Answer:
-        asked.append(row)
-        if row == b"always" or (row == b"once" and asked.count(row) == 1):
-            return failed
-        return safe(row)
-
-    guard.judge_row = judge
-    got = await answers(dispatcher, [b"a", b"once", b"always", b"b"])
-    assert got == [safe(b"a"), safe(b"once"), failed, safe(b"b")]
-    assert [b"once"] in guard.requests
-    assert [b"always"] in guard.requests
-    assert asked.count(b"always") == 2
 
 
 async def test_a_fault_of_the_guard_leaves_its_callers_waiting(

@@ -8,6 +8,7 @@ import hmac
 import pytest
 
 from qwarden.contracts.keys import MIN_KEY_BYTES, ContentKey
+from qwarden.guard.row import View
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 KEY = ContentKey(SECRET)
@@ -35,33 +36,41 @@ def test_other_content_has_another_hash() -> None:
     assert len(HASH) == 16
 
 
+def _cache_key(
+    scope: str = "demo",
+    revision: str = "toy@1",
+    views: tuple[View, ...] = (View.AS_SENT,),
+    key: ContentKey = KEY,
+) -> bytes:
+    return key.cache_key(HASH, views=views, scope=scope, revision=revision)
+
+
 def test_one_tenant_is_not_answered_from_anothers_cache() -> None:
-    mine = KEY.cache_key(HASH, scope="demo", revision="toy@1")
-    assert mine == KEY.cache_key(HASH, scope="demo", revision="toy@1")
-    assert mine != KEY.cache_key(HASH, scope="forum", revision="toy@1")
-    assert mine != KEY.cache_key(HASH, scope="", revision="toy@1"), "the shared scope is no tenant"
+    mine = _cache_key()
+    assert mine == _cache_key()
+    assert mine != _cache_key("forum")
+    assert mine != _cache_key(""), "the shared scope is no tenant"
     assert len(mine) == 16
 
 
 def test_a_new_guard_is_not_answered_from_the_old_ones_cache() -> None:
-    assert KEY.cache_key(HASH, scope="demo", revision="toy@1") != KEY.cache_key(
-        HASH, scope="demo", revision="toy@2"
-    )
+    assert _cache_key() != _cache_key(revision="toy@2")
+
+
+def test_one_view_is_not_answered_for_by_another() -> None:
+    assert _cache_key() != _cache_key(views=(View.AS_SENT, View.MARKERS_BROKEN))
 
 
 def test_scope_and_revision_do_not_run_into_each_other() -> None:
-    assert KEY.cache_key(HASH, scope="ab", revision="c") != KEY.cache_key(
-        HASH, scope="a", revision="bc"
-    )
+    assert _cache_key("ab", "c") != _cache_key("a", "bc")
+    assert _cache_key("a", "b", ()) != _cache_key("a", "", (View.AS_SENT,))
 
 
 def test_a_published_hash_is_not_the_key_of_a_cache_entry() -> None:
-    assert KEY.cache_key(HASH, scope="", revision="") != HASH
-    message = b"\0\0" + HASH
-    assert KEY.cache_key(HASH, scope="", revision="") != KEY.content_hash(message)
-    assert KEY.cache_key(HASH, scope="", revision="") != OTHER.cache_key(
-        HASH, scope="", revision=""
-    )
+    mine = _cache_key("", "", ())
+    assert mine != HASH
+    assert mine != KEY.content_hash(b"\0\0\0" + HASH)
+    assert mine != _cache_key("", "", (), OTHER)
 
 
 def test_the_id_of_a_key_names_it_and_does_not_tell_it() -> None:

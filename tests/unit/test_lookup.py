@@ -12,6 +12,7 @@ from qwarden.cache.outage import SkippedWhenAway
 from qwarden.cache.writer import CacheWriter
 from qwarden.contracts.keys import ContentKey
 from qwarden.guard.answer import Answer, Assessment, Failure, Unanswered
+from qwarden.guard.row import View
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.moderator.lookup import Found, Lookup, Wanted
 
@@ -30,16 +31,14 @@ class Guard:
     async def revision(self) -> str:
         return self.revision_now
 
-    async def judge(
-        self, conversations: Sequence[bytes], *, timeout_s: float | None = None
-    ) -> list[Answer]:
-        self.rows += conversations
+    async def judge(self, rows: Sequence[bytes], *, timeout_s: float | None = None) -> list[Answer]:
+        self.rows += rows
         await self.gate.wait()
         if self.fails:
-            return [Unanswered(Failure.TOO_LONG, "", self.revision_now) for _ in conversations]
+            return [Unanswered(Failure.TOO_LONG, "", self.revision_now) for _ in rows]
         return [
             Assessment((1.0, 0.0, float(len(row))), (), None, 1, 0, self.revision_now)
-            for row in conversations
+            for row in rows
         ]
 
     async def close(self) -> None: ...
@@ -67,9 +66,12 @@ async def fixture() -> Fixture:
     return Fixture()
 
 
-def wanted(text: str, scope: str = "paper") -> Wanted:
+ONE, BOTH = (View.AS_SENT,), (View.AS_SENT, View.MARKERS_BROKEN)
+
+
+def wanted(text: str, scope: str = "paper", views: tuple[View, ...] = BOTH) -> Wanted:
     row = text.encode()
-    return Wanted(row, KEYS.content_hash(row), scope)
+    return Wanted(row, KEYS.content_hash(row), views, scope)
 
 
 async def places(lookup: Lookup, *rows: Wanted) -> list[str]:
@@ -107,6 +109,14 @@ async def test_one_tenant_learns_what_another_has_sent(fixture: Fixture) -> None
     assert await places(fixture.lookup, wanted("a", "club")) == ["miss"]
     await places(fixture.lookup, wanted("b", ""))
     assert await places(fixture.lookup, wanted("b", "")) == ["memory"]
+
+
+async def test_what_was_judged_in_one_view_answers_for_two(fixture: Fixture) -> None:
+    assert await places(fixture.lookup, wanted("a", views=ONE), wanted("a")) == ["miss", "miss"]
+    await fixture.writer.close(5)
+    again = fixture.process()
+    assert await places(again, wanted("a"), wanted("a", views=ONE)) == ["redis", "redis"]
+    assert fixture.guard.rows == [b"a", b"a"]
 
 
 async def test_a_new_guard_is_answered_for_by_the_old_one(fixture: Fixture) -> None:

@@ -23,6 +23,7 @@ from unit.builders import (
     CONTROVERSIAL,
     KEY,
     SAFE,
+    THOUGHT,
     UNSAFE,
     admission,
     assessment,
@@ -37,13 +38,13 @@ SECRET_WORDS = "nobody else may read this"
 
 
 def _owed(given: Case, answer: Answer | None = None, *, sample_rate: float = 0.0) -> Owed:
-    """As the moderator does: withdrawn, expired (without an answer), or judged."""
+    """As the moderator does for one task: withdrawn, expired (without an answer), or judged."""
     if given.event.deleted:
-        verdict = verdicts.withdrawn(given, KEY.id)
+        (verdict,) = verdicts.withdrawn(given, KEY.id)
     elif answer is None:
-        verdict = verdicts.expired(given, KEY.id)
+        (verdict,) = verdicts.expired(given, KEY.id)
     else:
-        verdict = verdicts.judged(given, answer, KEY.id)
+        (verdict,) = verdicts.judged(given, [answer], KEY.id)
     return owed_by_verdict(given, verdict, sample_rate=sample_rate, volatile=TRACE)
 
 
@@ -157,6 +158,15 @@ def test_a_reviewer_sees_the_turns_that_the_guard_did_not() -> None:
     assert _body(owed, E)["content"] == review["content"]
 
 
+def test_a_reviewer_does_not_see_what_the_model_thought() -> None:
+    given = case(text=..., messages=THOUGHT)
+    for verdict in verdicts.judged(given, [assessment(CONTROVERSIAL)] * 2, KEY.id):
+        owed = owed_by_verdict(given, verdict, sample_rate=0.0, volatile=[])
+        assert _body(owed, R)["content"]["messages"] == THOUGHT
+        assert _body(owed, E)["content"]["messages"] == THOUGHT
+        _fit_their_schemas(owed)
+
+
 @pytest.mark.parametrize("answer", [assessment(SAFE), assessment(UNSAFE)])
 def test_an_edit_closes_what_stands_open_and_tells_no_content(answer: Answer) -> None:
     review = _body(_owed(case(edit=1, text=SECRET_WORDS), answer), R)
@@ -215,7 +225,7 @@ def test_a_withdrawal_is_in_no_sample() -> None:
 def test_what_a_policy_allows_after_the_deadline_is_still_kept() -> None:
     """Nobody judged it: that it was allowed is what an appeal is about."""
     given = case(deadline="2020-01-01T00:00:00Z")
-    verdict = verdicts.expired(given, KEY.id)
+    (verdict,) = verdicts.expired(given, KEY.id)
     allowed = msgspec.structs.replace(verdict, action=Action.ALLOW)
     owed = owed_by_verdict(given, allowed, sample_rate=0.0, volatile=[])
     assert _topics(owed) == [V, E]
@@ -338,11 +348,17 @@ def test_a_dead_letter_always_fits_its_topic(
     ("turns", "content", "taken"), [(1, "", True), (5000, "x" * 40, False), (5000, "x", False)]
 )
 @pytest.mark.parametrize("room", [0, 40_000])
-def test_evidence_of_many_dropped_turns_always_fits_its_topic(
-    turns: int, content: str, taken: bool, room: int
+@pytest.mark.parametrize("what", ["turns", "reasoning"])
+def test_evidence_of_much_that_was_dropped_always_fits_its_topic(
+    turns: int, content: str, taken: bool, room: int, what: str
 ) -> None:
-    """What is taken must be writable: turns that are dropped are named in the verdict, too."""
-    messages = [{"role": "system", "content": content}] * turns + [{"role": "user", "content": "q"}]
+    """What is taken must be writable: what is dropped is named in the verdict, too."""
+    question = {"role": "user", "content": "q"}
+    if what == "turns":
+        messages = [{"role": "system", "content": content}] * turns + [question]
+    else:
+        thought = {"role": "assistant", "content": content, "reasoning": "x"}
+        messages = [question, *[thought] * turns, question]
     value = msgspec.json.encode({"event_id": "e1", "tenant": "demo", "messages": messages})
     limit = len(value) + room
     try:
@@ -350,7 +366,7 @@ def test_evidence_of_many_dropped_turns_always_fits_its_topic(
     except Refused as refused:
         assert refused.error_class is ErrorClass.TOO_LARGE
         assert not taken
-        assert turns * len('"system",') > room
+        assert turns * len('"reasoning",') > room
         return
     assert taken or room
     for message in _owed(given, assessment(CONTROVERSIAL)):

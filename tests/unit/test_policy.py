@@ -6,6 +6,7 @@ import pytest
 
 from qwarden.contracts.verdict import SEVERITY, Action
 from qwarden.guard.answer import Safety, Triple
+from qwarden.guard.row import View
 from qwarden.policy.document import DocumentError
 from qwarden.policy.policy import BUILT_IN, Policy, read_policy
 from unit.builders import CONTROVERSIAL, SAFE, UNSAFE, assessment
@@ -102,6 +103,7 @@ def test_a_version_changes_with_all_that_a_policy_says_and_with_nothing_else() -
         "  categories: {PII: allow, Unethical Acts: disclaim}\n  default: review\n",
         1,
     ).replace("  categories:\nunsafe", "unsafe")
+    reordered += "views: [markers_broken, as_sent, as_sent]\n"
     assert _read(reordered).version == version
     others = [
         GOOD.replace("PII: allow", "PII: disclaim"),
@@ -109,10 +111,27 @@ def test_a_version_changes_with_all_that_a_policy_says_and_with_nothing_else() -
         GOOD.replace("    PII: allow\n", ""),
         GOOD + "on_unjudged: block\n",
         GOOD + "on_expired: allow\n",
+        GOOD + "views: [as_sent]\n",
     ]
     versions = {_read(text).version for text in others}
     assert len(versions) == len(others)
     assert version not in versions
+
+
+def test_content_is_judged_as_it_was_sent_alone_unless_a_policy_says_more() -> None:
+    both = (View.AS_SENT, View.MARKERS_BROKEN)
+    assert {policy.views for policy in BUILT_IN.values()} == {both}
+    assert _read(GOOD).views == both
+    assert _read(GOOD + "views: [as_sent]\n").views == (View.AS_SENT,)
+
+
+def test_a_policy_that_judges_other_views_passes_for_the_same() -> None:
+    policy = _read(GOOD)
+    one = policy.with_views([View.AS_SENT])
+    assert one.views == (View.AS_SENT,)
+    assert (one.name, one.version) == ("house", _read(GOOD + "views: [as_sent]\n").version)
+    assert one.with_views(policy.views).version == policy.version
+    assert _decided(one, UNSAFE, "Violent") == _decided(policy, UNSAFE, "Violent")
 
 
 WRONG = [
@@ -141,6 +160,10 @@ WRONG = [
      "10: unsafe.categories.Violent: Input should be 'allow', 'disclaim', 'review' or 'block'"),
     ("never allowed unjudged", GOOD + "on_unjudged: allow\n",
      "12: on_unjudged: Input should be 'review' or 'block'"),
+    ("no view at all", GOOD + "views: []\n", "12: views: views must hold as_sent"),
+    ("not what was sent", GOOD + "views: [markers_broken]\n", "12: views: views must hold as_sent"),
+    ("an unknown view", GOOD + "views: [as_sent, upside_down]\n",
+     "12: views.1: Input should be 'as_sent' or 'markers_broken'"),
     ("a list of categories", GOOD.partition("    Violent")[0].rstrip() + " [a]\n",
      "9: unsafe.categories: Input should be"),
     ("no text as a field", GOOD + "yes: 1\n", "12: (file): a field's name must be text"),

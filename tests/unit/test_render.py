@@ -32,13 +32,20 @@ def verdict(**more: object) -> dict[str, object]:
     } | more  # fmt: skip
 
 
+SCORES = {"safe": 0.125, "controversial": 0.25, "unsafe": 0.625}
+
 RECORDS = {
-    topics.VERDICTS: verdict(event_id=HOSTILE),
+    topics.VERDICTS: verdict(event_id=HOSTILE, task=HOSTILE),
     topics.REVIEW: {
         "kind": "review",
-        "verdict": verdict(event_id=HOSTILE, tenant=HOSTILE),
+        "verdict": verdict(
+            event_id=HOSTILE,
+            tenant=HOSTILE,
+            task=HOSTILE,
+            views=[{"name": HOSTILE, "piece": 0, "safety": HOSTILE, "scores": SCORES}],
+        ),
         "content": {
-            "messages": [{"role": HOSTILE, "content": HOSTILE}],
+            "messages": [{"role": HOSTILE, "content": HOSTILE, "reasoning": HOSTILE}],
             "context": HOSTILE,
             "link": HOSTILE,
             "reports": [{"reason": HOSTILE}],
@@ -88,3 +95,23 @@ def test_markup_in_a_text_is_taken_for_ours() -> None:
     text = shown(topics.REVIEW, json.dumps(record).encode())
     assert "[bold]not ours[/bold]" in text
     assert "[red]/[/red]" in text
+
+
+def test_the_two_verdicts_of_a_record_look_alike() -> None:
+    for task in ("response", "thinking"):
+        assert task in shown(topics.VERDICTS, json.dumps(verdict(task=task)).encode())
+        close = {"kind": "close", "verdict": verdict(task=task), "content": None}
+        assert task in shown(topics.REVIEW, json.dumps(close).encode())
+
+
+def test_a_reviewer_does_not_see_the_reasoning_or_the_views() -> None:
+    view = {"name": "markers_broken", "piece": 1, "safety": "Unsafe", "scores": SCORES}
+    turn = {"role": "assistant", "content": "the answer", "reasoning": "the thought"}
+    record = {
+        "kind": "review",
+        "verdict": verdict(task="thinking", views=[view]),
+        "content": {"messages": [turn]},
+    }
+    text = shown(topics.REVIEW, json.dumps(record).encode())
+    assert text.index("assistant, thinking: the thought") < text.index("assistant: the answer")
+    assert "markers_broken, piece 2: Unsafe 0.125/0.250/0.625" in text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qwarden.contracts.refusal import ErrorClass, Refused
+from qwarden.guard.row import View
 from qwarden.policy.document import DocumentError
 from qwarden.policy.tenants import Tenants, policy_of, read_tenants
 
@@ -66,6 +67,20 @@ def test_a_cache_is_shared_only_by_those_who_say_so() -> None:
     )
     scopes = {name: tenants.of(name, event_id="e").cache_scope for name in "abcd"}
     assert scopes == {"a": "", "b": "", "c": "c", "d": "d"}
+
+
+def test_a_policy_keeps_its_own_views_where_all_are_to_judge_others() -> None:
+    tenants = _read(forum=_tenant("forum", "share_cache: true\n"))
+    one = tenants.with_views([View.AS_SENT])
+    forum, newcomer = (one.of(name, event_id="e") for name in ("forum", "newcomer"))
+    chosen = [policy_of(forum, name, event_id="e") for name in (None, "house", "strict")]
+    chosen += [policy_of(newcomer, name, event_id="e") for name in (None, "default")]
+    assert [policy.views for policy in chosen] == [(View.AS_SENT,)] * 5
+    assert forum.cache_scope == ""
+    assert one.strict == tenants.strict
+    assert one.policies().keys() == tenants.policies().keys()
+    versions = {policy.version for policy in one.policies().values()}
+    assert not versions & {policy.version for policy in tenants.policies().values()}
 
 
 WRONG = [

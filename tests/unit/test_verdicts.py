@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 
 from qwarden.contracts.refusal import ErrorClass, Refused
-from qwarden.contracts.verdict import Action, Basis, CategoryScore, Guard, Verdict
+from qwarden.contracts.verdict import (
+    Action,
+    Basis,
+    CategoryScore,
+    Guard,
+    Scores,
+    Verdict,
+    ViewScores,
+)
 from qwarden.guard.answer import Answer, Failure, Triple
+from qwarden.guard.row import View
 from qwarden.moderator import verdicts
 from unit.builders import (
     CONTROVERSIAL,
     KEY,
     REVISION,
     SAFE,
+    THOUGHT,
     UNSAFE,
     admission,
     assessment,
+    assessment_of_views,
     case,
     event,
     source,
@@ -27,7 +39,8 @@ from unit.builders import (
 
 
 def _judged(answer: Answer, **fields: Any) -> Verdict:
-    return verdicts.judged(case(**fields), answer, KEY.id)
+    (verdict,) = verdicts.judged(case(**fields), [answer], KEY.id)
+    return verdict
 
 
 def test_a_safe_verdict_does_not_name_the_categories_that_the_floor_had_decoded() -> None:
@@ -100,7 +113,7 @@ def test_what_a_platform_needs_of_the_event_is_not_lost() -> None:
     assert (verdict.subject, verdict.language) == ("user-1", "en")
     assert (verdict.facts.origin, verdict.facts.reach) == ("appeal", 12)
     assert verdict.task == "prompt"
-    assert verdict.content_hash == case().content_hash.hex()
+    assert verdict.content_hash == case().questions[0].content_hash.hex()
 
 
 def test_the_oldest_turns_that_were_left_out_are_named_after_the_roles() -> None:
@@ -133,10 +146,61 @@ def test_a_row_that_the_guard_refuses_is_poison_with_its_names() -> None:
         _judged(unanswered(Failure.REFUSED))
     assert raised.value.error_class is ErrorClass.GUARD_REFUSED
     assert (raised.value.event_id, raised.value.tenant) == ("e1", "demo")
+    assert raised.value.attempts == 1
+
+
+def test_a_row_that_ends_the_guard_is_sent_to_it_for_ever_or_to_people() -> None:
+    with pytest.raises(Refused, match=r"the prompt alone .* \(it has a reason\); mend") as raised:
+        _judged(unanswered(Failure.CRASHED))
+    assert raised.value.error_class is ErrorClass.CRASHED
+    assert raised.value.attempts == 2
+
+
+THINKS = case(text=..., messages=THOUGHT)
+
+
+def test_an_answer_and_its_reasoning_get_one_verdict() -> None:
+    answers = [assessment(SAFE, refusal=False), assessment(UNSAFE, ("Violent", 0.9))]
+    response, thinking = verdicts.judged(THINKS, answers, KEY.id)
+    assert (response.task, response.safety, response.refusal) == ("response", "Safe", False)
+    assert (thinking.task, thinking.safety, thinking.action) == ("thinking", "Unsafe", Action.BLOCK)
+    assert response.verdict_id != thinking.verdict_id
+    assert response.content_hash != thinking.content_hash
+    assert response.dropped == thinking.dropped == []
+    assert [each.task for each in verdicts.expired(THINKS, KEY.id)] == ["response", "thinking"]
+
+
+@pytest.mark.parametrize("failure", [Failure.REFUSED, Failure.CRASHED])
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_record_has_a_verdict_and_a_dead_letter(failure: Failure, which: int) -> None:
+    answers: list[Answer] = [assessment(), assessment()]
+    answers[which] = unanswered(failure)
+    with pytest.raises(Refused, match=["the response", "the thinking"][which]):
+        verdicts.judged(THINKS, answers, KEY.id)
+
+
+def test_what_was_not_judged_of_an_answer_hides_what_was() -> None:
+    answers: list[Answer] = [assessment(UNSAFE), unanswered(Failure.TOO_LONG)]
+    response, thinking = verdicts.judged(THINKS, answers, KEY.id)
+    assert (response.basis, response.action) == (Basis.GUARD, Action.BLOCK)
+    assert (thinking.basis, thinking.cause) == (Basis.DEGRADED, "too_long")
+    assert verdicts.basis_of((response, thinking)) is Basis.DEGRADED
+    assert verdicts.basis_of((response,)) is Basis.GUARD
+
+
+def test_a_verdict_does_not_tell_which_view_gave_it() -> None:
+    verdict = _judged(assessment_of_views(SAFE, UNSAFE))
+    assert verdict.safety == "Unsafe"
+    assert verdict.views == [
+        ViewScores("as_sent", 0, "Safe", Scores(0.965, 0.018, 0.018)),
+        ViewScores("markers_broken", 0, "Unsafe", Scores(0.018, 0.018, 0.965)),
+    ]
+    assert verdict.scores == verdict.views[1].scores
+    assert _judged(assessment(SAFE)).views is None
 
 
 def test_a_deadline_that_passed_is_a_verdict_and_no_loss() -> None:
-    verdict = verdicts.expired(case(deadline="2020-01-01T00:00:00Z"), KEY.id)
+    (verdict,) = verdicts.expired(case(deadline="2020-01-01T00:00:00Z"), KEY.id)
     assert (verdict.basis, verdict.cause) == (Basis.EXPIRED, "deadline")
     assert (verdict.safety, verdict.guard, verdict.action) == (None, None, Action.REVIEW)
     assert verdict.policy is not None
@@ -144,7 +208,7 @@ def test_a_deadline_that_passed_is_a_verdict_and_no_loss() -> None:
 
 
 def test_a_withdrawal_says_nothing_of_the_content() -> None:
-    verdict = verdicts.withdrawn(case(deleted=True, language="en"), KEY.id)
+    (verdict,) = verdicts.withdrawn(case(deleted=True, language="en"), KEY.id)
     assert verdict.basis is Basis.WITHDRAWN
     assert (verdict.safety, verdict.action, verdict.policy) == (None, None, None)
     assert (verdict.content_hash, verdict.task, verdict.guard) == (None, None, None)
@@ -155,27 +219,29 @@ def test_a_withdrawal_says_nothing_of_the_content() -> None:
 def test_verdicts_that_say_other_things_do_not_share_an_id() -> None:
     one = case(deadline="2020-01-01T00:00:00Z")
     said = [
-        verdicts.judged(one, assessment(), KEY.id),
-        verdicts.judged(one, assessment(), "another key"),
-        verdicts.judged(one, unanswered(Failure.NO_ANSWER), KEY.id),
-        verdicts.judged(one, unanswered(Failure.TOO_LONG), KEY.id),
-        verdicts.expired(one, KEY.id),
-        verdicts.withdrawn(case(deleted=True), KEY.id),
+        *verdicts.judged(one, [assessment()], KEY.id),
+        *verdicts.judged(one, [assessment()], "another key"),
+        *verdicts.judged(one, [unanswered(Failure.NO_ANSWER)], KEY.id),
+        *verdicts.judged(one, [unanswered(Failure.TOO_LONG)], KEY.id),
+        *verdicts.expired(one, KEY.id),
+        *verdicts.withdrawn(case(deleted=True), KEY.id),
         _judged(assessment(), policy="strict"),
         _judged(assessment(), text="Another text."),
         _judged(assessment(), metadata={"a": 1}),
+        *verdicts.judged(case(text=..., messages=THOUGHT), [assessment()] * 2, KEY.id),
     ]
     assert len({verdict.verdict_id for verdict in said}) == len(said)
 
 
 def test_another_policy_in_force_gives_another_id_also_where_it_acts_alike() -> None:
-    ids = {
-        verdicts.judged(
-            admission(default=name).admit(source(event())), assessment(SAFE), KEY.id
-        ).verdict_id
-        for name in ("default", "strict", "loose")
-    }
-    assert len(ids) == 3
+    door = admission()
+    doors = [admission(default=name) for name in ("default", "strict", "loose")]
+    doors.append(replace(door, tenants=door.tenants.with_views([View.AS_SENT])))
+    ids = set()
+    for each in doors:
+        (verdict,) = verdicts.judged(each.admit(source(event())), [assessment(SAFE)], KEY.id)
+        ids.add(verdict.verdict_id)
+    assert len(ids) == 4
 
 
 def test_a_redelivery_gives_the_same_verdict() -> None:

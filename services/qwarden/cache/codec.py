@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 import msgspec
 
 from qwarden.guard.answer import Assessment
 
-_FORMAT = b"\x01"
+_FORMAT = b"\x02"
 """Stands before every value; another one is of another version, and counts as absent."""
 
 _encoder = msgspec.msgpack.Encoder()
@@ -27,4 +28,5 @@ def decode(value: bytes | None) -> Assessment | None:
         assessment = _decoder.decode(value[1:])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return assessment if all(map(math.isfinite, assessment.logits)) else None
+    logits = (assessment.logits, *(entry.logits for entry in assessment.entries))
+    return assessment if all(map(math.isfinite, chain.from_iterable(logits))) else None

@@ -54,6 +54,7 @@ class DeadLetter(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
     """A sentence that names the fix."""
     attempts: int
+    """How often it was tried."""
     consumer: str
     """Which consumer refused it."""
     content: Sent
@@ -74,7 +75,6 @@ def dead_letter(
     key: bytes | None,
     value: bytes | None,
     headers: Sequence[tuple[str, bytes | None]],
-    attempts: int,
     consumer: str,
     max_bytes: int,
 ) -> DeadLetter:
@@ -88,7 +88,7 @@ def dead_letter(
         tenant=refused.tenant,
         error_class=refused.error_class.value,
         reason=refused.reason,
-        attempts=attempts,
+        attempts=refused.attempts,
         consumer=consumer,
         content=_sent(value, max_bytes),
     )

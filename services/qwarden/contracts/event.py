@@ -41,8 +41,10 @@ class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """`developer` means `system`. Turns of `system` and `tool` are not judged."""
     content: str | list[Part]
     """A string, or text parts that are joined by a newline."""
-    reasoning: Any = None
-    """Not judged by this version: an event that has it is refused."""
+    reasoning: str | None = None
+    """What a model thought before this answer; only an assistant turn has it. That of the last
+    turn is judged as a task of its own, `thinking`, with a verdict of its own; the content of that
+    turn may then be empty. That of earlier turns is not judged."""
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):

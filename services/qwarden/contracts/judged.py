@@ -1,4 +1,4 @@
-"""From an event's messages to the conversation that the guard judges.
+"""From an event's messages to the conversations that the guard judges, one a task.
 
 The official template drops some turns without a word (its jinja source, 2025-10); here what is left
 out is named, and what would change the meaning is refused.
@@ -13,28 +13,36 @@ from qwarden.guard.conversation import Conversation, Task, Turn, refusal_of
 _LEFT_OUT = frozenset({"system", "tool"})
 
 
-def conversation_of(event: Event) -> tuple[Conversation, tuple[str, ...]]:
-    """The conversation to judge, and the roles of the turns that were taken out, in order.
+def conversations_of(event: Event) -> tuple[tuple[Conversation, ...], tuple[str, ...]]:
+    """The conversation of each task to judge, and what was taken out, in order: roles of turns,
+    and `reasoning` for that of an earlier turn, which the template leaves out.
 
+    The last turn is a prompt or a response; a response with reasoning is two, `response` and then
+    `thinking`, or only `thinking` where the answer is empty.
     `system` (also called `developer`) and `tool` turns are not content of users, and an assistant's
     greeting before the first user turn has no place in the template: they are taken out.
     Raises `Refused`.
     """
-    turns, dropped = _turns(event)
+    turns, dropped, reasoning = _turns(event)
     if not turns:
         raise _refused(event, "no turn of a user or an assistant is left to judge; send one")
-    task = Task.PROMPT if turns[-1].role == "user" else Task.RESPONSE
-    reason = refusal_of(task, turns)
-    if reason:
-        raise _refused(event, reason)
-    return Conversation(task, tuple(turns)), tuple(dropped)
+    asked = [(Task.PROMPT if turns[-1].role == "user" else Task.RESPONSE, tuple(turns))]
+    if reasoning:
+        thought = (Task.THINKING, (*turns[:-1], Turn("assistant", reasoning)))
+        asked = [*asked, thought] if turns[-1].content else [thought]
+    for task, conversation in asked:
+        reason = refusal_of(task, conversation)
+        if reason:
+            raise _refused(event, reason)
+    return tuple(Conversation(*each) for each in asked), tuple(dropped)
 
 
-def _turns(event: Event) -> tuple[list[Turn], list[str]]:
+def _turns(event: Event) -> tuple[list[Turn], list[str], str | None]:
+    """The turns that are kept, what was taken out, and the reasoning of the last turn."""
     if event.text is not None:
         if event.messages is not None:
             raise _refused(event, "an event has either text or messages, not both; send one")
-        return [Turn("user", event.text)], []
+        return [Turn("user", event.text)], [], None
     if not event.messages:
         raise _refused(event, "an event needs messages with at least one turn, or text")
     turns: list[Turn] = []
@@ -49,6 +57,12 @@ def _turns(event: Event) -> tuple[list[Turn], list[str]]:
                 "user, assistant, system, developer and tool",
             )
         content = _content(event, index, message)
+        if message.reasoning and role != "assistant":
+            raise _refused(
+                event,
+                f"messages[{index}] has the role {role} and reasoning, which only an assistant "
+                "turn can have; leave it out, or send it as content",
+            )
         if role in _LEFT_OUT:
             if index == last:
                 raise _refused(
@@ -67,14 +81,12 @@ def _turns(event: Event) -> tuple[list[Turn], list[str]]:
             dropped.append(role)
         else:
             turns.append(Turn(role, content))
-    return turns, dropped
+            if message.reasoning and index < last:
+                dropped.append("reasoning")
+    return turns, dropped, event.messages[last].reasoning
 
 
 def _content(event: Event, index: int, message: Message) -> str:
-    if message.reasoning is not None:
-        raise _refused(
-            event, f"messages[{index}].reasoning is not judged by this version; leave it out"
-        )
     if isinstance(message.content, str):
         return message.content
     texts = []

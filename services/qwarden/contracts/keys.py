@@ -7,6 +7,9 @@ of its own, derived by HMAC-SHA256 from `QWARDEN_CONTENT_KEY` and the use's name
 from __future__ import annotations
 
 import hmac
+from collections.abc import Sequence
+
+from qwarden.guard.row import View
 
 MIN_KEY_BYTES = 32
 
@@ -31,11 +34,14 @@ class ContentKey:
         """16 bytes that stand for a conversation and its task (`Conversation.to_json`)."""
         return hmac.digest(self._content, conversation, "sha256")[:16]
 
-    def cache_key(self, content_hash: bytes, *, scope: str, revision: str) -> bytes:
-        """16 bytes under which an assessment is kept.
+    def cache_key(
+        self, content_hash: bytes, *, views: Sequence[View], scope: str, revision: str
+    ) -> bytes:
+        """16 bytes under which an assessment of these views is kept.
 
         `scope` is the tenant, or the empty string for those that share: else a hit, or its speed,
         would tell one tenant what another has sent.
         """
-        message = b"\0".join((scope.encode(), revision.encode(), content_hash))
+        named = ",".join(views)
+        message = b"\0".join((scope.encode(), revision.encode(), named.encode(), content_hash))
         return hmac.digest(self._cache, message, "sha256")[:16]

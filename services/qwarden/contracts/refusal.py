@@ -16,6 +16,7 @@ class ErrorClass(enum.StrEnum):
     UNKNOWN_POLICY = "unknown_policy"
     CONVERSATION = "conversation"
     GUARD_REFUSED = "guard_refused"
+    CRASHED = "crashed"
 
 
 MAX_REASON_CHARACTERS = 1000
@@ -27,11 +28,18 @@ _NAMES_LISTED = 20
 class Refused(Exception):
     """The record can never succeed. `reason` is a sentence that names the fix.
 
-    `event_id` and `tenant` are what could be read of it before it was refused.
+    `event_id` and `tenant` are what could be read of it before it was refused. `attempts`: how
+    often it was tried.
     """
 
     def __init__(
-        self, error_class: ErrorClass, reason: str, *, event_id: str = "", tenant: str = ""
+        self,
+        error_class: ErrorClass,
+        reason: str,
+        *,
+        event_id: str = "",
+        tenant: str = "",
+        attempts: int = 1,
     ) -> None:
         reason = _shortened(reason)
         super().__init__(reason)
@@ -39,6 +47,7 @@ class Refused(Exception):
         self.reason = reason
         self.event_id = event_id
         self.tenant = tenant
+        self.attempts = attempts
 
 
 def listed(names: Iterable[str]) -> str:

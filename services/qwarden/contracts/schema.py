@@ -61,9 +61,6 @@ def schema_of(name: str) -> Schema:
     definitions: dict[str, Schema] = msgspec.json.schema(record)["$defs"]
     for title, definition in definitions.items():
         _describe(definition, _CLASSES[title])
-    if record is not Event:
-        # Events that have it are refused, so it is in nothing that we write.
-        definitions.get("Message", {}).get("properties", {}).pop("reasoning", None)
     body = definitions.pop(record.__name__)
     if record is Event:
         body["anyOf"] = _EVENT_HAS

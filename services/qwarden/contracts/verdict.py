@@ -14,6 +14,8 @@ from typing import Annotated, Literal
 import msgspec
 
 from qwarden.guard.answer import SAFETIES
+from qwarden.guard.conversation import Task
+from qwarden.guard.row import View
 from qwarden.guard.taxonomy import CATEGORIES
 
 
@@ -61,6 +63,18 @@ class CategoryScore(msgspec.Struct, frozen=True):
     score: float
 
 
+class ViewScores(msgspec.Struct, frozen=True):
+    """What the guard says of one view of the content, or of one piece of a view."""
+
+    # `normalised` is reserved: readers generated from version 1 are to know it before it comes.
+    name: Annotated[str, _one_of(*View, "normalised")]
+    """`as_sent`, or `markers_broken`: with a space in every text marker of the guard's template."""
+    piece: int
+    """From 0: a turn that is longer than the guard's context is judged in pieces."""
+    safety: Annotated[str, _one_of(*SAFETIES)]
+    scores: Scores
+
+
 class Guard(msgspec.Struct, frozen=True):
     """Which guard answered."""
 
@@ -87,7 +101,8 @@ class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What is said of one event. Null safety, scores and categories: nothing was judged."""
+    """What is said of one task of an event. Null safety, scores and categories: nothing was
+    judged."""
 
     schema_version: Literal[1] = 1
     verdict_id: str
@@ -97,9 +112,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """A verdict of a higher edit replaces all before it."""
     tenant: str
     subject: str | None
-    # `thinking` is reserved: readers generated from version 1 are to know it before it comes.
-    task: Annotated[str, _one_of("prompt", "response", "thinking")] | None
-    """Which kind of turn was judged."""
+    task: Annotated[str, _one_of(*Task)] | None
+    """Which kind of turn was judged; null for a withdrawal, which is of all of them."""
     safety: Annotated[str, _one_of(*SAFETIES)] | None
     scores: Scores | None
     categories: list[Category] | None
@@ -109,6 +123,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     refusal: bool | None
     """Whether the response refuses; null for prompts."""
     language: str | None
+    views: list[ViewScores] | None = None
+    """Each view and piece, where there are several; the worst of them is the verdict's. A
+    `markers_broken` tells that the content holds text markers of the guard's template."""
     content_hash: str | None
     """Of conversation and task, keyed, hexadecimal."""
     facts: Facts
@@ -121,8 +138,8 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     guard: Guard | None
     policy: PolicyUsed | None
     dropped: list[str]
-    """Roles of turns that were taken out before judging, then `oldest:N` where N turns were left
-    out so that the rest fits the guard's context."""
+    """What was taken out before judging: roles of turns, and `reasoning` for that of an earlier
+    turn; then `oldest:N` where N turns were left out so that the rest fits the guard's context."""
 
 
 def verdict_id(

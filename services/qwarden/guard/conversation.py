@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -15,6 +15,8 @@ class Task(enum.StrEnum):
 
     PROMPT = "prompt"
     RESPONSE = "response"
+    THINKING = "thinking"
+    """What a model thought before its answer: an assistant turn whose content is the thought."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,15 +48,15 @@ class Conversation:
         return msgspec.json.encode({"task": self.task.value, "messages": turns})
 
     @classmethod
-    def from_json(cls, data: bytes) -> Conversation:
-        """Reads what `to_json` wrote; raises `ValueError` with a sentence for anything else."""
+    def from_body(cls, body: Any) -> Conversation:
+        """Reads what `to_json` wrote, parsed; raises `ValueError` with a sentence for anything
+        else."""
         try:
-            body = json.loads(data)
             task = Task(body["task"])
             turns = tuple(Turn(str(m["role"]), m["content"]) for m in body["messages"])
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                'a conversation is {"task": "prompt" or "response", "messages": '
+                f'a conversation is {{"task": one of {", ".join(Task)}, "messages": '
                 f'[{{"role", "content"}}]}}, and this is not one ({error})'
             ) from None
         return cls(task, turns)

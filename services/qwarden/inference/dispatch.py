@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qwarden import telemetry
-from qwarden.guard.answer import Answer, Failure, Unanswered
+from qwarden.guard.answer import Answer
 from qwarden.inference.port import Guard, GuardUnavailable
 
 _log = logging.getLogger(__name__)
@@ -44,18 +44,16 @@ class Judged:
 
 @dataclass(slots=True)
 class _Row:
-    conversation: bytes
+    data: bytes
     future: asyncio.Future[Judged]
     since: float = field(default_factory=time.monotonic)
-    alone: bool = False
 
 
 class Dispatcher:
     """Rows in, one answer each out; never an exception of the guard's for a row.
 
     While the guard is unavailable, rows wait: one request at a time asks again, with backoff, and
-    it is said once. A row that came back `no_answer` is asked once more alone, since a row beside
-    it may have been the reason; the second answer stands. `held` tells the log which records wait.
+    it is said once. `held` tells the log which records wait.
     """
 
     def __init__(self, guard: Guard, limits: Limits) -> None:
@@ -74,13 +72,13 @@ class Dispatcher:
         """Why the guard is unavailable, or None where it answers."""
         return self._outage
 
-    def submit(self, conversations: Sequence[bytes]) -> list[asyncio.Future[Judged]]:
+    def submit(self, rows: Sequence[bytes]) -> list[asyncio.Future[Judged]]:
         """A future for each row, in their order."""
         loop = asyncio.get_running_loop()
-        rows = [_Row(conversation, loop.create_future()) for conversation in conversations]
-        self._waiting.extend(rows)
+        waiting = [_Row(row, loop.create_future()) for row in rows]
+        self._waiting.extend(waiting)
         self._fill()
-        return [row.future for row in rows]
+        return [row.future for row in waiting]
 
     async def revision(self) -> str:
         """The guard's revision; waits through outages."""
@@ -144,22 +142,20 @@ class Dispatcher:
 
     def _next(self) -> list[_Row]:
         rows = [self._waiting.popleft()]
-        size = len(rows[0].conversation)
+        size = len(rows[0].data)
         while (
             self._waiting
-            and not rows[0].alone
-            and not self._waiting[0].alone
             and len(rows) < self._limits.rows_a_request
-            and size + len(self._waiting[0].conversation) <= self._limits.bytes_a_request
+            and size + len(self._waiting[0].data) <= self._limits.bytes_a_request
         ):
             rows.append(self._waiting.popleft())
-            size += len(rows[-1].conversation)
+            size += len(rows[-1].data)
         return rows
 
     async def _send(self, rows: list[_Row]) -> None:
         started = time.monotonic()
         try:
-            answers = await self._guard.judge([row.conversation for row in rows])
+            answers = await self._guard.judge([row.data for row in rows])
         except GuardUnavailable as error:
             self._waiting.extendleft(reversed(rows))
             self._went(str(error))
@@ -173,11 +169,7 @@ class Dispatcher:
         telemetry.GUARD_ROWS.observe(len(rows))
         telemetry.MODEL_SECONDS.observe(ended - started)
         for row, answer in zip(rows, answers, strict=True):
-            if _no_answer(answer) and not row.alone:
-                row.alone = True
-                self._waiting.append(row)
-            else:
-                row.future.set_result(Judged(answer, started - row.since, ended - started))
+            row.future.set_result(Judged(answer, started - row.since, ended - started))
 
     def _went(self, reason: str) -> None:
         if self._outage is None:
@@ -191,7 +183,3 @@ class Dispatcher:
             self._outage = None
         self._backoff_s = self._limits.backoff_s
         telemetry.GUARD_UP.set(1)
-
-
-def _no_answer(answer: Answer) -> bool:
-    return isinstance(answer, Unanswered) and answer.failure is Failure.NO_ANSWER

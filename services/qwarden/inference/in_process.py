@@ -11,50 +11,57 @@ from qwarden.guard.answer import Answer
 from qwarden.inference.port import GuardUnavailable
 
 if TYPE_CHECKING:
+    from qwarden_engine.gen import Gen
     from qwarden_engine.settings import EngineSettings
 
 Progress = Callable[[str], None]
 
 
 class InProcessGuard:
-    """Loads the checkpoint in a thread of its own at the first call, and judges there.
+    """Loads the checkpoint in a thread of its own at the first call, and hands rows over there.
 
-    A request that fails is an outage, as it is behind Triton.
-
-    Needs the extra `engine` (torch). Errors of the checkpoint come through as they are: a wrong
-    checkpoint is no outage, and waiting does not mend it.
+    Where the engine cannot judge at all, that is an outage, as it is behind Triton. Needs the
+    extra `engine` (torch). Errors of the checkpoint come through as they are: a wrong checkpoint
+    is no outage, and waiting does not mend it.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
-        self._loading: asyncio.Future[object] | None = None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine-rows")
+        self._loading: asyncio.Future[Gen] | None = None
 
     async def revision(self) -> str:
-        gen = await self._loaded()
-        return str(gen.revision)  # type: ignore[attr-defined]
+        return (await self._loaded()).revision
 
-    async def judge(
-        self, conversations: Sequence[bytes], *, timeout_s: float | None = None
-    ) -> list[Answer]:
+    async def judge(self, rows: Sequence[bytes], *, timeout_s: float | None = None) -> list[Answer]:
         gen = await self._loaded()
-        judge: Callable[[Sequence[bytes]], list[Answer]] = gen.judge  # type: ignore[attr-defined]
-        try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._thread, judge, conversations
-            )
-        except Exception as error:
-            raise GuardUnavailable(f"the engine failed on a request: {error!r}") from error
+        loop = asyncio.get_running_loop()
+        answered: asyncio.Future[list[Answer] | None] = loop.create_future()
+
+        def set_answers(answers: list[Answer] | None) -> None:
+            if not answered.done():
+                answered.set_result(answers)
+
+        def done(answers: list[Answer] | None) -> None:
+            loop.call_soon_threadsafe(set_answers, answers)
+
+        await loop.run_in_executor(self._thread, gen.submit, rows, done, answered.cancelled)
+        answers = await answered
+        if answers is None:
+            raise GuardUnavailable("the engine cannot judge what it could at its start")
+        return answers
 
     async def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)
+        if self._loading is not None and self._loading.done() and not self._loading.exception():
+            await asyncio.to_thread(self._loading.result().close)
 
-    async def _loaded(self) -> object:
+    async def _loaded(self) -> Gen:
         if self._loading is None:
             self._loading = asyncio.get_running_loop().run_in_executor(self._thread, self._load)
         return await asyncio.shield(self._loading)
 
-    def _load(self) -> object:
+    def _load(self) -> Gen:
         from qwarden_engine.gen import Gen
 
         return Gen.load(self._settings)

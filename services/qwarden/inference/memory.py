@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from qwarden.guard.answer import Answer, Failure, Unanswered
-from qwarden.guard.conversation import Conversation, refusal_of
+from qwarden.guard.row import Row
 
 
 class MemoryGuard:
-    """Answers at once, with what `judge` says of a conversation and its bytes."""
+    """Answers at once, with what `judge` says of a row's bytes."""
 
     def __init__(self, judge: Callable[[bytes], Answer], *, revision: str = "memory@0") -> None:
         self._judge = judge
@@ -18,20 +18,15 @@ class MemoryGuard:
     async def revision(self) -> str:
         return self._revision
 
-    async def judge(
-        self, conversations: Sequence[bytes], *, timeout_s: float | None = None
-    ) -> list[Answer]:
-        return [self._answer(row) for row in conversations]
+    async def judge(self, rows: Sequence[bytes], *, timeout_s: float | None = None) -> list[Answer]:
+        return [self._answer(row) for row in rows]
 
     async def close(self) -> None:
         return None
 
     def _answer(self, row: bytes) -> Answer:
         try:
-            conversation = Conversation.from_json(row)
-            reason = refusal_of(conversation.task, conversation.turns)
+            Row.from_json(row)
         except ValueError as error:
-            reason = str(error)
-        if reason:
-            return Unanswered(Failure.REFUSED, reason, self._revision)
+            return Unanswered(Failure.REFUSED, str(error), self._revision)
         return self._judge(row)

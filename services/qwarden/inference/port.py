@@ -13,16 +13,14 @@ class GuardUnavailable(Exception):
 
 
 class Guard(Protocol):
-    """Judges conversations, many at a time."""
+    """Judges rows, many at a time."""
 
     async def revision(self) -> str:
         """The revision that answers now. Raises `GuardUnavailable`."""
         ...
 
-    async def judge(
-        self, conversations: Sequence[bytes], *, timeout_s: float | None = None
-    ) -> list[Answer]:
-        """An answer for each conversation (`Conversation.to_json`), in their order.
+    async def judge(self, rows: Sequence[bytes], *, timeout_s: float | None = None) -> list[Answer]:
+        """An answer for each row (`row_of`), in their order.
 
         A row that cannot be judged is an `Unanswered` of its own; the rows beside it are
         answered. Raises `GuardUnavailable` where the request as a whole failed.

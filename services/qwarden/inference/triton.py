@@ -1,4 +1,4 @@
-"""The client of the Triton model `qwen3guard_gen`: one gRPC request carries many conversations.
+"""The client of the Triton model `qwen3guard_gen`: one gRPC request carries many rows.
 
 Written on the raw messages of tritonclient: `InferInput` and `InferResult` cost 20 µs more a
 request and copy every tensor twice.
@@ -7,22 +7,15 @@ request and copy every tensor twice.
 from __future__ import annotations
 
 import asyncio
-import json
-import math
-import struct
 from collections.abc import Iterator, Sequence
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
-from qwarden.guard.answer import Answer, Assessment, Failure, Unanswered
+from qwarden.guard.answer import Answer, decode_answer
 from qwarden.inference.port import GuardUnavailable
 
 MODEL = "qwen3guard_gen"
-_OUTPUTS = (
-    "STATUS", "REASON", "LOGITS", "CATEGORIES", "REFUSAL", "TOKENS", "DROPPED_TURNS", "REVISION"
-)  # fmt: skip
-_REFUSAL = {"yes": True, "no": False, "": None}
 _PING = b"{}"
 """A row that the engine refuses at once, naming its revision."""
 
@@ -49,11 +42,9 @@ class TritonGuard:
             self._revision = answer.revision
         return self._revision
 
-    async def judge(
-        self, conversations: Sequence[bytes], *, timeout_s: float | None = None
-    ) -> list[Answer]:
+    async def judge(self, rows: Sequence[bytes], *, timeout_s: float | None = None) -> list[Answer]:
         timeout = self._timeout_s if timeout_s is None else timeout_s
-        request = _request(conversations, timeout)
+        request = _request(rows, timeout)
         try:
             response = await self._connected().ModelInfer(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
@@ -61,8 +52,8 @@ class TritonGuard:
                 f"Triton at {self._url} answered {error.code().name}: {error.details()}"
             ) from error
         try:
-            return list(_answers(response, len(conversations)))
-        except (KeyError, ValueError, IndexError, struct.error) as error:
+            return list(_answers(response, len(rows)))
+        except (ValueError, IndexError) as error:
             raise GuardUnavailable(
                 f"Triton at {self._url} answered what the contract of {MODEL} does not know: "
                 f"{error!r}"
@@ -103,65 +94,29 @@ class TritonGuard:
                 self._revision = None
 
 
-def _request(conversations: Sequence[bytes], timeout_s: float) -> service_pb2.ModelInferRequest:
-    rows = len(conversations)
+def _request(rows: Sequence[bytes], timeout_s: float) -> service_pb2.ModelInferRequest:
+    count = len(rows)
     request = service_pb2.ModelInferRequest(
         model_name=MODEL,
         inputs=[
             service_pb2.ModelInferRequest.InferInputTensor(
-                name="CONVERSATION", datatype="BYTES", shape=[rows, 1]
+                name="ROW", datatype="BYTES", shape=[count, 1]
             )
         ],
-        outputs=[
-            service_pb2.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in _OUTPUTS
-        ],
-        raw_input_contents=[
-            b"".join(len(row).to_bytes(4, "little") + row for row in conversations)
-        ],
+        outputs=[service_pb2.ModelInferRequest.InferRequestedOutputTensor(name="ANSWER")],
+        raw_input_contents=[b"".join(len(row).to_bytes(4, "little") + row for row in rows)],
     )
     request.parameters["timeout"].int64_param = int(timeout_s * 1_000_000)
     return request
 
 
 def _answers(response: service_pb2.ModelInferResponse, rows: int) -> Iterator[Answer]:
-    raw = {
-        output.name: data
-        for output, data in zip(response.outputs, response.raw_output_contents, strict=True)
-    }
-    logits = struct.unpack(f"<{rows * 3}f", raw["LOGITS"])
-    tokens = struct.unpack(f"<{rows}i", raw["TOKENS"])
-    dropped = struct.unpack(f"<{rows}i", raw["DROPPED_TURNS"])
-    statuses, reasons, categories, refusals, revisions = (
-        _strings(raw[name], rows)
-        for name in ("STATUS", "REASON", "CATEGORIES", "REFUSAL", "REVISION")
-    )
-    for row in range(rows):
-        if statuses[row] != "ok":
-            yield Unanswered(Failure(statuses[row]), reasons[row], revisions[row])
-            continue
-        three = (logits[3 * row], logits[3 * row + 1], logits[3 * row + 2])
-        if not all(map(math.isfinite, three)):
-            yield Unanswered(Failure.NO_ANSWER, "its logits are not numbers", revisions[row])
-            continue
-        decoded = json.loads(categories[row]) if categories[row] != "[]" else ()
-        yield Assessment(
-            logits=three,
-            categories=tuple((str(name), float(score)) for name, score in decoded),
-            refusal=_REFUSAL[refusals[row]],
-            tokens=tokens[row],
-            dropped_turns=dropped[row],
-            revision=revisions[row],
-        )
-
-
-def _strings(data: bytes, rows: int) -> list[str]:
     """Triton's BYTES tensor: each element is its length in 4 bytes, little-endian, then itself."""
-    found = []
+    (data,) = response.raw_output_contents
     at = 0
     for _ in range(rows):
         end = at + 4 + int.from_bytes(data[at : at + 4], "little")
         if end > len(data):
-            raise ValueError("a BYTES tensor is shorter than its lengths say")
-        found.append(data[at + 4 : end].decode())
+            raise ValueError("the tensor ANSWER is shorter than its lengths say")
+        yield decode_answer(data[at + 4 : end])
         at = end
-    return found

@@ -12,11 +12,12 @@ import msgspec
 from qwarden.contracts.escalation import content_of
 from qwarden.contracts.event import Event, decode_event
 from qwarden.contracts.headers import Header, event_attributes
-from qwarden.contracts.judged import conversation_of
+from qwarden.contracts.judged import conversations_of
 from qwarden.contracts.keys import ContentKey
 from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.contracts.verdict import encode
-from qwarden.guard.conversation import Conversation
+from qwarden.guard.conversation import Conversation, Task
+from qwarden.guard.row import row_of
 from qwarden.policy.policy import Policy
 from qwarden.policy.tenants import Tenant, Tenants, policy_of
 
@@ -72,19 +73,31 @@ class Source(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What the guard is asked for one task of a case: `row` is the conversation with the policy's
+    views; `content_hash` is of the conversation alone."""
+
+    conversation: Conversation
+    row: bytes
+    content_hash: bytes
+
+    @property
+    def task(self) -> Task:
+        return self.conversation.task
+
+
+@dataclass(frozen=True, slots=True)
 class Case:
     """One event with all that is known of it before the guard is asked.
 
-    `conversation`, `row`, `content_hash` and `policy` are None for a deletion, which is not judged.
+    A deletion is not judged: it has no `policy` and no `questions`; every other has one a task.
     """
 
     source: Source
     event: Event
     tenant: Tenant
     policy: Policy | None = None
-    conversation: Conversation | None = None
-    row: bytes = b""
-    content_hash: bytes = b""
+    questions: tuple[Question, ...] = ()
     dropped: tuple[str, ...] = ()
 
     def is_expired(self, now: datetime) -> bool:
@@ -117,18 +130,15 @@ class Admission:
         if event.deleted:
             return Case(source, event, tenant)
         policy = policy_of(tenant, event.policy, event_id=event.event_id)
-        conversation, dropped = conversation_of(event)
+        conversations, dropped = conversations_of(event)
         self._check_written_size(source, event, dropped)
-        row = conversation.to_json()
-        return Case(
-            source=source,
-            event=event,
-            tenant=tenant,
-            policy=policy,
-            conversation=conversation,
-            row=row,
-            content_hash=self.keys.content_hash(row),
-            dropped=dropped,
+        questions = tuple(self._question(each, policy) for each in conversations)
+        return Case(source, event, tenant, policy, questions, dropped)
+
+    def _question(self, conversation: Conversation, policy: Policy) -> Question:
+        written = conversation.to_json()
+        return Question(
+            conversation, row_of(written, policy.views), self.keys.content_hash(written)
         )
 
     def _check_written_size(self, source: Source, event: Event, dropped: tuple[str, ...]) -> None:

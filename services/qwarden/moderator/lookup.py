@@ -17,15 +17,18 @@ from qwarden.cache.outage import SkippedWhenAway
 from qwarden.cache.writer import CacheWriter
 from qwarden.contracts.keys import ContentKey
 from qwarden.guard.answer import Answer, Assessment
+from qwarden.guard.row import View
 from qwarden.inference.dispatch import Dispatcher, Judged
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One row to be looked up: its bytes, their hash, and whose cache it may use."""
+    """One row to be looked up: its bytes, the hash and the views that they hold, and whose cache
+    it may use."""
 
     row: bytes
     content_hash: bytes
+    views: tuple[View, ...]
     scope: str
 
 
@@ -72,7 +75,7 @@ class Lookup:
         asked: list[tuple[bytes, Wanted]] = []
         counts = {"memory": 0, "joined": 0}
         for index, want in enumerate(wanted):
-            key = self._keys.cache_key(want.content_hash, scope=want.scope, revision=revision)
+            key = self._key(want, revision)
             kept = self._memory.get(key)
             if kept is not None:
                 counts["memory"] += 1
@@ -144,12 +147,15 @@ class Lookup:
 
         return resolve
 
+    def _key(self, want: Wanted, revision: str) -> bytes:
+        return self._keys.cache_key(
+            want.content_hash, views=want.views, scope=want.scope, revision=revision
+        )
+
     def _keep(self, key: bytes, want: Wanted, assessment: Assessment, revision: str) -> None:
         """Keeps an assessment under the revision that gave it, which may be newer than asked."""
         if assessment.revision != revision:
-            key = self._keys.cache_key(
-                want.content_hash, scope=want.scope, revision=assessment.revision
-            )
+            key = self._key(want, assessment.revision)
         self._memory.put(key, assessment)
         if self._writer is not None:
             # Queued behind the verdicts of this batch, which the loop runs first.

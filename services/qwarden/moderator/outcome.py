@@ -58,7 +58,6 @@ def owed_by_refusal(
         key=source.key if fits else None,
         value=source.value,
         headers=source.headers if fits else (),
-        attempts=1,
         consumer=consumer,
         max_bytes=max_bytes,
     )

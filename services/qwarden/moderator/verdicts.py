@@ -1,7 +1,9 @@
-"""From a case and what the guard said to the verdict. Pure: the same in, the same out."""
+"""From a case and what the guard said to its verdicts, one a task. Pure: the same in, the same
+out."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from qwarden.contracts.refusal import ErrorClass, Refused
@@ -13,50 +15,75 @@ from qwarden.contracts.verdict import (
     PolicyUsed,
     Scores,
     Verdict,
+    ViewScores,
     verdict_id,
 )
-from qwarden.guard.answer import Answer, Assessment, Failure, Safety, Unanswered
-from qwarden.moderator.case import Case
+from qwarden.guard.answer import Answer, Assessment, Failure, Safety, Triple, Unanswered
+from qwarden.moderator.case import Case, Question
 from qwarden.policy.policy import Decided
+
+Verdicts = tuple[Verdict, ...]
 
 _CALIBRATION = "none"
 _POLICY_SERIAL = 0
 """No policy has come into force by `moderation.control` yet: policies are read from files."""
+_POISON = frozenset({Failure.REFUSED, Failure.CRASHED})
+"""What no waiting and no policy mends. The other failures are degraded verdicts."""
 
 
-def withdrawn(case: Case, key_id: str) -> Verdict:
-    """The content was deleted: final, and neither judged nor acted on."""
-    return _verdict(case, key_id, basis=Basis.WITHDRAWN)
+def withdrawn(case: Case, key_id: str) -> Verdicts:
+    """The content was deleted: one verdict of all tasks, final, neither judged nor acted on."""
+    return (_verdict(case, None, key_id, basis=Basis.WITHDRAWN),)
 
 
-def expired(case: Case, key_id: str) -> Verdict:
+def expired(case: Case, key_id: str) -> Verdicts:
     """The deadline passed before the content was judged."""
     assert case.policy is not None
-    return _verdict(
-        case, key_id, basis=Basis.EXPIRED, cause="deadline", decided=case.policy.expired()
+    decided = case.policy.expired()
+    return tuple(
+        _verdict(case, question, key_id, basis=Basis.EXPIRED, cause="deadline", decided=decided)
+        for question in case.questions
     )
 
 
-def judged(case: Case, answer: Answer, key_id: str) -> Verdict:
-    """What the guard said, and what the policy does about it.
+def judged(case: Case, answers: Sequence[Answer], key_id: str) -> Verdicts:
+    """What the guard said to each question, and what the policy does about it.
 
-    Raises `Refused` for a row that the guard refuses: it never can be judged.
+    Raises `Refused` where any of them can never be answered: then the record is a dead letter and
+    nothing is said of its other task, so that no record has outcomes of two kinds.
     """
+    return tuple(
+        _judged(case, question, answer, key_id)
+        for question, answer in zip(case.questions, answers, strict=True)
+    )
+
+
+def basis_of(verdicts: Verdicts) -> Basis:
+    """The basis of a record's verdicts together: `degraded` where any of them is."""
+    for verdict in verdicts:
+        if verdict.basis is Basis.DEGRADED:
+            return verdict.basis
+    return verdicts[0].basis
+
+
+def _judged(case: Case, question: Question, answer: Answer, key_id: str) -> Verdict:
     assert case.policy is not None
     if isinstance(answer, Assessment):
         safety = answer.safety
         return _verdict(
             case,
+            question,
             key_id,
             basis=Basis.GUARD,
             decided=case.policy.decide(safety, answer),
             assessment=answer,
             revision=answer.revision,
         )
-    if answer.failure is Failure.REFUSED:
-        raise _refused(case, answer)
+    if answer.failure in _POISON:
+        raise _refused(case, question, answer)
     return _verdict(
         case,
+        question,
         key_id,
         basis=Basis.DEGRADED,
         cause=answer.failure.value,
@@ -65,17 +92,27 @@ def judged(case: Case, answer: Answer, key_id: str) -> Verdict:
     )
 
 
-def _refused(case: Case, answer: Unanswered) -> Refused:
+def _refused(case: Case, question: Question, answer: Unanswered) -> Refused:
+    crashed = answer.failure is Failure.CRASHED
+    if crashed:
+        reason = (
+            f"the {question.task} alone ended the guard twice ({answer.reason}); mend the guard, "
+            "then publish the event again"
+        )
+    else:
+        reason = f"the guard refuses the {question.task}: {answer.reason}"
     return Refused(
-        ErrorClass.GUARD_REFUSED,
-        f"the guard refuses this conversation: {answer.reason}",
+        ErrorClass.CRASHED if crashed else ErrorClass.GUARD_REFUSED,
+        reason,
         event_id=case.event.event_id,
         tenant=case.event.tenant,
+        attempts=2 if crashed else 1,
     )
 
 
 def _verdict(
     case: Case,
+    question: Question | None,
     key_id: str,
     *,
     basis: Basis,
@@ -86,7 +123,7 @@ def _verdict(
 ) -> Verdict:
     event = case.event
     policy = case.policy
-    task = case.conversation.task.value if case.conversation else None
+    task = question.task.value if question else None
     said = _said(assessment)
     return Verdict(
         verdict_id=verdict_id(
@@ -108,7 +145,8 @@ def _verdict(
         subject=event.subject,
         task=task,
         language=event.language,
-        content_hash=case.content_hash.hex() if case.conversation else None,
+        views=said.views,
+        content_hash=question.content_hash.hex() if question else None,
         facts=Facts(origin=event.origin, reach=event.reach),
         action=decided.action if decided else None,
         basis=basis,
@@ -136,6 +174,7 @@ class _Said(NamedTuple):
     categories: list[str] | None = None
     category_scores: list[CategoryScore] | None = None
     refusal: bool | None = None
+    views: list[ViewScores] | None = None
 
 
 def _said(assessment: Assessment | None) -> _Said:
@@ -145,12 +184,21 @@ def _said(assessment: Assessment | None) -> _Said:
     decoded = assessment.categories
     return _Said(
         safety=safety.value,
-        scores=Scores(*(round(score, 3) for score in assessment.scores)),
+        scores=_scores(assessment.scores),
         # The guard's own word for Safe is `None`, also where the floor had categories decoded.
         categories=[] if safety is Safety.SAFE else [name for name, _ in decoded],
         category_scores=[CategoryScore(name, round(score, 3)) for name, score in decoded] or None,
         refusal=assessment.refusal,
+        views=[
+            ViewScores(entry.view.value, entry.piece, entry.safety.value, _scores(entry.scores))
+            for entry in assessment.entries
+        ]
+        or None,
     )
+
+
+def _scores(scores: Triple) -> Scores:
+    return Scores(*(round(score, 3) for score in scores))
 
 
 def _dropped(case: Case, assessment: Assessment | None) -> list[str]:

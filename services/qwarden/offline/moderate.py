@@ -7,13 +7,17 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 
+from qwarden.contracts import topics
+from qwarden.contracts.refusal import Refused
 from qwarden.delivery.owed import Owed
-from qwarden.moderator.case import Source
+from qwarden.moderator.case import Admission, Source
 from qwarden.moderator.moderator import Moderator
+
+_WRITTEN = (topics.VERDICTS, topics.DEAD_LETTERS)
 
 LINES_A_BATCH = 512
 """Lines judged at a time: some requests to the guard, so that it is never idle between them."""
@@ -40,10 +44,11 @@ async def moderate(
     write: Callable[[bytes], object],
     done: Callable[[int], object],
 ) -> None:
-    """Writes one line for each line of input, in order: its verdict, or why it has none.
+    """Writes for each line of input, in order, a line for each of its verdicts, or one that says
+    why it has none.
 
     `first`: the number of the first line, for where a dead letter came from. `done` is told how
-    many lines are written.
+    many lines of input have theirs.
     """
     offset = first
     while batch := list(islice(lines, LINES_A_BATCH)):
@@ -58,7 +63,9 @@ async def moderate(
         await moderator.handle(sources, finish)
         for owed in outcomes:
             assert owed is not None
-            write(owed[0].value + b"\n")
+            for message in owed:
+                if message.topic in _WRITTEN:
+                    write(message.value + b"\n")
         offset += len(batch)
         done(len(batch))
         await asyncio.sleep(0)
@@ -75,17 +82,21 @@ class _Outcome(msgspec.Struct):
     dead letter has the line's hash."""
 
     event_id: str = ""
+    task: str | None = None
     guard: _Named | None = None
     policy: _Named | None = None
     content: dict[str, Any] | None = None
 
 
-class _Event(msgspec.Struct):
-    event_id: str = ""
-
-
-def resume(out: Path, lines: Sequence[bytes], revision: str, policies: Mapping[str, str]) -> int:
-    """How many of `lines` have their outcome in `out` already; its last, broken line is cut off.
+def resume(
+    out: Path,
+    lines: Sequence[bytes],
+    revision: str,
+    policies: Mapping[str, str],
+    admission: Admission,
+) -> int:
+    """How many of `lines` have all their outcomes in `out` already; what stands behind those, a
+    broken line or the first of two verdicts, is cut off.
 
     `policies`: name to version, of those that may be used now. Raises `ResumeError` where an
     outcome is of another line, guard or policy.
@@ -95,18 +106,22 @@ def resume(out: Path, lines: Sequence[bytes], revision: str, policies: Mapping[s
     decoder = msgspec.json.Decoder(_Outcome)
     whole = 0
     done = 0
+    owed: list[_Expected] = []
     with out.open("r+b") as file:
-        for line in file:
+        for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 break
-            where = f"line {done + 1} of {out}"
+            where = f"line {number} of {out}"
             try:
                 outcome = decoder.decode(line)
             except msgspec.DecodeError:
                 raise ResumeError(
                     f"{where} is not an outcome; name another file with --out"
                 ) from None
-            if done >= len(lines) or not _is_of(outcome, lines[done]):
+            begins = not owed
+            if begins and done < len(lines):
+                owed = _expected(lines[done], admission)
+            if not owed or not owed[0].is_met_by(outcome, begins):
                 raise ResumeError(
                     f"{where} is not the outcome of line {done + 1} of this input; name another "
                     "file with --out"
@@ -120,18 +135,37 @@ def resume(out: Path, lines: Sequence[bytes], revision: str, policies: Mapping[s
             if used is not None and policies.get(used.name, used.version) != used.version:
                 raise ResumeError(
                     f"{where} was begun with another version of the policy {used.name}; finish it "
-                    "with that one, or name another file with --out"
+                    "with that one and its --views, or name another file with --out"
                 )
-            whole += len(line)
-            done += 1
+            owed = [] if outcome.content is not None else owed[1:]
+            if not owed:
+                whole = file.tell()
+                done += 1
         file.truncate(whole)
     return done
 
 
-def _is_of(outcome: _Outcome, line: bytes) -> bool:
-    if outcome.content is not None:
-        return outcome.content.get("sha256") == hashlib.sha256(line).hexdigest()
+class _Expected(NamedTuple):
+    """An outcome that a line of input is to have: a verdict on this event and task. A line that
+    can have no verdict has no event here."""
+
+    line: bytes
+    event_id: str | None
+    task: str | None
+
+    def is_met_by(self, outcome: _Outcome, begins: bool) -> bool:
+        """`begins`: nothing of this line was met yet, so that its dead letter may stand here."""
+        if outcome.content is not None:
+            sent = outcome.content.get("sha256")
+            return begins and sent == hashlib.sha256(self.line).hexdigest()
+        return self.event_id is not None and (outcome.event_id, outcome.task) == self[1:]
+
+
+def _expected(line: bytes, admission: Admission) -> list[_Expected]:
     try:
-        return msgspec.json.decode(line, type=_Event).event_id == outcome.event_id
-    except msgspec.DecodeError:
-        return False
+        case = admission.admit(Source("", 0, 0, 0, None, line, ()))
+    except Refused:
+        return [_Expected(line, None, None)]
+    event_id = case.event.event_id
+    tasks = [_Expected(line, event_id, question.task.value) for question in case.questions]
+    return tasks or [_Expected(line, event_id, None)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -11,6 +12,7 @@ from pydantic import AfterValidator, Field
 
 from qwarden.contracts.verdict import SEVERITY, Action
 from qwarden.guard.answer import Assessment, Safety
+from qwarden.guard.row import View, views_of
 from qwarden.guard.taxonomy import CATEGORIES
 from qwarden.policy.document import Document, as_its_file, parse
 
@@ -38,6 +40,9 @@ class PolicyFile(Document):
     """What happens to content that the guard cannot judge. No answer is never Safe."""
     on_expired: Literal["allow", "disclaim", "review", "block"] = "review"
     """What happens to content whose deadline passed before it was judged."""
+    views: Annotated[tuple[View, ...], AfterValidator(views_of)] = tuple(View)
+    """In which views content is judged; the worst one counts. A view costs a judgement more only
+    where it differs from what was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +56,13 @@ class Decided:
 class Policy:
     """A policy in force. `version` is 12 hexadecimal digits of a hash of all it says."""
 
-    __slots__ = ("_expired", "_file", "_unjudged", "name", "version")
+    __slots__ = ("_expired", "_file", "_unjudged", "name", "version", "views")
 
     def __init__(self, file: PolicyFile) -> None:
         body = json.dumps(file.model_dump(mode="json"), sort_keys=True).encode()
         self.name = file.name
         self.version = hashlib.sha256(body).hexdigest()[:12]
+        self.views = file.views
         self._file = file
         self._expired = Decided(Action(file.on_expired), "on_expired")
         self._unjudged = Decided(Action(file.on_unjudged), "on_unjudged")
@@ -75,6 +81,10 @@ class Policy:
         if len(named) < len(assessment.categories) or not assessment.categories:
             named.append(decided)
         return max(named, key=lambda each: SEVERITY[each.action])
+
+    def with_views(self, views: Sequence[View]) -> Policy:
+        """This policy, judging these views: one of another version where they differ."""
+        return Policy(self._file.model_copy(update={"views": tuple(views)}))
 
     def expired(self) -> Decided:
         """For content whose deadline passed."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
 from qwarden.contracts.refusal import ErrorClass, Refused, listed
+from qwarden.guard.row import View
 from qwarden.policy.document import Document, DocumentError, as_its_file, parse
 from qwarden.policy.policy import BUILT_IN, Policy, read_policy
 
@@ -40,18 +41,33 @@ class Tenant:
     default: Policy
     cache_scope: str
 
+    def with_views(self, views: Sequence[View]) -> Tenant:
+        """This tenant, whose policies all judge these views."""
+        policies = {name: policy.with_views(views) for name, policy in self.policies.items()}
+        return Tenant(self.name, policies, policies[self.default.name], self.cache_scope)
+
 
 @dataclass(frozen=True, slots=True)
 class Tenants:
-    """All tenants that are known, and what happens to those that are not."""
+    """All tenants that are known, and what happens to those that are not: they get `default`,
+    unless `strict`."""
 
     known: Mapping[str, Tenant]
     strict: bool
+    default: Policy = BUILT_IN["default"]
+
+    def with_views(self, views: Sequence[View]) -> Tenants:
+        """The same tenants, whose policies all judge these views."""
+        return Tenants(
+            {name: tenant.with_views(views) for name, tenant in self.known.items()},
+            self.strict,
+            self.default.with_views(views),
+        )
 
     def policies(self) -> dict[str, Policy]:
         """Every policy that may act, by name: the tenants' own, and `default`, which acts for those
         that are not known."""
-        found = {"default": BUILT_IN["default"]}
+        found = {self.default.name: self.default}
         for tenant in self.known.values():
             found |= tenant.policies
         return found
@@ -70,8 +86,7 @@ class Tenants:
                 event_id=event_id,
                 tenant=name,
             )
-        default = BUILT_IN["default"]
-        return Tenant(name, {"default": default}, default, name)
+        return Tenant(name, {self.default.name: self.default}, self.default, name)
 
 
 def policy_of(tenant: Tenant, name: str | None, *, event_id: str) -> Policy:

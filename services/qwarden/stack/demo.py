@@ -16,6 +16,9 @@ from rich.table import Table
 from qwarden import kafka, render
 from qwarden import settings as settings_module
 from qwarden.contracts import headers, topics
+from qwarden.contracts.event import decode_event
+from qwarden.contracts.judged import conversations_of
+from qwarden.contracts.refusal import Refused
 from qwarden.contracts.verdict import decode_verdict
 from qwarden.delivery.account import Account
 from qwarden.settings import Settings
@@ -28,11 +31,27 @@ ALL_ANSWERED_S = 120.0
 
 def sample_records() -> list[bytes]:
     """The sample events, a value a record: in twelve languages, each category, the three safeties,
-    repeats, an edit, a deletion, template markers, one too long, and three that are broken."""
+    repeats, an edit, a deletion, template markers, two with reasoning, one too long, and three that
+    are broken."""
     text = resources.files("qwarden.stack").joinpath("samples.jsonl").read_text(encoding="utf-8")
-    # Over the context of 32,768 tokens in its last turn alone, so nothing of it can be left out.
-    too_long = {"event_id": "too-long", "tenant": "demo", "text": "one more word, " * 20_000}
-    return [line.encode() for line in text.splitlines()] + [json.dumps(too_long).encode()]
+    # More pieces than the guard judges, eight of 32,768 tokens: each of these signs is three.
+    too_long = {
+        "event_id": "too-long",
+        "tenant": "demo",
+        "text": "\N{ALCHEMICAL SYMBOL FOR AIR}" * 120_000,
+    }
+    lines = [*text.splitlines(), json.dumps(too_long, ensure_ascii=False)]
+    return [line.encode() for line in lines]
+
+
+def tasks_of(value: bytes) -> list[str]:
+    """The tasks on which an event must get verdicts; none where its outcome is of the whole."""
+    try:
+        event = decode_event(value, max_bytes=topics.MAX_EVENT_BYTES)
+        conversations, _ = ((), ()) if event.deleted else conversations_of(event)
+    except Refused:
+        return []
+    return [each.task.value for each in conversations]
 
 
 class Demo:
@@ -47,7 +66,7 @@ class Demo:
 
     async def run(self, ended: asyncio.Task[None], *, once: bool) -> bool:
         """Publishes the samples and shows what comes, until `ended`; with `once`, until every
-        sample has its outcome. Whether each got exactly one.
+        sample has its outcomes. Whether each got exactly those.
 
         Raises what `ended` raises (`StackError` where a part of the stack died), and `KafkaError`.
         """
@@ -79,11 +98,14 @@ class Demo:
 
     async def _publish(self) -> None:
         values = sample_records()
+        origins: list[str] = []
 
         def sent(partition: int, offset: int) -> None:
-            self._account.expect(f"{topics.CONTENT}/{partition}/{offset}")
+            origins.append(f"{topics.CONTENT}/{partition}/{offset}")
 
         await kafka.publish(self._settings.kafka, topics.CONTENT, values, sent)
+        for origin, value in zip(origins, values, strict=True):
+            self._account.expect(origin, tasks_of(value))
         self._check()
 
     async def _show(self, topic: str, records: AsyncIterator[ConsumerRecord]) -> None:
@@ -94,9 +116,11 @@ class Demo:
 
     def _note(self, topic: str, record: ConsumerRecord) -> None:
         origin = headers.header(record.headers, headers.ORIGIN) or ""
-        verdict = topic == topics.VERDICTS
-        identity = decode_verdict(record.value).verdict_id if verdict else "dead-letter"
-        self._account.saw(origin, identity)
+        if topic == topics.VERDICTS:
+            verdict = decode_verdict(record.value)
+            self._account.saw(origin, verdict.verdict_id, verdict.task)
+        else:
+            self._account.saw(origin, "dead-letter")
 
     def _check(self) -> None:
         if self._account.expected and not self._account.missing():
@@ -106,7 +130,7 @@ class Demo:
         account = self._account
         table = Table(show_header=False, box=None)
         table.add_row("records published", str(account.expected))
-        table.add_row("with their outcome", str(account.answered()))
+        table.add_row("with their outcomes", str(account.answered()))
         table.add_row("without", ", ".join(sorted(account.missing())) or "0")
         table.add_row("with two that differ", ", ".join(sorted(account.contradicted())) or "0")
         table.add_row("repeats", str(account.repeats()))

@@ -53,27 +53,37 @@ def response(text: str, reply: str) -> Conversation:
     return Conversation(Task.RESPONSE, (Turn("user", text), Turn("assistant", reply)))
 
 
+def thought(text: str, reasoning: str) -> Conversation:
+    return Conversation(Task.THINKING, (Turn("user", text), Turn("assistant", reasoning)))
+
+
 def conversations() -> list[Conversation]:
-    """20 prompts and 40 responses of many lengths."""
+    """20 prompts, 40 responses and 10 thoughts of many lengths."""
     prompts = [prompt(text) for text in TEXTS]
     replies = [response(text, REPLIES[at % 3]) for at, text in enumerate(TEXTS)]
     longer = [
         response(text * (1 + at % 5), REPLIES[(at + 1) % 3] * (1 + at % 3))
         for at, text in enumerate(TEXTS)
     ]
-    return prompts + replies + longer
+    thoughts = [thought(text, f"{REPLIES[at % 3]}\n\n{text}") for at, text in enumerate(TEXTS[::2])]
+    return prompts + replies + longer + thoughts
 
 
 def engine(checkpoint: Path = STAND_IN, **settings: Any) -> Gen:
     """One thread: the machine may be busy with others, and threads then wait for each other."""
     return Gen.load(
-        EngineSettings(checkpoint=str(checkpoint), device="cpu", **{"threads": 1, **settings})
+        EngineSettings(
+            checkpoint=str(checkpoint),
+            device="cpu",
+            **{"threads": 1, "dtype": "float32", **settings},
+        )
     )
 
 
 @functools.cache
-def stand_in() -> Gen:
-    return engine()
+def stand_in(**settings: Any) -> Gen:
+    """One of each for the whole run; who wears it out, or ends it, wants an `engine` of its own."""
+    return engine(**settings)
 
 
 def copy_to(folder: Path, without: str = "") -> Path:
@@ -102,7 +112,9 @@ def store(tensors: dict[str, Any], file: Path) -> None:
     save_file(tensors, file, metadata={"format": "pt"})
 
 
-def random_checkpoint(folder: Path, *, tied: bool, shards: bool, seed: int = 0) -> Path:
+def random_checkpoint(
+    folder: Path, *, tied: bool = True, shards: bool = False, layers: int = 2, seed: int = 0
+) -> Path:
     """Random weights in float32 as transformers saves them, with the stand-in's tokenizer."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -113,7 +125,7 @@ def random_checkpoint(folder: Path, *, tied: bool, shards: bool, seed: int = 0) 
         vocab_size=own["vocab_size"],
         hidden_size=64,
         intermediate_size=96,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=6,
         num_key_value_heads=2,
         head_dim=32,

@@ -1,24 +1,26 @@
 """A server that behaves as tritonserver does in what the supervisor sees of it.
 
 `fake_triton.py FOLDER PORT ARGS...`: writes its pid and its stub's pid under FOLDER, makes a
-region in shared memory under the prefix that it is given, and answers as the file FOLDER/mode says:
-`answers`, `busy` (its own inferences fail, others are answered) or `silent`.
+region in shared memory under the prefix that it is given, and lives as the file FOLDER/mode says:
+`answers`, `busy` (inferences fail, slices are finished), `stuck` (one slice does not end) or
+`silent`.
 """
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import signal
 import sys
+import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from qwarden_engine.pulse import PULSE, Pulse
+
 folder, port = Path(sys.argv[1]), int(sys.argv[2])
 prefix = sys.argv[-1].rpartition("shm-region-prefix-name=")[2]
-count = 0
 
 stub = os.fork()
 if stub == 0:
@@ -33,27 +35,31 @@ with (folder / "starts").open("a") as starts:
 
 class Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
-        global count  # noqa: PLW0603
-        mode = (folder / "mode").read_text()
         if self.path.endswith("/infer"):
             self.rfile.read(int(self.headers["content-length"]))
-            if mode != "answers":
+            if (folder / "mode").read_text() != "answers":
                 self.send_error(400)
                 return
-            count += 1
-        if self.path.endswith("/stats") and mode == "busy":
-            count += 1
-        stats = {"model_stats": [{"inference_stats": {"success": {"count": count}}}]}
-        body = json.dumps(stats).encode()
         self.send_response(200)
-        self.send_header("content-length", str(len(body)))
+        self.send_header("content-length", "0")
         self.end_headers()
-        self.wfile.write(body)
 
     do_GET = do_POST = _answer  # noqa: N815
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+def live() -> None:
+    """The engine's own sign of life."""
+    pulse = Pulse(Path(os.environ["QWARDEN_ENGINE__STATE"]) / PULSE)
+    while True:
+        mode = (folder / "mode").read_text()
+        if mode in ("busy", "stuck"):
+            pulse.starts()
+        if mode == "busy":
+            pulse.ends()
+        time.sleep(0.02)
 
 
 def end(*_: object) -> None:
@@ -64,4 +70,5 @@ def end(*_: object) -> None:
 
 
 signal.signal(signal.SIGTERM, end)
+threading.Thread(target=live, daemon=True).start()
 ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()

@@ -9,15 +9,27 @@ from qwarden_engine.checkpoint import open_checkpoint
 from qwarden_engine.revision import Conditions, revision_of
 from unit.engine.checkpoints import copy_to
 
-CONDITIONS = Conditions("float32", "cpu-x86_64", "2.13.0", 0.9, 4096)
+CONDITIONS = Conditions(
+    dtype="float32",
+    architecture="cpu-x86_64",
+    torch="2.13.0",
+    floor=0.9,
+    refusal=True,
+    slice_tokens=4096,
+    max_pieces=8,
+    second_look=True,
+)
 CHANGES: dict[str, object] = {
     "dtype": "bfloat16",
     "architecture": "cuda-sm_90",
     "torch": "2.14.0",
     "floor": 0.8,
+    "refusal": False,
     "slice_tokens": 2048,
+    "max_pieces": 1,
+    "second_look": False,
+    "overlap": 100,
     "semantics": 10**6,
-    "pieces": "pieces of 100",
 }
 
 

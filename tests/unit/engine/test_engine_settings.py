@@ -22,7 +22,12 @@ def test_a_misspelt_setting_is_ignored() -> None:
         ("DEVICE", "tpu"),
         ("THREADS", "0"),
         ("TOKEN_BUDGET", "0"),
+        ("TOKEN_BUDGET", "63"),
         ("SLICE_TOKENS", "-1"),
+        ("SLICE_TOKENS", "63"),
+        ("MAX_PIECES", "0"),
+        ("SECOND_LOOK", "perhaps"),
+        ("REFUSAL", "some"),
         ("CHECKPOINT", ""),
     ],
 )

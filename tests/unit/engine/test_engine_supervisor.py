@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from qwarden_engine.supervisor import Regions, Timing, exit_code, next_backoff
+from qwarden_engine.pulse import Beat
+from qwarden_engine.supervisor import Liveness, Regions, Timing, exit_code, next_backoff
 
 FAKE = Path(__file__).with_name("fake_triton.py")
 RUN = """
@@ -22,7 +23,7 @@ import signal, sys
 from pathlib import Path
 from qwarden_engine.supervisor import Probe, Regions, Supervisor, Timing
 folder, port, restart = Path(sys.argv[1]), sys.argv[2], sys.argv[3] == "restart"
-timing = Timing(poll=0.02, probe_every=0.1, deadline=1.5, grace=0.5, backoff=0.05)
+timing = Timing(poll=0.02, ask_after=0.2, patience=1.5, grace=0.5, backoff=0.05)
 supervisor = Supervisor(
     [sys.executable, sys.argv[4], str(folder), port],
     Probe(f"http://127.0.0.1:{port}"),
@@ -91,7 +92,7 @@ class Running:
         return self.starts()[times - 1]
 
     def regions(self) -> set[str]:
-        return {path.name for path in self.shm.iterdir() if not path.name.endswith("lock")}
+        return {path.name for path in self.shm.iterdir() if "region" in path.name}
 
 
 @pytest.fixture
@@ -142,11 +143,20 @@ def test_a_silent_server_lives_on(restarting: Running) -> None:
     restarting.until_ready(2)
 
 
+def test_a_slice_that_never_ends_is_taken_for_work(restarting: Running) -> None:
+    server, _ = restarting.until_ready()
+    restarting.mode("stuck")
+    _until(lambda: not _alive(server), "end of the stuck server")
+    assert '"silent"' in restarting.log
+    restarting.mode("answers")
+    restarting.until_ready(2)
+
+
 def test_a_busy_server_is_killed(restarting: Running) -> None:
-    """Its own inference fails for longer than the deadline, while others are answered."""
+    """An inference of its own would fail for longer than it has patience, while others' go on."""
     server, _ = restarting.until_ready()
     restarting.mode("busy")
-    end = time.monotonic() + 4  # over twice the deadline
+    end = time.monotonic() + 4  # over twice its patience
     while time.monotonic() < end:
         assert _alive(server)
         time.sleep(0.05)
@@ -204,6 +214,43 @@ def test_memory_of_a_living_supervisor_is_removed(tmp_path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     living.close()
     assert [path.name for path in tmp_path.iterdir()] == ["of_somebody_else"]
+
+
+def _beats(*looks: tuple[float, Beat | None]) -> list[str]:
+    liveness = Liveness(Timing(ask_after=10, patience=20, slices=10), 0.0)
+    return [liveness.look(beat, now) for now, beat in looks]
+
+
+def test_a_slow_machines_slice_is_taken_for_a_hang() -> None:
+    """What is running may take ten times as long as the slowest so far."""
+    assert _beats(
+        (0, Beat(5, 30.0, True)),
+        (299, Beat(5, 30.0, True)),
+        (301, Beat(5, 30.0, True)),
+        (302, Beat(6, 30.0, True)),
+    ) == ["alive", "alive", "dead", "alive"]
+
+
+def test_an_idle_engine_is_asked_again_and_again_or_never() -> None:
+    liveness = Liveness(Timing(ask_after=10, patience=20), 0.0)
+    idle = Beat(1, 0.1, False)
+    assert [liveness.look(idle, now) for now in (1.0, 10.0, 12.0, 30.0)] == [
+        "alive",
+        "alive",
+        "ask",
+        "ask",
+    ]
+    liveness.answered(30.5)
+    assert [liveness.look(idle, now) for now in (40.0, 41.0, 61.0)] == ["alive", "ask", "dead"]
+
+
+def test_an_engine_without_a_pulse_is_never_asked() -> None:
+    assert _beats((1, None), (11, None), (31, None)) == ["alive", "ask", "dead"]
+
+
+def test_a_new_life_with_the_same_count_is_taken_for_a_hang() -> None:
+    """A count that fell has moved."""
+    assert _beats((0, Beat(9, 0, False)), (25, Beat(0, 0, False))) == ["alive", "alive"]
 
 
 def test_restarts_come_ever_faster_or_never_again() -> None:

@@ -2,79 +2,76 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
+import hashlib
 import platform
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 
-from qwarden.guard.answer import Answer, Assessment, Failure, Safety, Unanswered
-from qwarden.guard.conversation import Conversation, Task, Turn, refusal_of
-from qwarden_engine.checkpoint import Checkpoint, CheckpointError, open_checkpoint
-from qwarden_engine.grammar import Grammar, Rest, word_of
-from qwarden_engine.model import Cache, Prefix, Qwen3
+from qwarden.guard.answer import Answer, Failure, Unanswered
+from qwarden.guard.conversation import Conversation, Task, Turn
+from qwarden.guard.row import Row as Asked
+from qwarden.guard.row import View
+from qwarden_engine.checkpoint import Checkpoint, CheckpointError, Config, open_checkpoint
+from qwarden_engine.conviction import LEDGER, Ledger
+from qwarden_engine.counts import Counts
+from qwarden_engine.grammar import Grammar
+from qwarden_engine.jobs import Job, Request, Row
+from qwarden_engine.judge import Judge, Part
+from qwarden_engine.model import Kept, Qwen3
+from qwarden_engine.packing import Slicing
+from qwarden_engine.pulse import PULSE, Pulse
 from qwarden_engine.revision import Conditions, revision_of
+from qwarden_engine.scheduler import Scheduler
 from qwarden_engine.settings import EngineSettings, SettingsError
-from qwarden_engine.template import Cut, Encoded, Template, TooLong
+from qwarden_engine.template import Cut, Encoded, Template, TooLong, broken
 from qwarden_engine.words import Words, words_of
 
 Progress = Callable[[str], None]
 
-
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What is constant for one task: its words, its prefix's keys and values, its limit."""
-
-    words: Words
-    grammar: Grammar
-    prefix: Prefix
-    limit: int
+_NEAR = {torch.float32: 512.0, torch.bfloat16: 4.0}
+"""What the batch can move a logit, in steps of the dtype's precision times the logits' scale. Most
+seen in 1,000 random batches of the stand-in, of a tiny and of a 0.6B network on a CPU: 65 in
+float32, 0.3 in bfloat16 (`bench/near_ties.py`); on CUDA not measured yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One conversation on its way: where its answer goes, and all its tokens behind the prefix."""
-
-    at: int
-    task: Task
-    ids: list[int]
-    encoded: Encoded
+class EngineFailed(Exception):
+    """The engine cannot judge at all, not even what it could at its start: an outage."""
 
 
 class Gen:
-    """A loaded Qwen3Guard-Gen. Safe to use from several threads: forwards take turns.
+    """A loaded Qwen3Guard-Gen. Safe to use from several threads.
 
-    `revision`: the name under which its answers may be kept.
+    `revision`: the name under which its answers may be kept. `counts`: what it has done.
     """
 
     def __init__(
         self,
         settings: EngineSettings,
         template: Template,
-        model: Qwen3,
-        parts: Mapping[Task, _Part],
+        parts: dict[Task, Part],
+        names: dict[Task, tuple[str, ...]],
         revision: str,
     ) -> None:
         self.revision = revision
         self._settings = settings
         self._template = template
-        self._model = model
         self._parts = parts
-        self._lock = threading.Lock()
+        self._names = names
+        self._scheduler: Scheduler
 
     @classmethod
     def load(cls, settings: EngineSettings, progress: Progress | None = None) -> Gen:
-        """Opens and checks a checkpoint and computes each task's prefix.
+        """Opens and checks a checkpoint, computes each task's prefix and judges a first row.
 
         `progress` gets a sentence a step. Raises `CheckpointError`, whose message names the file
         and what was expected. Sets torch's threads for the whole process.
         """
         say = progress or (lambda _: None)
         device = _device(settings)
-        dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+        dtype = _dtype(settings, device)
         if device.type == "cpu":
             torch.set_num_threads(settings.threads)
         checkpoint = open_checkpoint(settings.checkpoint, settings.hub_revision)
@@ -88,28 +85,59 @@ class Gen:
         read = tuple(dict.fromkeys(i for task in Task for i in words[task].read))
         columns = {token: at for at, token in enumerate(read)}
         model = Qwen3(checkpoint, read, device, dtype, say)
-        parts = {
-            task: _Part(
-                words=words[task],
-                grammar=Grammar(model, words[task], columns),
-                prefix=model.prefix(template.cuts[task].prefix_ids, settings.slice_tokens),
-                limit=limits[task],
+        prefixes: dict[tuple[int, ...], Kept] = {}
+        parts = {}
+        for task in Task:
+            ids = template.cuts[task].prefix_ids
+            if ids not in prefixes:
+                prefixes[ids] = model.prefix(ids)
+            grammar = Grammar(
+                model,
+                task,
+                words[task],
+                columns,
+                floor=settings.floor,
+                refusal=settings.refusal,
             )
-            for task in Task
-        }
+            parts[task] = Part(grammar, prefixes[ids], limits[task])
+        slice_tokens = min(settings.slice_tokens, settings.token_budget)
         conditions = Conditions(
             dtype=str(dtype).removeprefix("torch."),
             architecture=_architecture(device),
             torch=torch.__version__,
             floor=settings.floor,
-            slice_tokens=settings.slice_tokens,
+            refusal=settings.refusal,
+            slice_tokens=slice_tokens,
+            max_pieces=settings.max_pieces,
+            second_look=settings.second_look,
         )
         revision = revision_of(checkpoint.name, checkpoint.files, conditions)
-        gen = cls(settings, template, model, parts, revision)
+        names = {task: words[task].names for task in Task}
+        gen = cls(settings, template, parts, names, revision)
+        judge = Judge(model, parts)
+        goods = {task: gen._good(task) for task in Task}
         # Torch sets up its kernels at their first use: 0.4 s that no request should wait for.
-        gen.judge([_first(task) for task in Task])
-        say(f"{revision} is ready on {device}")
+        if any(draft.failed for draft in judge.together(list(goods.values()))):
+            raise CheckpointError(
+                f"{checkpoint.directory}: expected numbers from the network for {_GOOD!r}, and "
+                "they are none; the weights are damaged, or need another QWARDEN_ENGINE__DTYPE"
+            )
+        gen._scheduler = Scheduler(
+            judge,
+            Slicing(slice_tokens, _even(checkpoint.config)),
+            budget=settings.token_budget,
+            bound=_NEAR[dtype] * model.step if settings.second_look else 0.0,
+            revision=revision,
+            good=goods[Task.PROMPT],
+            ledger=Ledger(_in(settings.state, LEDGER)),
+            pulse=Pulse(_in(settings.state, PULSE)),
+        )
+        say(f"{revision} is ready on {device} in {conditions.dtype}")
         return gen
+
+    @property
+    def counts(self) -> Counts:
+        return self._scheduler.counts
 
     def limit(self, task: Task) -> int:
         """Tokens that a conversation may have: the context less template and answer."""
@@ -117,160 +145,127 @@ class Gen:
 
     def category_names(self, task: Task) -> tuple[str, ...]:
         """The canonical names that can be answered for a task, in the template's order."""
-        return self._parts[task].words.names
+        return self._names[task]
 
     def judge(self, rows: Sequence[bytes]) -> list[Answer]:
-        """An answer for each row (`Conversation.to_json`), in their order.
+        """An answer for each row (`row_of`), in their order; waits for them.
 
-        A row that cannot be judged is an `Unanswered`; nothing about a row raises. An
-        `Assessment` keeps in `categories` what was decoded also where its safety is Safe and
+        A row that cannot be judged is an `Unanswered`; nothing about a row raises. Raises
+        `EngineFailed` where nothing can be judged any more.
+        """
+        answered = threading.Event()
+        said: list[list[Answer] | None] = []
+
+        def done(answers: list[Answer] | None) -> None:
+            said.append(answers)
+            answered.set()
+
+        self.submit(rows, done)
+        answered.wait()
+        if said[0] is None:
+            raise EngineFailed("the engine cannot judge what it could at its start; restart it")
+        return said[0]
+
+    def submit(
+        self,
+        rows: Sequence[bytes],
+        done: Callable[[list[Answer] | None], None],
+        cancelled: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Hands rows over; `done` gets their answers, from another thread, or from this one
+        where none needs the network. It gets None where `cancelled` came true before, or where
+        the engine failed. Blocks while enough waits already.
+
+        An `Assessment` keeps in `categories` what was decoded also where its safety is Safe and
         P(Safe) is under the floor, decoded under the likelier other word: a verdict shows such
         categories as scores only. Its refusal is then the one read under Safe, None. A floor of
         less than a half leaves some rows that are not Safe above it: without categories, and for
         responses without a refusal, which the model answers behind them.
         """
-        answers: list[Answer | None] = [None] * len(rows)
-        ready: dict[Task, list[_Row]] = {task: [] for task in Task}
-        for at, result in enumerate(self._encoded(rows)):
-            if isinstance(result, Unanswered):
-                answers[at] = result
-            else:
-                task, encoded = result
-                ids = [*encoded.ids, *self._parts[task].words.forced]
-                ready[task].append(_Row(at, task, ids, encoded))
-        for same_task in ready.values():
-            for batch in packed(same_task, self._settings.token_budget):
-                for row, answer in zip(batch, self._answers(batch), strict=True):
-                    answers[row.at] = answer
-        return [answer for answer in answers if answer is not None]
+        request = Request([None] * len(rows), done, cancelled)
+        if rows:
+            self._scheduler.submit(request, self._encoded(rows, request))
+        else:
+            done([])
 
-    def _encoded(self, rows: Sequence[bytes]) -> list[tuple[Task, Encoded] | Unanswered]:
-        out: list[tuple[Task, Encoded] | Unanswered | None] = [None] * len(rows)
-        accepted: dict[Task, list[tuple[int, Conversation]]] = {task: [] for task in Task}
-        for at, row in enumerate(rows):
+    def close(self) -> None:
+        """Ends the engine's thread; rows that wait get no answer."""
+        self._scheduler.close()
+
+    def _encoded(self, rows: Sequence[bytes], request: Request) -> list[Row]:
+        """Jobs for the rows that have some; the others are answered in the request."""
+        by_task: dict[Task, list[tuple[int, Asked, View, Conversation]]] = {t: [] for t in Task}
+        for at, data in enumerate(rows):
             try:
-                conversation = Conversation.from_json(row)
+                asked = Asked.from_json(data)
             except ValueError as error:
-                out[at] = self._without(Failure.REFUSED, str(error))
+                request.answers[at] = self._without(Failure.REFUSED, str(error))
                 continue
-            reason = refusal_of(conversation.task, conversation.turns)
-            if reason is None:
-                accepted[conversation.task].append((at, conversation))
-            else:
-                out[at] = self._without(Failure.REFUSED, reason)
-        for task, some in accepted.items():
-            encoded = self._template.encode([each for _, each in some], self._parts[task].limit)
-            for (at, _), result in zip(some, encoded, strict=True):
-                if isinstance(result, Encoded):
-                    out[at] = (task, result)
-                elif isinstance(result, TooLong):
-                    out[at] = self._without(Failure.TOO_LONG, str(result))
-                else:
-                    out[at] = self._without(Failure.REFUSED, str(result))
-        return [each for each in out if each is not None]
-
-    def _answers(self, batch: Sequence[_Row]) -> list[Answer]:
-        """Answers of one batch; halves it where memory runs out, down to a row alone."""
-        try:
-            with self._lock:
-                return self._forward(batch)
-        except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
-                raise
-        if self._model.device.type == "cuda":
-            torch.cuda.empty_cache()
-        if len(batch) == 1:
-            tokens = batch[0].encoded.tokens
-            reason = f"out of memory for a row of {tokens} tokens alone"
-            return [self._without(Failure.NO_ANSWER, reason)]
-        half = len(batch) // 2
-        return self._answers(batch[:half]) + self._answers(batch[half:])
-
-    def _forward(self, batch: Sequence[_Row]) -> list[Answer]:
-        task = batch[0].task
-        part, model = self._parts[task], self._model
-        counts = [len(row.ids) for row in batch]
-        width = max(counts)
-        padded = torch.tensor(
-            [row.ids + [0] * (width - len(row.ids)) for row in batch], device=model.device
-        )
-        cache = model.cache(part.prefix, len(batch), width + part.words.room)
-        hidden = model.prefill(
-            cache,
-            padded,
-            torch.tensor(counts, device=model.device),
-            self._settings.slice_tokens,
-        )
-        drafts: list[Assessment | None] = [
-            Assessment(
-                logits=logits,
-                categories=(),
-                refusal=None,
-                tokens=row.encoded.tokens,
-                dropped_turns=row.encoded.dropped_turns,
-                revision=self.revision,
+            for view, conversation in self._views(asked):
+                by_task[asked.conversation.task].append((at, asked, view, conversation))
+        made: dict[int, Row] = {}
+        for task, some in by_task.items():
+            part = self._parts[task]
+            encoded = self._template.encode(
+                [conversation for *_, conversation in some], part.limit, self._settings.max_pieces
             )
-            if all(map(math.isfinite, logits))
-            else None
-            for row, logits in zip(batch, part.grammar.safety(hidden), strict=True)
-        ]
-        rests = self._rest(part, cache, drafts, task)
-        answers: list[Answer] = []
-        for draft, rest in zip(drafts, rests, strict=True):
-            if draft is None or rest.failed:
-                reason = "the network's output was not a number"
-                answers.append(self._without(Failure.NO_ANSWER, reason))
-            else:
-                decoded = tuple(rest.categories)
-                answers.append(dataclasses.replace(draft, categories=decoded, refusal=rest.refusal))
-        return answers
+            for (at, asked, view, _), pieces in zip(some, encoded, strict=True):
+                if isinstance(pieces, Exception):
+                    kind = Failure.TOO_LONG if isinstance(pieces, TooLong) else Failure.REFUSED
+                    request.answers[at] = self._without(kind, str(pieces))
+                    continue
+                row = made.get(at)
+                if row is None:
+                    row = made[at] = Row(request, at, _name(rows[at]), 0)
+                row.dropped_turns = max(row.dropped_turns, pieces[0].dropped_turns)
+                row.jobs += [
+                    self._job(row, task, view, n, piece, alone=asked.exact)
+                    for n, piece in enumerate(pieces)
+                ]
+        return [row for at, row in made.items() if request.answers[at] is None]
 
-    def _rest(
-        self, part: _Part, cache: Cache, drafts: Sequence[Assessment | None], task: Task
-    ) -> list[Rest]:
-        """Categories where P(Safe) is under the floor, and refusal of responses.
-
-        Each pass goes on from the rows' keys and values behind `Safety:`. The first pass is done
-        with them before the second begins, since a selection of all rows shares their storage.
-        """
-        rests = [Rest() for _ in drafts]
-        finite = [(at, draft) for at, draft in enumerate(drafts) if draft is not None]
-        unsure = [(at, d) for at, d in finite if d.scores[0] < self._settings.floor]
-        if unsure:
-            rows = [at for at, _ in unsure]
-            some = cache.select(rows)
-            part.grammar.categories(
-                some, [word_of(d.logits) for _, d in unsure], [rests[at] for at in rows]
+    def _views(self, asked: Asked) -> list[tuple[View, Conversation]]:
+        """What is judged of a row: the text as sent, and with broken markers where it has some."""
+        views = [(View.AS_SENT, asked.conversation)]
+        if View.MARKERS_BROKEN in asked.views:
+            turns = asked.conversation.turns
+            other = tuple(
+                Turn(turn.role, broken(self._template.markers, turn.content)) for turn in turns
             )
-            flagged = [n for n, (_, d) in enumerate(unsure) if d.safety is not Safety.SAFE]
-            if flagged and task is Task.RESPONSE:
-                part.grammar.refusal(
-                    some.select(flagged), [rests[rows[n]] for n in flagged], safe=False
-                )
-        safe = [at for at, d in finite if d.safety is Safety.SAFE]
-        if safe and task is Task.RESPONSE:
-            part.grammar.refusal(cache.select(safe), [rests[at] for at in safe], safe=True)
-        return rests
+            if other != turns:
+                conversation = Conversation(asked.conversation.task, other)
+                views.append((View.MARKERS_BROKEN, conversation))
+        return views
+
+    def _job(
+        self, row: Row, task: Task, view: View, piece: int, encoded: Encoded, *, alone: bool
+    ) -> Job:
+        ids = [*encoded.ids, *self._parts[task].grammar.tail]
+        return Job(row, task, view, piece, ids, encoded.tokens, alone)
+
+    def _good(self, task: Task) -> Job:
+        """The known good conversation."""
+        turns = (Turn("user", _GOOD), Turn("assistant", _GOOD))
+        conversation = Conversation(task, turns[: 1 if task is Task.PROMPT else 2])
+        [pieces] = self._template.encode([conversation], self._parts[task].limit, 1)
+        assert not isinstance(pieces, Exception)
+        row = Row(Request([None], lambda _: None, lambda: False), 0, "", 0)
+        return self._job(row, task, View.AS_SENT, 0, pieces[0], alone=True)
 
     def _without(self, failure: Failure, reason: str) -> Unanswered:
         clean = reason.encode("utf-8", "backslashreplace").decode()
         return Unanswered(failure, clean, self.revision)
 
 
-def packed(rows: Sequence[_Row], budget: int) -> list[list[_Row]]:
-    """Rows sorted by length, in batches of at most `budget` padded tokens, one row at the least.
+_GOOD = "hello"
 
-    Longest first, so that a batch that memory cannot hold is met before the others.
-    """
-    batches: list[list[_Row]] = []
-    for row in sorted(rows, key=lambda row: -len(row.ids)):
-        if batches:
-            widest = len(batches[-1][0].ids)
-            if widest * (len(batches[-1]) + 1) <= budget:
-                batches[-1].append(row)
-                continue
-        batches.append([row])
-    return batches
+
+def _name(row: bytes) -> str:
+    return hashlib.blake2b(row, digest_size=16).hexdigest()
+
+
+def _in(folder: Path | None, name: str) -> Path | None:
+    return None if folder is None else folder / name
 
 
 def _limit(checkpoint: Checkpoint, cut: Cut, template: Template, words: Words) -> int:
@@ -285,9 +280,12 @@ def _limit(checkpoint: Checkpoint, cut: Cut, template: Template, words: Words) -
     return limit
 
 
-def _first(task: Task) -> bytes:
-    turns = (Turn("user", "hello"), Turn("assistant", "hello"))
-    return Conversation(task, turns[: 1 if task is Task.PROMPT else 2]).to_json()
+def _even(config: Config) -> float:
+    """Keys to which attention costs a query as much as the linear layers cost its token."""
+    heads = config.heads * config.head_dim
+    linear = config.hidden * (2 * heads + 2 * config.kv_heads * config.head_dim)
+    linear += 3 * config.hidden * config.intermediate
+    return linear / (2 * heads)
 
 
 def _device(settings: EngineSettings) -> torch.device:
@@ -298,15 +296,17 @@ def _device(settings: EngineSettings) -> torch.device:
     return torch.device(settings.device)
 
 
+def _dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:
+    if settings.dtype != "auto":
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype]
+    fast = device.type == "cuda" or any(
+        torch.cpu.get_capabilities().get(flag, False) for flag in ("avx512_bf16", "amx_bf16")
+    )
+    return torch.bfloat16 if fast else torch.float32
+
+
 def _architecture(device: torch.device) -> str:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         return f"cuda-sm_{major}{minor}"
     return f"cpu-{platform.machine()}"
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Torch's CPU allocator raises a plain RuntimeError, so its words must tell."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
-        "can't allocate memory" in str(error) or "not enough memory" in str(error)
-    )

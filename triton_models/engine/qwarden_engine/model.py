@@ -1,46 +1,78 @@
-"""Qwen3 in plain torch, with keys and values given and returned.
+"""Qwen3 in plain torch, over the packed tokens of many rows.
 
 Sources: the Qwen3 technical report (arXiv 2505.09388) and `modeling_qwen3.py` of transformers,
-whose tensor names and order of operations this follows. Shapes in docstrings: R rows, T new
-tokens a row, P tokens of the shared prefix, C slots of a row's own tokens.
+whose tensor names and arithmetic this follows. Shapes in docstrings: N packed new tokens, R rows,
+T new tokens a row, C slots of a row's own tokens, H heads, K heads of keys and values, D a head.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, groupby
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
-from torch.nn import functional
 
+from qwarden_engine import attention
+from qwarden_engine.attention import Part
 from qwarden_engine.checkpoint import Checkpoint, Weight
-
-_QUERY_BLOCK = 512
-"""Queries attended at once. Keys that a block cannot see are left out, so a long causal slice
-costs half of what one masked call costs, and the mask stays at 512 × keys."""
+from qwarden_engine.linear import Linear, linear
 
 
 @dataclass(frozen=True, slots=True)
-class Prefix:
-    """Keys and values of a text that every row starts with: per layer [1, KV heads, P, head]."""
+class Kept:
+    """Keys and values of a stretch of tokens: a layer each, [tokens, K, D]."""
 
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
-    length: int
+    keys: list[Tensor]
+    values: list[Tensor]
+
+    @property
+    def length(self) -> int:
+        return self.keys[0].shape[0]
+
+
+@dataclass(slots=True)
+class Past:
+    """What the earlier slices of one row have left, in stores of the row's final size.
+
+    `store`: slots of which the first `length` are real.
+    """
+
+    store: Kept
+    length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """New tokens of one row behind `prefix`. `reads`: at which of them the state is wanted."""
+
+    ids: Sequence[int]
+    prefix: Kept | None
+    reads: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarded:
+    """What a forward gives: `read` [reads of all spans, hidden], normed, in order; the keys and
+    values of all spans, packed; and where each span starts in them."""
+
+    read: Tensor
+    kept: Kept
+    starts: list[int]
 
 
 @dataclass(slots=True)
 class Cache:
-    """Keys and values of rows: the shared prefix once, and each row's own tokens.
+    """Keys and values of rows that go on a few tokens at a time, behind one prefix.
 
-    `keys`, `values`: per layer [R, KV heads, C, head]. `lengths`: [R], own tokens that are real;
-    what lies in slots beyond is overwritten by what comes next and never read.
+    `keys`, `values`: a layer each, [R, C, K, D]. `lengths`: [R], own tokens that are real; what
+    lies in slots beyond is overwritten by what comes next and never read.
     """
 
-    prefix: Prefix
+    prefix: Kept
     keys: list[Tensor]
     values: list[Tensor]
     lengths: Tensor
@@ -49,34 +81,37 @@ class Cache:
     def rows(self) -> int:
         return self.lengths.shape[0]
 
-    def select(self, rows: Sequence[int]) -> Cache:
-        """A cache of these rows. All rows in order share the storage: slots behind `lengths` are
-        then overwritten by whichever cache goes on last, so finish one before the other."""
-        if list(rows) == list(range(self.rows)):
-            return Cache(self.prefix, self.keys, self.values, self.lengths.clone())
-        at = torch.tensor(rows, device=self.lengths.device)
-        return Cache(
-            self.prefix,
-            [keys.index_select(0, at) for keys in self.keys],
-            [values.index_select(0, at) for values in self.values],
-            self.lengths[at],
-        )
+    def rewind(self, tokens: Sequence[int]) -> None:
+        """Takes back the last so many tokens of each row."""
+        self.lengths = self.lengths - torch.tensor(tokens, device=self.lengths.device)
 
 
 @dataclass(frozen=True, slots=True)
 class _Layer:
+    """The weights of one layer. `query` and `key_value` are apart, since of the last layer some
+    queries are needed and all keys and values."""
+
     norm_in: Tensor
-    qkv: Tensor
+    query: Linear
+    key_value: Linear
     norm_q: Tensor
     norm_k: Tensor
-    out: Tensor
+    out: Linear
     norm_mlp: Tensor
-    gate_up: Tensor
-    down: Tensor
+    gate: Linear
+    up: Linear
+    down: Linear
 
 
-Mask = Callable[[int, int], tuple[Tensor | None, int]]
-"""For queries [start, end) of a forward: the additive mask and the keys that it covers."""
+@dataclass(frozen=True, slots=True)
+class _Rope:
+    """Cosines and sines of some positions, [N, 1, D], in float32."""
+
+    cosine: Tensor
+    sine: Tensor
+
+    def at(self, rows: Tensor) -> _Rope:
+        return _Rope(self.cosine[rows], self.sine[rows])
 
 
 class Qwen3:
@@ -99,7 +134,7 @@ class Qwen3:
         self.dtype = dtype
         weights = _Weights(checkpoint.weights, device)
         self._embeddings = weights.stored("model.embed_tokens.weight")
-        self._norm = weights.read("model.norm.weight", dtype)
+        self._norm = weights.read("model.norm.weight", torch.float32)
         at = torch.tensor(list(read))
         head = (
             self._embeddings[at.to(device)]
@@ -114,221 +149,263 @@ class Qwen3:
         half = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32, device=device)
         self._frequencies = 1.0 / (self.config.rope_theta ** (half / self.config.head_dim))
 
-    @torch.inference_mode()
-    def prefix(self, ids: Sequence[int], slice_tokens: int) -> Prefix:
-        """Keys and values of a text that comes first, computed once. `ids`: not empty."""
-        nothing = self._no_prefix()
-        cache = self.cache(nothing, 1, len(ids))
-        tokens = torch.tensor([list(ids)], device=self.device)
-        self.prefill(cache, tokens, torch.tensor([len(ids)], device=self.device), slice_tokens)
-        return Prefix(tuple(cache.keys), tuple(cache.values), len(ids))
+    @property
+    def step(self) -> float:
+        """The scale of a logit, as of a state of unit mean square along its row of the head, times
+        the precision of the dtype."""
+        rows = self._head * self._norm[:, None]
+        return float(rows.norm(dim=0).max()) * torch.finfo(self.dtype).eps
 
-    def cache(self, prefix: Prefix, rows: int, capacity: int) -> Cache:
-        """An empty cache for so many rows of at most `capacity` own tokens."""
-        shape = (rows, self.config.kv_heads, capacity, self.config.head_dim)
+    @torch.inference_mode()
+    def prefix(self, ids: Sequence[int]) -> Kept:
+        """Keys and values of a text that comes first, computed once. `ids`: not empty."""
+        return self.forward([Span(ids, None, ())]).kept
+
+    def past(self, tokens: int) -> Past:
+        """An empty past for a row of so many own tokens."""
+        shape = (tokens, self.config.kv_heads, self.config.head_dim)
 
         def new() -> list[Tensor]:
             return [
-                torch.zeros(shape, dtype=self.dtype, device=self.device)
+                torch.empty(shape, dtype=self.dtype, device=self.device)
                 for _ in range(self.config.layers)
             ]
 
-        lengths = torch.zeros(rows, dtype=torch.long, device=self.device)
-        return Cache(prefix, new(), new(), lengths)
+        return Past(Kept(new(), new()))
 
     @torch.inference_mode()
-    def prefill(self, cache: Cache, ids: Tensor, counts: Tensor, slice_tokens: int) -> Tensor:
-        """Runs rows from their start, in slices of at most `slice_tokens` tokens a row.
+    def forward(self, spans: Sequence[Span], past: Past | None = None) -> Forwarded:
+        """Runs the new tokens of all spans.
 
-        `ids`: [R, T], padded behind; `counts`: [R], real tokens of each row, at least one.
-        Causality keeps the padding behind a row out of the row. Returns the last hidden state of
-        each row, normed: [R, hidden].
+        Spans of one prefix stand together; those of equal length and reads beside each other cost
+        less. `past`: of the only span; what is new is added to it.
         """
-        rows, length = ids.shape
-        last = torch.empty(rows, self.config.hidden, dtype=self.dtype, device=self.device)
-        for start in range(0, length, slice_tokens):
-            end = min(start + slice_tokens, length)
-            positions = torch.arange(start, end, device=self.device)
-
-            def write(store: Tensor, new: Tensor, start: int = start, end: int = end) -> None:
-                store[:, :, start:end] = new
-
-            hidden = self._run(
-                ids[:, start:end],
-                (positions + cache.prefix.length)[None],
-                cache,
-                write,
-                end=end,
-                mask=self._causal(cache.prefix.length + start, end - start),
+        config = self.config
+        lengths = [len(span.ids) for span in spans]
+        starts = [0, *accumulate(lengths)]
+        ids = torch.tensor([i for span in spans for i in span.ids], device=self.device)
+        before = [span.prefix.length if span.prefix else 0 for span in spans]
+        if past is not None:
+            before[0] += past.length
+        rope = self._rope(
+            torch.cat(
+                [
+                    torch.arange(at, at + n, device=self.device)
+                    for at, n in zip(before, lengths, strict=True)
+                ]
             )
-            here = (counts > start) & (counts <= end)
-            last[here] = hidden[here, (counts - 1 - start)[here]]
-        cache.lengths = counts.clone()
-        return self._normed(last, self._norm)
+        )
+        reads = torch.tensor(
+            [at + read for span, at in zip(spans, starts, strict=False) for read in span.reads],
+            dtype=torch.long,
+            device=self.device,
+        )
+        runs = attention.runs_of([(len(span.ids), span.reads) for span in spans])
+        kept = Kept([], [])
+        hidden = self._embeddings[ids].to(self.dtype)
+        for at, layer in enumerate(self._layers):
+            normed = self._normed(hidden, layer.norm_in)
+            # Of the last layer only what is read is needed beside the keys and values: nothing
+            # follows from the other tokens' states.
+            last = at == config.layers - 1
+            keys, values = self._key_value(normed, layer, rope)
+            kept.keys.append(keys)
+            kept.values.append(values)
+            if last:
+                hidden = hidden[reads]
+                if not len(reads):
+                    break
+                queries = self._query(normed[reads], layer, rope.at(reads))
+            else:
+                queries = self._query(normed, layer, rope)
+            parts = self._outside(at, queries, spans, last, past)
+            own = attention.reads_to_own if last else attention.to_own
+            parts.append(own(queries, keys, values, runs))
+            hidden = self._finish(hidden, attention.merged(parts), layer)
+        if past is not None:
+            end = past.length + len(ids)
+            for store, new in ((past.store.keys, kept.keys), (past.store.values, kept.values)):
+                for into, values in zip(store, new, strict=True):
+                    into[past.length : end] = values
+            past.length = end
+        return Forwarded(self._normed(hidden, self._norm), kept, starts[:-1])
+
+    def cache(
+        self,
+        forwarded: Forwarded,
+        prefix: Kept,
+        rows: Sequence[int],
+        lengths: Sequence[int],
+        room: int,
+    ) -> Cache:
+        """A cache of some rows of a forward, all behind one prefix: of the first `lengths` of
+        their tokens, for `room` tokens behind each."""
+        starts = torch.tensor([forwarded.starts[row] for row in rows], device=self.device)
+        slots = torch.arange(max(lengths) + room, device=self.device)
+        # What lies behind a row is another row's, or the last token's: overwritten before read.
+        at = (starts[:, None] + slots).clamp(max=forwarded.kept.length - 1)
+        return Cache(
+            prefix,
+            [keys[at] for keys in forwarded.kept.keys],
+            [values[at] for values in forwarded.kept.values],
+            torch.tensor(lengths, device=self.device),
+        )
+
+    def cache_of(self, past: Past, prefix: Kept, length: int, room: int) -> Cache:
+        """A cache of the one row that a past is of: of its first `length` tokens."""
+
+        def with_room(store: Tensor) -> Tensor:
+            grown = store.new_empty(1, length + room, *store.shape[1:])
+            grown[0, :length] = store[:length]
+            return grown
+
+        return Cache(
+            prefix,
+            [with_room(keys) for keys in past.store.keys],
+            [with_room(values) for values in past.store.values],
+            torch.tensor([length], device=self.device),
+        )
 
     @torch.inference_mode()
-    def extend(self, cache: Cache, tokens: Sequence[Sequence[int]]) -> Tensor:
-        """Runs some more tokens of each row, a few at a time; `[]` leaves a row as it is.
+    def extend(self, cache: Cache, tokens: Sequence[Sequence[int]], ends: Sequence[int]) -> Tensor:
+        """Runs some more tokens of each row; `[]` leaves a row as it is.
 
-        Returns the hidden state of each row's last new token, normed: [R, hidden]; of a row
-        without new tokens it means nothing.
+        Returns two states of each row, normed: behind its first `ends` new tokens, and behind all
+        of them: [R, 2, hidden]. Of a row without new tokens they mean nothing.
         """
         counts = [len(row) for row in tokens]
         width = max(counts)
         ids = torch.tensor(
             [[*row, *[0] * (width - len(row))] for row in tokens], device=self.device
         )
-        added = torch.tensor(counts, device=self.device)
         offsets = torch.arange(width, device=self.device)
         slots = cache.lengths[:, None] + offsets  # [R, T]
         rows = torch.arange(cache.rows, device=self.device)[:, None]
         end = int(slots.max()) + 1
-        before = cache.prefix.length
-
-        def write(store: Tensor, new: Tensor) -> None:
-            store[rows, :, slots] = new.transpose(1, 2)
-
-        keys = torch.arange(before + end, device=self.device)
-        hidden_keys = keys[None, None] > (before + slots)[:, :, None]  # [R, T, P + end]
-        mask = torch.zeros(hidden_keys.shape, dtype=self.dtype, device=self.device)
-        mask.masked_fill_(hidden_keys, float("-inf"))
-
-        def all_keys(start: int, stop: int) -> tuple[Tensor | None, int]:
-            return mask[:, None, start:stop], before + end
-
-        hidden = self._run(ids, slots + before, cache, write, end=end, mask=all_keys)
-        last = hidden[rows[:, 0], (added - 1).clamp(min=0)]
-        cache.lengths = cache.lengths + added
-        return self._normed(last, self._norm)
+        seen = torch.arange(end, device=self.device) <= slots[:, :, None]  # [R, T, C]
+        rope = self._rope((slots + cache.prefix.length).flatten())
+        hidden = self._embeddings[ids].to(self.dtype).flatten(0, 1)
+        for at, layer in enumerate(self._layers):
+            normed = self._normed(hidden, layer.norm_in)
+            queries = self._query(normed, layer, rope)
+            keys, values = self._key_value(normed, layer, rope)
+            cache.keys[at][rows, slots] = keys.view(*ids.shape, *keys.shape[1:])
+            cache.values[at][rows, slots] = values.view(*ids.shape, *values.shape[1:])
+            parts = [
+                attention.to_all(queries, cache.prefix.keys[at], cache.prefix.values[at]),
+                attention.to_slots(
+                    queries.view(*ids.shape, *queries.shape[1:]),
+                    cache.keys[at][:, :end],
+                    cache.values[at][:, :end],
+                    seen,
+                ),
+            ]
+            hidden = self._finish(hidden, attention.merged(parts), layer)
+        wanted = torch.tensor([ends, counts], device=self.device).T  # [R, 2]
+        states = hidden.view(*ids.shape, -1)[rows, (wanted - 1).clamp(min=0)]
+        cache.lengths = cache.lengths + wanted[:, 1]
+        return self._normed(states, self._norm)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits of the ids that are read, in float32: [R, hidden] to [R, read]."""
+        """Logits of the ids that are read, in float32: […, hidden] to […, read]."""
         return hidden.float() @ self._head
 
-    def _no_prefix(self) -> Prefix:
-        shape = (1, self.config.kv_heads, 0, self.config.head_dim)
-        empty = torch.zeros(shape, dtype=self.dtype, device=self.device)
-        return Prefix((empty,) * self.config.layers, (empty,) * self.config.layers, 0)
+    def _outside(
+        self, at: int, queries: Tensor, spans: Sequence[Span], reads: bool, past: Past | None
+    ) -> list[Part]:
+        """Attention to the prefixes and to the past, where there are some."""
+        parts = []
+        if spans[0].prefix is not None:
+            same: list[Part] = []
+            start = 0
+            for _, group in groupby(spans, key=lambda span: id(span.prefix)):
+                some = list(group)
+                prefix = some[0].prefix
+                assert prefix is not None
+                end = start + sum(len(s.reads) if reads else len(s.ids) for s in some)
+                if end > start:
+                    some_queries = queries[start:end]
+                    same.append(attention.to_all(some_queries, prefix.keys[at], prefix.values[at]))
+                start = end
+            parts.append(attention.joined(same))
+        if past is not None and past.length:
+            keys, values = past.store.keys[at], past.store.values[at]
+            parts.append(attention.to_all(queries, keys[: past.length], values[: past.length]))
+        return parts
 
-    def _causal(self, before: int, length: int) -> Mask:
-        """Masks for `length` queries that stand behind `before` keys, the same for every row.
-
-        One band holds them all: a block's mask is a window of it, shifted by where it starts.
-        """
-        block = min(_QUERY_BLOCK, length)
-        furthest = before + length
-        columns = torch.arange(furthest + block, device=self.device)
-        band = torch.zeros(block, furthest + block, dtype=self.dtype, device=self.device)
-        band.masked_fill_(
-            columns[None] > torch.arange(block, device=self.device)[:, None] + furthest,
-            float("-inf"),
-        )
-
-        def window(start: int, stop: int) -> tuple[Tensor | None, int]:
-            keys = before + stop
-            shift = furthest - before - start
-            return band[: stop - start, shift : shift + keys], keys
-
-        return window
-
-    def _run(
-        self,
-        ids: Tensor,
-        positions: Tensor,
-        cache: Cache,
-        write: Callable[[Tensor, Tensor], None],
-        *,
-        end: int,
-        mask: Mask,
-    ) -> Tensor:
-        """All layers over new tokens. `ids`: [R, T]; `positions`: [R or 1, T]; `end`: own slots in
-        use after `write`. Returns [R, T, hidden], not normed."""
-        config = self.config
-        rows, length = ids.shape
-        hidden = self._embeddings[ids].to(self.dtype)
-        angles = positions[:, :, None].float() * self._frequencies  # [R or 1, T, head / 2]
+    def _rope(self, positions: Tensor) -> _Rope:
+        angles = positions[:, None].float() * self._frequencies
         angles = torch.cat((angles, angles), dim=-1)[:, None]
-        cosine, sine = angles.cos().to(self.dtype), angles.sin().to(self.dtype)
-        widths = [config.heads * config.head_dim] + [config.kv_heads * config.head_dim] * 2
-        for at, layer in enumerate(self._layers):
-            normed = self._normed(hidden, layer.norm_in)
-            queries, keys, values = torch.split(
-                functional.linear(normed, layer.qkv), widths, dim=-1
-            )
-            queries = queries.view(rows, length, config.heads, config.head_dim)
-            keys = keys.view(rows, length, config.kv_heads, config.head_dim)
-            values = values.view(rows, length, config.kv_heads, config.head_dim).transpose(1, 2)
-            queries = _rotate(self._normed(queries, layer.norm_q).transpose(1, 2), cosine, sine)
-            keys = _rotate(self._normed(keys, layer.norm_k).transpose(1, 2), cosine, sine)
-            write(cache.keys[at], keys)
-            write(cache.values[at], values)
-            attended = _attend(
-                queries,
-                _behind(cache.prefix.keys[at], cache.keys[at], end),
-                _behind(cache.prefix.values[at], cache.values[at], end),
-                mask,
-            )
-            attended = attended.transpose(1, 2).reshape(rows, length, widths[0])
-            hidden = hidden + functional.linear(attended, layer.out)
-            normed = self._normed(hidden, layer.norm_mlp)
-            gate, up = functional.linear(normed, layer.gate_up).chunk(2, dim=-1)
-            hidden = hidden + functional.linear(functional.silu(gate) * up, layer.down)
-        return hidden
+        return _Rope(angles.cos(), angles.sin())
+
+    def _query(self, normed: Tensor, layer: _Layer, rope: _Rope) -> Tensor:
+        """Queries, [N, H, D]."""
+        heads = layer.query(normed).view(-1, self.config.heads, self.config.head_dim)
+        return self._turned(heads, layer.norm_q, rope)
+
+    def _key_value(self, normed: Tensor, layer: _Layer, rope: _Rope) -> tuple[Tensor, Tensor]:
+        """Keys and values, [N, K, D]."""
+        config = self.config
+        both = layer.key_value(normed).view(-1, 2 * config.kv_heads, config.head_dim)
+        keys, values = both.chunk(2, dim=1)
+        return self._turned(keys, layer.norm_k, rope), values.contiguous()
+
+    def _turned(self, heads: Tensor, weight: Tensor, rope: _Rope) -> Tensor:
+        """[N, heads, D], normed, weighted and turned by their positions, halves paired as in
+        transformers. In float32: a scale in bfloat16 would shift all of a head's scores alike."""
+        half = heads.shape[-1] // 2
+        x = heads.float()
+        x = x * _scale(x, self.config.eps)
+        # The weights go into cosines and sines, which all heads share.
+        cosine, sine = rope.cosine * weight, rope.sine * weight.roll(half)
+        first, second = x[..., :half], x[..., half:]
+        turned = torch.empty(heads.shape, dtype=torch.float32, device=heads.device)
+        torch.mul(first, cosine[..., :half], out=turned[..., :half])
+        turned[..., :half].addcmul_(second, sine[..., :half], value=-1)
+        torch.mul(second, cosine[..., half:], out=turned[..., half:])
+        turned[..., half:].addcmul_(first, sine[..., half:])
+        return turned.to(self.dtype)
+
+    def _finish(self, hidden: Tensor, attended: Tensor, layer: _Layer) -> Tensor:
+        """What a layer does behind attention: the state that the next one gets."""
+        hidden = layer.out.plus(attended.flatten(1), hidden)
+        normed = self._normed(hidden, layer.norm_mlp)
+        return layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), hidden)
 
     def _normed(self, values: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(values, (weight.shape[0],), weight, self.config.eps)
+        """RMS norm in float32, [N, hidden] to the network's dtype."""
+        wide = values.float()
+        return (wide * _scale(wide, self.config.eps)).mul_(weight).to(self.dtype)
 
 
-def _behind(prefix: Tensor, own: Tensor, end: int) -> Tensor:
-    """The prefix before each row's own tokens: [R, KV heads, P + end, head].
-
-    A copy a layer and forward; the cache holds the prefix once.
-    """
-    return torch.cat((prefix.expand(own.shape[0], -1, -1, -1), own[:, :, :end]), dim=2)
-
-
-def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Mask) -> Tensor:
-    """Attention of [R, heads, T, head] over [R, KV heads, keys, head], in blocks of queries."""
-    length = queries.shape[2]
-    blocks = []
-    for start in range(0, length, _QUERY_BLOCK):
-        stop = min(start + _QUERY_BLOCK, length)
-        bias, seen = mask(start, stop)
-        blocks.append(
-            functional.scaled_dot_product_attention(
-                queries[:, :, start:stop],
-                keys[:, :, :seen],
-                values[:, :, :seen],
-                attn_mask=bias,
-                enable_gqa=queries.shape[1] != keys.shape[1],
-            )
-        )
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks, dim=2)
-
-
-def _rotate(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotary position embedding, halves paired as in transformers."""
-    first, second = values.chunk(2, dim=-1)
-    return values * cosine + torch.cat((-second, first), dim=-1) * sine
+def _scale(values: Tensor, eps: float) -> Tensor:
+    """One over the root of the mean square of the last dimension, which is kept."""
+    norm: Tensor = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
+    return norm.square_().div_(values.shape[-1]).add_(eps).rsqrt_()
 
 
 def _layer(weights: _Weights, layer: int, dtype: torch.dtype) -> _Layer:
     at = f"model.layers.{layer}."
 
-    def read(*names: str) -> Tensor:
+    def layer_of(*names: str) -> Linear:
         parts = [weights.read(f"{at}{name}.weight", dtype) for name in names]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        return linear(parts[0] if len(parts) == 1 else torch.cat(parts))
+
+    def norm(name: str) -> Tensor:
+        return weights.read(f"{at}{name}.weight", torch.float32)
 
     return _Layer(
-        norm_in=read("input_layernorm"),
-        qkv=read("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        norm_q=read("self_attn.q_norm"),
-        norm_k=read("self_attn.k_norm"),
-        out=read("self_attn.o_proj"),
-        norm_mlp=read("post_attention_layernorm"),
-        gate_up=read("mlp.gate_proj", "mlp.up_proj"),
-        down=read("mlp.down_proj"),
+        norm_in=norm("input_layernorm"),
+        query=layer_of("self_attn.q_proj"),
+        key_value=layer_of("self_attn.k_proj", "self_attn.v_proj"),
+        norm_q=norm("self_attn.q_norm"),
+        norm_k=norm("self_attn.k_norm"),
+        out=layer_of("self_attn.o_proj"),
+        norm_mlp=norm("post_attention_layernorm"),
+        gate=layer_of("mlp.gate_proj"),
+        up=layer_of("mlp.up_proj"),
+        down=layer_of("mlp.down_proj"),
     )
 
 

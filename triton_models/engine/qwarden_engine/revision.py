@@ -8,12 +8,11 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-SEMANTICS = 1
+from qwarden_engine.template import OVERLAP
+
+SEMANTICS = 2
 """Version of what the engine makes of a checkpoint: raise it with every change that can change
 an answer (rendering, dropping of turns, grammar, probabilities)."""
-
-PIECES = "whole"
-"""How a turn is cut for the guard: it is judged whole, and what is longer is `too_long`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +20,20 @@ class Conditions:
     """All that answers depend on beside the checkpoint's files.
 
     `architecture`: of the device, such as `cpu-x86_64` or `cuda-sm_90`. `torch`: its version.
-    `floor`, `slice_tokens`: as in the settings. `semantics`, `pieces`: of this engine.
+    The others are those of the settings that an answer can depend on, and the rules of this engine:
+    `slice_tokens` is the most that a forward takes of a row, `overlap` what pieces share.
     """
 
     dtype: str
     architecture: str
     torch: str
     floor: float
+    refusal: bool
     slice_tokens: int
+    max_pieces: int
+    second_look: bool
+    overlap: int = OVERLAP
     semantics: int = SEMANTICS
-    pieces: str = PIECES
 
 
 def revision_of(name: str, files: Iterable[Path], conditions: Conditions) -> str:

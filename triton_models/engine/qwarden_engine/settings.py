@@ -43,7 +43,11 @@ class EngineSettings(BaseModel):
     between two replicas, whose answers then carry different revisions."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto` takes CUDA where torch sees it: float32 on a CPU, bfloat16 on CUDA."""
+    """`auto` takes CUDA where torch sees it."""
+
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of weights and activations; scores are float32 always. `auto` is bfloat16 on CUDA and on a
+    CPU that multiplies in it (avx512_bf16 or amx_bf16: four times as fast), else float32."""
 
     threads: int = Field(default_factory=usable_cores, ge=1)
     """Of torch, on a CPU. One a core: torch's own default counts the machine's cores, and more
@@ -53,15 +57,31 @@ class EngineSettings(BaseModel):
     """Categories are decoded where P(Safe) is below it. 0.9 leaves them out for what is clearly
     safe, most of any traffic, and keeps them for what a strict policy may act on."""
 
-    token_budget: int = Field(default=2048, ge=1)
-    """Padded tokens a forward. A batch is as large as this allows; a row that is longer runs
-    alone. It bounds the keys and values held at once. On a CPU more only costs: a short text takes
-    6.5, 6.6 and 7.2 ms of one core at 1,024, 2,048 and 4,096 (stand-in, no categories). A GPU
-    wants more: as much as it forwards in some 50 ms."""
+    refusal: bool = True
+    """Whether refusal is read for responses. It costs some ten tokens a row; who filters data by
+    the scores alone has no use for it."""
 
-    slice_tokens: int = Field(default=4096, ge=1)
-    """The most tokens of a row in one forward: longer rows are prefilled in slices with their
-    keys and values kept, so that memory for activations does not grow with the row."""
+    token_budget: int = Field(default=2048, ge=64)
+    """Tokens a forward. A micro-batch is as large as this allows, and a longer row goes in slices
+    of at most as many. It bounds the activations held at once, and how long a row waits for the
+    one before it. On a CPU more gains nothing: the stand-in judges as many short texts a second at
+    1,024 as at 4,096. A GPU wants more: as much as it forwards in some 50 ms."""
+
+    slice_tokens: int = Field(default=4096, ge=64)
+    """The most tokens of a slice, where the budget allows more: a slice behind 30,000 tokens costs
+    many times what it costs at the start, and it gets shorter as the row goes on."""
+
+    max_pieces: int = Field(default=8, ge=1)
+    """A turn that is longer than the context is cut into pieces; one with more is `too_long`.
+    Eight of 32,768 tokens are about a megabyte of text, as much as a Kafka record holds."""
+
+    second_look: bool = True
+    """Whether a row with a near tie is judged once more alone, so that the same content has the
+    same answer in any batch. False only to measure what it costs and what it changes."""
+
+    state: Path | None = None
+    """A folder in shared memory where the engine leaves its sign of life and the rows that it is
+    running, for its supervisor and its next life. The supervisor sets it."""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> EngineSettings:

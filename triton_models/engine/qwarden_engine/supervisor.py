@@ -3,9 +3,10 @@
 `python -m qwarden_engine.supervisor [--restart] [--die-with-parent] [--http-port N] -- COMMAND`
 
 Since 24.06 Triton never restarts a Python stub that died: its health stays 200 and every request
-fails (seen with Triton 2.51). So this ends the server where a stub is gone, or where for long
-nothing was answered, not even a tiny inference of its own; and starts it again with `--restart`.
-A server that answers others is busy, never dead. Linux only; logs a JSON object a line.
+fails (seen with Triton 2.51). So this ends the server where a stub is gone, or where the engine
+gives no sign of life; and starts it again with `--restart`. A sign of life is a finished slice, or
+where none is running the answer to a tiny inference: a busy server is never ended for being busy.
+Linux only; logs a JSON object a line.
 """
 
 from __future__ import annotations
@@ -29,8 +30,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from qwarden.guard.conversation import Conversation, Task, Turn
+from qwarden_engine.conviction import LEDGER, forgive
+from qwarden_engine.pulse import PULSE, Beat, read_beat
 
 MODEL = "qwen3guard_gen"
 SHM = Path("/dev/shm")
@@ -38,6 +42,9 @@ SHM = Path("/dev/shm")
 _OWN = "qwarden_triton_"
 _STUB = "triton_python_backend_stub"[:15]  # the kernel keeps 15 characters of a name
 _PR_SET_PDEATHSIG = 1
+_FROM_OUTSIDE = (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+"""How Triton ends where somebody has asked it to."""
+
 _TIED = f"""
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, int(signal.SIGKILL), 0, 0, 0)
@@ -51,21 +58,50 @@ if os.getppid() == int(sys.argv[1]):
 class Timing:
     """How long to wait for what, in seconds.
 
-    `poll`: between looks at the processes; a dead stub is seen within it. `probe_every`: between
-    looks at whether it answers. `deadline`: after so long without any answer the server is dead;
-    it must be above the longest single row, 32k tokens of a 0.6B guard on two cores, since a row
-    alone moves no count. `grace`: for Triton to end by itself, under the 30 s that Kubernetes
-    gives a pod by default. `backoff`, `backoff_cap`: before the first restart, and at most, with a
-    doubling between. `healthy`: after so long of health the backoff starts anew.
+    `poll`: between looks at the processes and at the engine's beat; a dead stub is seen within it.
+    `ask_after`: where nothing runs and nothing has finished for so long, it is asked. `patience`:
+    the least that a slice or an inference may take: over the start of a model's kernels and a
+    noisy machine; a slice may also take `slices` times the slowest so far. `grace`: for Triton to
+    end by itself, under the 30 s that Kubernetes gives a pod by default. `backoff`, `backoff_cap`:
+    before the first restart, and at most, with a doubling between. `healthy`: after so long of
+    health the backoff starts anew.
     """
 
     poll: float = 0.2
-    probe_every: float = 10.0
-    deadline: float = 600.0
+    ask_after: float = 10.0
+    patience: float = 20.0
+    slices: float = 10.0
     grace: float = 8.0
     backoff: float = 0.5
     backoff_cap: float = 30.0
     healthy: float = 60.0
+
+
+class Liveness:
+    """Decides from the engine's beats whether it lives. Pure: the clock is given."""
+
+    def __init__(self, timing: Timing, now: float) -> None:
+        self._timing = timing
+        self._count = -1
+        self._since = now
+
+    def look(self, beat: Beat | None, now: float) -> Literal["alive", "ask", "dead"]:
+        """`ask`: only an inference can tell. Without a beat, as of another engine, it is so."""
+        if beat is not None and beat.count != self._count:
+            self._count = beat.count
+            self._since = now
+        silent = now - self._since
+        slowest = beat.slice_s if beat is not None else 0.0
+        patience = max(self._timing.patience, self._timing.slices * slowest)
+        if beat is not None and beat.running:
+            return "dead" if silent > patience else "alive"
+        if silent > self._timing.ask_after + patience:
+            return "dead"
+        return "ask" if silent > self._timing.ask_after else "alive"
+
+    def answered(self, now: float) -> None:
+        """An inference came back."""
+        self._since = now
 
 
 def next_backoff(previous: float, healthy_for: float, timing: Timing) -> float:
@@ -104,14 +140,17 @@ class Regions:
             if path.exists():  # else another one swept it before it was locked
                 break
             self._lock.close()
+        self.state = folder / f"{self.prefix}state"
+        """Where the engine leaves what its supervisor and its next life must know."""
+        self.state.mkdir(mode=0o700)
 
     def clear(self) -> None:
-        """Removes the regions; the prefix stays held."""
-        self._remove(self.prefix, lock=False)
+        """Removes the regions; the prefix stays held, and the state."""
+        self._remove(self.prefix, all_of_it=False)
 
     def close(self) -> None:
         """Removes the regions and gives the prefix up."""
-        self._remove(self.prefix, lock=True)
+        self._remove(self.prefix, all_of_it=True)
         self._lock.close()
 
     def _sweep(self) -> None:
@@ -119,13 +158,17 @@ class Regions:
             try:
                 with path.open("w") as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    self._remove(path.name.removesuffix("lock"), lock=True)
+                    self._remove(path.name.removesuffix("lock"), all_of_it=True)
             except OSError:  # held by a living supervisor, or swept by another one
                 continue
 
-    def _remove(self, prefix: str, lock: bool) -> None:
+    def _remove(self, prefix: str, *, all_of_it: bool) -> None:
         for path in self._folder.glob(f"{prefix}*"):
-            if lock or not path.name.endswith("lock"):
+            if not all_of_it and path.name.endswith(("lock", "state")):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
                 path.unlink(missing_ok=True)
 
 
@@ -141,19 +184,10 @@ class Probe:
         """Whether the server and its models have loaded."""
         return self._get("/v2/health/ready", None, 2.0) is not None
 
-    def answered(self) -> int | None:
-        """How many requests the model has answered, or None where the server does not say."""
-        body = self._get(f"/v2/models/{MODEL}/stats", None, 2.0)
-        try:
-            stats = json.loads(body or b"")["model_stats"][0]["inference_stats"]
-            return int(stats["success"]["count"])
-        except (ValueError, KeyError, IndexError, TypeError):
-            return None
-
     def infer(self, timeout: float) -> bool:
         """Whether one short conversation is answered within `timeout` seconds."""
         conversation = Conversation(Task.PROMPT, (Turn("user", "hello"),)).to_json().decode()
-        tensor = {"name": "CONVERSATION", "datatype": "BYTES", "shape": [1, 1]}
+        tensor = {"name": "ROW", "datatype": "BYTES", "shape": [1, 1]}
         body = json.dumps({"inputs": [{**tensor, "data": [conversation]}]}).encode()
         return self._get(f"/v2/models/{MODEL}/infer", body, timeout) is not None
 
@@ -167,44 +201,36 @@ class Probe:
             return None
 
 
-class Pulse:
-    """When a server last answered anyone, kept up by a thread of its own.
+class Asking:
+    """Asks a server whether it answers, on a thread of its own, one inference at a time."""
 
-    It reads the count of answers first and sends an inference only where nobody else has been
-    answered since the last look.
-    """
-
-    def __init__(self, probe: Probe, timing: Timing) -> None:
+    def __init__(self, probe: Probe, timeout: float) -> None:
         self._probe = probe
-        self._timing = timing
-        self._ended = threading.Event()
-        self._last = time.monotonic()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self._timeout = timeout
+        self._thread: threading.Thread | None = None
+        self._answered = threading.Event()
 
-    @property
-    def silent_for(self) -> float:
-        """Seconds since the server last answered."""
-        return time.monotonic() - self._last
+    def ask(self) -> None:
+        """Sends an inference, where none is on its way."""
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._run, daemon=True)
+            self._thread.start()
 
-    def close(self) -> None:
-        """Ends the thread with its next look, without a wait for it."""
-        self._ended.set()
+    def take(self) -> bool:
+        """Whether one was answered since this was last called."""
+        answered = self._answered.is_set()
+        self._answered.clear()
+        return answered
 
     def _run(self) -> None:
-        before = self._probe.answered()
-        while not self._ended.wait(self._timing.probe_every):
-            now = self._probe.answered()
-            # A short timeout and another look, not one long wait: the count tells meanwhile
-            # whether others are answered.
-            if (now is not None and now != before) or self._probe.infer(self._timing.probe_every):
-                self._last = time.monotonic()
-            before = now
+        if self._probe.infer(self._timeout):
+            self._answered.set()
 
 
-def stubs_of(parent: int) -> dict[int, bool]:
-    """The Python stubs among a process's children: pid, and whether it lives (no zombie)."""
-    found = {}
+def stubs_of(parent: int) -> dict[int, int | None]:
+    """The Python stubs among a process's children: pid, and None while it lives, else the status
+    that it ended with, as `wait` gives it. Triton leaves a dead stub as a zombie."""
+    found: dict[int, int | None] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -213,9 +239,10 @@ def stubs_of(parent: int) -> dict[int, bool]:
         except OSError:
             continue
         name = stat[stat.index("(") + 1 : stat.rindex(")")]
-        state, of = stat[stat.rindex(")") + 2 :].split()[:2]
-        if int(of) == parent and name == _STUB:
-            found[int(entry.name)] = state not in "ZX"
+        # proc_pid_stat(5): the state is field 3, the parent 4, the exit status 52.
+        fields = stat[stat.rindex(")") + 2 :].split()
+        if int(fields[1]) == parent and name == _STUB:
+            found[int(entry.name)] = int(fields[49]) if fields[0] in "ZX" else None
     return found
 
 
@@ -238,6 +265,7 @@ class Supervisor:
         self._restart = restart
         self._timing = timing or Timing()
         self._regions = regions or Regions()
+        self._state = self._regions.state
         self._command = [
             *(sys.executable, "-c", _TIED, str(os.getpid())),
             *command,
@@ -272,17 +300,24 @@ class Supervisor:
 
     def _once(self) -> tuple[int, float]:
         """One life of Triton: its return code, and for how many seconds it was healthy."""
-        triton = subprocess.Popen(self._command, start_new_session=True)
+        triton = subprocess.Popen(
+            self._command,
+            start_new_session=True,
+            env={**os.environ, "QWARDEN_ENGINE__STATE": str(self._state)},
+        )
         log("started", pid=triton.pid)
         ready_at: float | None = None
+        by_itself = False
         try:
             if self._until_ready(triton):
                 ready_at = time.monotonic()
                 log("ready", pid=triton.pid)
-                self._watch(triton)
+                by_itself = self._watch(triton)
         finally:
             healthy_for = time.monotonic() - ready_at if ready_at is not None else 0.0
             self._end(triton, gently=self._stop.is_set())
+            if not by_itself:
+                forgive(self._state / LEDGER)
         log("ended", pid=triton.pid, code=triton.returncode)
         return triton.returncode, healthy_for
 
@@ -295,23 +330,31 @@ class Supervisor:
                 return True
         return False
 
-    def _watch(self, triton: subprocess.Popen[bytes]) -> None:
-        """Returns when Triton has ended, must be ended, or stop was asked for."""
+    def _watch(self, triton: subprocess.Popen[bytes]) -> bool:
+        """Returns when Triton has ended, must be ended, or stop was asked for; and whether it died
+        by itself, so that what was running may be the cause."""
         stubs = set(stubs_of(triton.pid))
-        pulse = Pulse(self._probe, self._timing)
-        try:
-            while not self._stop.wait(self._timing.poll):
-                if triton.poll() is not None:
-                    return
-                living = {pid for pid, lives in stubs_of(triton.pid).items() if lives}
-                if stubs - living:
-                    log("stub_died", pids=sorted(stubs - living))
-                    return
-                if pulse.silent_for > self._timing.deadline:
-                    log("silent", for_s=round(pulse.silent_for, 1))
-                    return
-        finally:
-            pulse.close()
+        liveness = Liveness(self._timing, time.monotonic())
+        asking = Asking(self._probe, self._timing.patience)
+        while not self._stop.wait(self._timing.poll):
+            now = stubs_of(triton.pid)
+            dead = {pid: now.get(pid) for pid in stubs if now.get(pid, 0) is not None}
+            if triton.poll() is not None:
+                return triton.returncode not in _FROM_OUTSIDE
+            if dead:
+                log("stub_died", pids=sorted(dead), statuses=list(dead.values()))
+                # One that is gone without a trace was ended and reaped by Triton, in order.
+                return not any(status in (None, signal.SIGTERM) for status in dead.values())
+            beat = read_beat(self._state / PULSE)
+            if asking.take():
+                liveness.answered(time.monotonic())
+            sign = liveness.look(beat, time.monotonic())
+            if sign == "ask":
+                asking.ask()
+            elif sign == "dead":
+                log("silent", running=beat is not None and beat.running)
+                return False
+        return False
 
     def _end(self, triton: subprocess.Popen[bytes], gently: bool) -> None:
         """Ends Triton and all of its process group.

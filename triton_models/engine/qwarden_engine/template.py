@@ -8,12 +8,13 @@ cannot stand alone, the conversation and the tail's plain text are encoded toget
 
 Content is data: it is encoded by a second tokenizer, built from the same file without its added
 tokens, so that `<|im_end|>` or `<think>` typed by a user is text. The tokens of the structure come
-from the template alone.
+from the template alone; those around a thought, `<think>` and `</think>`, are put in by their ids.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,18 @@ from tokenizers import Tokenizer
 
 from qwarden.guard.conversation import Conversation, Task, Turn
 from qwarden_engine.checkpoint import Checkpoint, CheckpointError
+
+OVERLAP = 256
+"""Tokens that a piece of a turn shares with the one before it, so that what stands at a cut is
+read whole once. Part of the revision."""
+
+ANSWER_LABELS = ("Safety:", "Categories:", "Refusal:")
+"""How the lines of an answer start (model card of Qwen3Guard-Gen)."""
+
+_CUT_SLACK = 32
+_THINK = ("<think>", "</think>")
+_NOBODY = Turn("user", "")
+_BLOCK = re.compile(r"<(?:BEGIN|END) [A-Z][A-Z ]*>")
 
 _SENTINEL = "qwardenSentinel7f3a"
 """Letters and a number, so that no template strips a part of it, and in no template."""
@@ -66,7 +79,7 @@ _CONTENTS = (
 
 
 class TooLong(Exception):
-    """The last turn alone is over what the context leaves; the message states both."""
+    """The last turn alone needs more pieces than are judged; the message states both."""
 
 
 class NotRendered(Exception):
@@ -75,7 +88,7 @@ class NotRendered(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One conversation, ready for the network.
+    """One conversation, or one piece of it, ready for the network.
 
     `ids`: what follows the task's fixed prefix, the tail included. `tokens`: of these, the
     conversation's. `dropped_turns`: oldest turns that were left out.
@@ -92,7 +105,8 @@ class Cut:
 
     `prefix` and `tail`: texts around the conversation. `joined`: the head of the tail that is
     encoded with the conversation; empty where the cut holds. `prefix_ids`, `tail_ids`: constant;
-    `tail_ids` is what follows `joined`.
+    `tail_ids` is what follows `joined`. `gap`: blanks between a thought and the tail; they are in
+    the tail's ids, since no token reaches over `</think>`.
     """
 
     prefix: str
@@ -100,10 +114,11 @@ class Cut:
     joined: str
     prefix_ids: tuple[int, ...]
     tail_ids: tuple[int, ...]
+    gap: str = ""
 
 
 class Template:
-    """The template of one checkpoint, cut for both tasks.
+    """The template of one checkpoint, cut for every task.
 
     Raises `CheckpointError` where the template cannot be rendered or cut.
     """
@@ -119,7 +134,9 @@ class Template:
             self._template = _environment().from_string(checkpoint.template)
         except jinja2.TemplateError as error:
             raise CheckpointError(f"{self._file}: expected a Jinja template ({error})") from None
+        self._think = tuple(self._added_id(checkpoint, text) for text in _THINK)
         self.cuts = {task: self._cut(task) for task in Task}
+        self.markers = _markers(self._added, self.cuts[Task.RESPONSE], self._roles())
 
     def render(self, turns: Sequence[Turn]) -> str:
         """The whole text for these turns. Raises `NotRendered` with what the template says."""
@@ -138,45 +155,55 @@ class Template:
             ) from None
 
     def encode(
-        self, conversations: Sequence[Conversation], limit: int
-    ) -> list[Encoded | Exception]:
+        self, conversations: Sequence[Conversation], limit: int, max_pieces: int
+    ) -> list[list[Encoded] | Exception]:
         """Token ids behind the fixed prefix; an exception of this module for a row that has none.
 
         `limit`: tokens that a conversation may have. Over it, the oldest turns are left out, so
         that what is kept starts with a user turn; a judged assistant turn keeps the user turn
-        before it if both fit, else it stands behind an empty one. `TooLong` where the last turn
-        alone does not fit.
+        before it if both fit, else it stands behind an empty one. Where the last turn alone does
+        not fit, it is cut into pieces, each of which repeats the last `OVERLAP` tokens of the one
+        before; `TooLong` where there would be more than `max_pieces`.
         """
-        out: list[Encoded | Exception] = [NotRendered("not rendered")] * len(conversations)
-        texts: list[str] = []
+        out: list[list[Encoded] | Exception] = [NotRendered("not rendered")] * len(conversations)
+        stretches: list[list[str]] = []
         rows: list[int] = []
         for row, conversation in enumerate(conversations):
             try:
-                texts.append(self._conversation(conversation.task, conversation.turns))
+                stretches.append(self._stretches(conversation.task, conversation.turns))
                 rows.append(row)
             except NotRendered as error:
                 out[row] = error
-        tasks = [conversations[row].task for row in rows]
-        encoded = self._plain.encode_batch_fast(
-            [text + self.cuts[task].joined for text, task in zip(texts, tasks, strict=True)],
-            add_special_tokens=False,
+        encodings = iter(
+            self._plain.encode_batch_fast(
+                [text for some in stretches for text in some], add_special_tokens=False
+            )
         )
-        for row, task, encoding in zip(rows, tasks, encoded, strict=True):
-            tokens = self._counted(task, len(encoding.ids))
-            if tokens <= limit:
-                out[row] = Encoded(encoding.ids + list(self.cuts[task].tail_ids), tokens, 0)
+        for row, some in zip(rows, stretches, strict=True):
+            conversation = conversations[row]
+            ids = [next(encodings).ids for _ in some]
+            encoded = self._encoded(conversation.task, ids, 0)
+            if encoded.tokens <= limit:
+                out[row] = [encoded]
                 continue
             try:
-                out[row] = self._shortened(conversations[row], tokens, limit)
+                shortened = self._shortened(conversation, limit)
+                out[row] = (
+                    [shortened] if shortened else self._pieces(conversation, limit, max_pieces)
+                )
             except (NotRendered, TooLong) as error:
                 out[row] = error
         return out
 
-    def whole_ids(self, turns: Sequence[Turn]) -> list[int]:
+    def whole_ids(self, conversation: Conversation) -> list[int]:
         """The template's own encoding of everything, without a cut: what the cut must equal.
 
         Added tokens typed in content are parsed here, as `transformers` would.
         """
+        turns = list(conversation.turns)
+        if conversation.task is Task.THINKING:
+            thought = f"{_THINK[0]}\n{turns[-1].content}\n{_THINK[1]}"
+            turns[-1] = Turn(turns[-1].role, thought)
         ids: list[int] = self._whole.encode(self.render(turns), add_special_tokens=False).ids
         return ids
 
@@ -190,11 +217,41 @@ class Template:
         return self._cut_ids(self.cuts[conversation.task], conversation)
 
     def _cut_ids(self, cut: Cut, conversation: Conversation) -> list[int]:
-        text = self._between(cut, self.render(conversation.turns))
-        return [*cut.prefix_ids, *self.plain_ids(text + cut.joined), *cut.tail_ids]
+        stretches = self._stretched(cut, conversation.task, conversation.turns)
+        ids = [self.plain_ids(stretch) for stretch in stretches]
+        return [*cut.prefix_ids, *self._woven(cut, ids)]
 
-    def _conversation(self, task: Task, turns: Sequence[Turn]) -> str:
-        return self._between(self.cuts[task], self.render(turns))
+    def _stretches(self, task: Task, turns: Sequence[Turn]) -> list[str]:
+        return self._stretched(self.cuts[task], task, turns)
+
+    def _stretched(self, cut: Cut, task: Task, turns: Sequence[Turn]) -> list[str]:
+        """The conversation as the texts to encode: one, or for a thought what is before it and
+        itself. Raises `NotRendered`."""
+        if task is not Task.THINKING:
+            return [self._between(cut, self.render(turns)) + cut.joined]
+        thought = f"\n{turns[-1].content}\n"
+        end = f"{_THINK[0]}{thought}{_THINK[1]}"
+        text = self._between(cut, self.render([*turns[:-1], Turn(turns[-1].role, end)]))
+        if not text.endswith(end + cut.gap):
+            raise NotRendered("the checkpoint's template does not render a thought as it is")
+        return [text[: len(text) - len(end + cut.gap)], thought]
+
+    def _woven(self, cut: Cut, ids: Sequence[list[int]]) -> list[int]:
+        """The ids behind the prefix, from those of the stretches."""
+        if len(ids) == 1:
+            return [*ids[0], *cut.tail_ids]
+        before, thought = ids
+        return [*before, self._think[0], *thought, self._think[1], *cut.tail_ids]
+
+    def _encoded(self, task: Task, ids: Sequence[list[int]], dropped: int) -> Encoded:
+        cut = self.cuts[task]
+        woven = self._woven(cut, ids)
+        behind = len(cut.tail_ids) + (len(self.plain_ids(cut.joined)) if cut.joined else 0)
+        return Encoded(woven, len(woven) - behind, dropped)
+
+    def _encode_one(self, task: Task, turns: Sequence[Turn], dropped: int) -> Encoded:
+        ids = [self.plain_ids(stretch) for stretch in self._stretches(task, turns)]
+        return self._encoded(task, ids, dropped)
 
     @staticmethod
     def _between(cut: Cut, text: str) -> str:
@@ -206,41 +263,61 @@ class Template:
             raise NotRendered("the checkpoint's template renders this conversation another way")
         return text[len(cut.prefix) : len(text) - len(cut.tail)]
 
-    def _counted(self, task: Task, ids: int) -> int:
-        """The conversation's share of ids that were encoded together with a joined tail."""
-        joined = self.cuts[task].joined
-        return ids - len(self.plain_ids(joined)) if joined else ids
-
-    def _shortened(self, conversation: Conversation, tokens: int, limit: int) -> Encoded:
+    def _shortened(self, conversation: Conversation, limit: int) -> Encoded | None:
         """The longest ending that fits, by bisection: an ending's length grows with its turns."""
         task, turns = conversation.task, conversation.turns
         starts = [at for at, turn in enumerate(turns) if turn.role == "user" and at > 0]
         endings = [(at, turns[at:]) for at in starts]
-        if task is Task.RESPONSE:
-            endings.append((len(turns) - 1, (Turn("user", ""), turns[-1])))
+        if task is not Task.PROMPT:
+            endings.append((len(turns) - 1, (_NOBODY, turns[-1])))
         fitting: Encoded | None = None
         low, high = 0, len(endings)
         while low < high:
             middle = (low + high) // 2
             dropped, kept = endings[middle]
-            ids = self.plain_ids(self._conversation(task, kept) + self.cuts[task].joined)
-            tokens = self._counted(task, len(ids))
-            if tokens <= limit:
-                fitting = Encoded([*ids, *self.cuts[task].tail_ids], tokens, dropped)
+            encoded = self._encode_one(task, kept, dropped)
+            if encoded.tokens <= limit:
+                fitting = encoded
                 high = middle
             else:
                 low = middle + 1
-        if fitting is None:
-            raise TooLong(
-                f"the last turn alone has {tokens} tokens and the guard takes at most {limit} "
-                "beside its template; send it in parts"
-            )
         return fitting
+
+    def _pieces(self, conversation: Conversation, limit: int, max_pieces: int) -> list[Encoded]:
+        """The last turn alone, in pieces that each fit."""
+        task, last = conversation.task, conversation.turns[-1]
+        before = [] if task is Task.PROMPT else [_NOBODY]
+        around = self._encode_one(task, [*before, Turn(last.role, "x")], 0).tokens
+        # Cut at a token, a text can have some tokens more than the piece had.
+        room = limit - around - _CUT_SLACK
+        if room <= OVERLAP:
+            raise TooLong(f"the guard's context leaves only {limit} tokens for a turn")
+        offsets = self._plain.encode(last.content, add_special_tokens=False).offsets
+        step = room - OVERLAP
+        count = 1 + max(0, -(-(len(offsets) - room) // step))
+        if count > max_pieces:
+            raise TooLong(
+                f"the last turn alone has {len(offsets)} tokens, which is {count} pieces of at "
+                f"most {room}, and the guard judges at most {max_pieces}; send it in parts"
+            )
+        pieces = []
+        for start in range(0, count * step, step):
+            end = min(start + room, len(offsets))
+            text = last.content[offsets[start][0] : offsets[end - 1][1]]
+            turns = [*before, Turn(last.role, text)]
+            piece = self._encode_one(task, turns, len(conversation.turns) - 1)
+            if piece.tokens > limit:
+                raise TooLong(
+                    f"a piece of the last turn has {piece.tokens} tokens and the guard takes "
+                    f"{limit}; send it in parts"
+                )
+            pieces.append(piece)
+        return pieces
 
     def _cut(self, task: Task) -> Cut:
         """Renders with sentinels, cuts, and checks the cut; falls back to a joined tail."""
         turns = [Turn("user", _SENTINEL)]
-        if task is Task.RESPONSE:
+        if task is not Task.PROMPT:
             turns.append(Turn("assistant", _SENTINEL))
         try:
             text = self.render(turns)
@@ -258,15 +335,17 @@ class Template:
             raise CheckpointError(
                 f"{self._file}: expected text before and behind the conversation of a {task}"
             )
+        gap = behind[: len(behind) - len(tail)] if task is Task.THINKING else ""
         plain_end = min((tail.index(t) for t in self._added if t in tail), default=len(tail))
         wrong = ""
-        for joined in ("", tail[:plain_end]):
+        for joined in ("",) if task is Task.THINKING else ("", tail[:plain_end]):
             cut = Cut(
                 prefix=prefix,
                 tail=tail,
                 joined=joined,
                 prefix_ids=self._ids(prefix),
-                tail_ids=self._ids(tail[len(joined) :]),
+                tail_ids=self._ids(gap + tail[len(joined) :]),
+                gap=gap,
             )
             wrong = self._mismatch(cut, task)
             if not wrong:
@@ -280,23 +359,55 @@ class Template:
         """The first content of the corpus for which the cut changes a token, else empty."""
         for at, content in enumerate(_CONTENTS):
             other = _CONTENTS[(at + 7) % len(_CONTENTS)]
-            last = "user" if task is Task.PROMPT else "assistant"
             alone = [Turn("user", content)]
-            if last == "assistant":
+            if task is not Task.PROMPT:
                 alone.append(Turn("assistant", other))
             longer = [Turn("user", other), Turn("assistant", content), *alone]
             for turns in (alone, longer):
+                conversation = Conversation(task, tuple(turns))
                 try:
-                    cut_ids = self._cut_ids(cut, Conversation(task, tuple(turns)))
-                    if cut_ids == self.whole_ids(turns):
+                    if self._cut_ids(cut, conversation) == self.whole_ids(conversation):
                         continue
                 except NotRendered:
                     pass
                 return content
         return ""
 
+    def _roles(self) -> tuple[str, ...]:
+        """What the template writes before a user's and an assistant's turn, without blanks."""
+        turns = [Turn("user", _SENTINEL), Turn("assistant", _SENTINEL)]
+        before, between, _ = self.render(turns).split(_SENTINEL)
+        return before.rsplit("\n", 1)[-1].strip(), between.strip()
+
+    def _added_id(self, checkpoint: Checkpoint, text: str) -> int:
+        added = checkpoint.tokenizer.token_to_id(text)
+        if added not in self.added_ids:
+            raise CheckpointError(
+                f"{checkpoint.directory / 'tokenizer.json'}: expected {text} among the added tokens"
+            )
+        return int(added)
+
     def _ids(self, text: str) -> tuple[int, ...]:
         return tuple(self._whole.encode(text, add_special_tokens=False).ids)
+
+
+def _markers(added: Sequence[str], cut: Cut, roles: Sequence[str]) -> re.Pattern[str]:
+    """What in a content could be taken for the template's structure: added tokens and block
+    markers anywhere, and what starts a turn or a line of the answer, at the start of a line."""
+    blocks = set(_BLOCK.findall(cut.prefix + cut.tail))
+    anywhere = "|".join(map(re.escape, sorted({*added, *blocks}, key=lambda m: (-len(m), m))))
+    starts = "|".join(map(re.escape, sorted({*roles, *ANSWER_LABELS} - {""})))
+    return re.compile(rf"(?:{anywhere})|(?:(?<=\n)|(?<=\r)|^)[^\S\r\n]*(?:{starts})")
+
+
+def broken(markers: re.Pattern[str], content: str) -> str:
+    """The content with one space behind the first character of every marker."""
+
+    def with_space(match: re.Match[str]) -> str:
+        blanks = len(match[0]) - len(match[0].lstrip())
+        return f"{match[0][: blanks + 1]} {match[0][blanks + 1 :]}"
+
+    return markers.sub(with_space, content)
 
 
 def _without_added_tokens(checkpoint: Checkpoint) -> Tokenizer:

@@ -102,7 +102,7 @@ def words_of(checkpoint: Checkpoint, template: Template, task: Task) -> Words:
                 second = (at[0] + 1) % len(strings)
                 text += f", {strings[second]}"
                 parts += separator + categories[second]
-            if task is Task.RESPONSE:
+            if task is not Task.PROMPT:
                 text, parts = text + "\nRefusal: Yes", parts + refusal_intro + yes
             if ids(text) != parts:
                 raise CheckpointError(
@@ -110,7 +110,7 @@ def words_of(checkpoint: Checkpoint, template: Template, task: Task) -> Words:
                 )
     longest = max(map(len, safety)) + len(intro)
     longest += sum(len(category) + len(separator) for category in categories)
-    if task is Task.RESPONSE:
+    if task is not Task.PROMPT:
         longest += len(refusal_intro) + max(len(yes), len(no))
     return Words(
         forced=forced,

@@ -14,11 +14,14 @@ from tokenizers import Tokenizer
 
 from .labels import PROMPT_CATEGORIES, SAFETIES, Task, answer_text
 from .network import Batch
-from .rows import Row
-from .tokenizer import TURN_END, token_id
+from .row import Row
+from .tokenizer import TURN_END, plain_tokenizer, token_id
 
 _OPEN: Final = "<BEGIN CONVERSATION>\n\nUSER:"
 _CLOSE: Final = "<END CONVERSATION>"
+_THOUGHT: Final = "\ue000"  # stands for the reasoning while the template is rendered
+TAUGHT: Final = 0.7  # share of the class target that is a teacher's, where there is one
+SMOOTH: Final = 0.06  # share of the class target that is spread over the three classes
 #: How much each learnt token counts: the class, the category, the refusal, the rest.
 CLASS_WEIGHT: Final = 1.0
 CATEGORY_WEIGHT: Final = 0.5
@@ -30,14 +33,16 @@ OTHER_WEIGHT: Final = 0.05
 class Encoded:
     """A row's ids after the prefix: conversation and tail, then the answer with its end.
 
-    ``classes`` numbers the safety class and the category, 0 for None.
+    ``category`` numbers the category, 0 for None; ``soft`` is what the probabilities of the three
+    classes should be.
     """
 
     task: Task
     body: list[int]
     answer: list[int]
     weights: list[float]
-    classes: tuple[int, int] = (0, 0)
+    category: int = 0
+    soft: tuple[float, ...] = (0.0,) * len(SAFETIES)
 
 
 class Encoder:
@@ -45,6 +50,8 @@ class Encoder:
 
     def __init__(self, tokenizer: Tokenizer, template: str) -> None:
         self._tokenizer = tokenizer
+        self._plain = plain_tokenizer(tokenizer)
+        self._think = (token_id(tokenizer, "<think>"), token_id(tokenizer, "</think>"))
         self._template = ImmutableSandboxedEnvironment().from_string(template)
         self.end = token_id(tokenizer, TURN_END)
         self.prefix: dict[Task, list[int]] = {}
@@ -57,6 +64,9 @@ class Encoder:
             self.prefix[name] = list(tokenizer.encode(text[:cut]).ids)
             self._tail[name] = list(tokenizer.encode(text[text.rindex(_CLOSE) :]).ids)
         self._colon = self.ids("Safety:")[-1]
+        self.size = tokenizer.get_vocab_size()
+        self.class_place = len(self.ids("Safety:"))
+        self.firsts = [self.ids(f" {name}")[0] for name in SAFETIES]
 
     def render(self, messages: Sequence[tuple[str, str]]) -> str:
         """The whole text that the model reads."""
@@ -67,16 +77,40 @@ class Encoder:
         """Token ids of a text on its own."""
         return list(self._tokenizer.encode(text).ids)
 
-    def body(self, task: Task, messages: Sequence[tuple[str, str]]) -> list[int]:
-        """Ids after the prefix, up to where the answer begins."""
-        clean = [(role, text.replace("<|", "< |").replace("<think", "< think"))
-                 for role, text in messages]  # fmt: skip
-        text = self.render(clean)
-        cut = text.index(_OPEN) + len(_OPEN)
-        return self.ids(text[cut : text.rindex(_CLOSE)]) + self._tail[task]
+    def body(self, row: Row) -> list[int]:
+        """Ids after the prefix, up to where the answer begins.
 
-    def encode(self, row: Row) -> Encoded:
-        """A row with its answer and the weight of each answer token."""
+        What people wrote is encoded without the added tokens; only the markers around a
+        reasoning, which the template's user puts there, are tokens.
+        """
+        messages = list(row.messages)
+        role, last = messages[-1]
+        if row.thinking:
+            messages[-1] = (role, _THOUGHT)
+        text = self.render(messages)
+        cut = text.index(_OPEN) + len(_OPEN)
+        inner = text[cut : text.rindex(_CLOSE)]
+        if not row.thinking:
+            return self._content(inner) + self._tail[row.task]
+        head, foot = inner.rsplit(_THOUGHT, 1)
+        opened, closed = self._think
+        return [
+            *self._content(head),
+            opened,
+            *self._content(f"\n{last}\n"),
+            closed,
+            *self._content(foot),
+            *self._tail[row.task],
+        ]
+
+    def _content(self, text: str) -> list[int]:
+        return list(self._plain.encode(text).ids)
+
+    def encode(self, row: Row, taught: tuple[float, ...] | None = None) -> Encoded:
+        """A row with its answer and the weight of each answer token.
+
+        ``taught``: a teacher's probabilities of the classes.
+        """
         answer = [*self.ids(answer_text(row.safety, row.category, row.refusal)), self.end]
         weights = [OTHER_WEIGHT] * len(answer)
         colons = [place for place, token in enumerate(answer) if token == self._colon]
@@ -85,8 +119,12 @@ class Encoder:
         ):
             weights[place + 1] = weight
         category = 0 if row.category is None else 1 + PROMPT_CATEGORIES.index(row.category)
-        classes = (SAFETIES.index(row.safety), category)
-        return Encoded(row.task, self.body(row.task, row.messages), answer, weights, classes)
+        share = SMOOTH / len(SAFETIES)
+        soft = tuple(share + (1 - SMOOTH) * (name == row.safety) for name in SAFETIES)
+        if taught is not None:
+            pairs = zip(soft, taught, strict=True)
+            soft = tuple((1 - TAUGHT) * hard + TAUGHT * given for hard, given in pairs)
+        return Encoded(row.task, self.body(row), answer, weights, category, soft)
 
     def batch(self, rows: Sequence[Encoded], device: torch.device) -> Batch:
         """Rows of one task, padded; each has the same number of answer positions."""
@@ -114,7 +152,8 @@ class Encoder:
             targets.flatten().to(device),
             weights.flatten().to(device),
             torch.tensor([len(row.body) - tail for row in rows], device=device),
-            torch.tensor([row.classes for row in rows], device=device),
+            torch.tensor([row.category for row in rows], device=device),
+            torch.tensor([row.soft for row in rows], device=device),
         )
 
 

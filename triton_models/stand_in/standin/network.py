@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -28,12 +28,20 @@ class Shape:
     """Sizes of the network; ``vocabulary`` counts token ids, added tokens included."""
 
     vocabulary: int
-    hidden: int = 256
-    layers: int = 3
-    heads: int = 4
-    kv_heads: int = 2
-    head: int = 64
-    inner: int = 768
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head: int
+    inner: int
+
+    @classmethod
+    def of(cls, vocabulary: int, hidden: int, layers: int) -> Shape:
+        """Heads of 64, two or three to one key-value head; the inner size 2.7 times the hidden."""
+        heads = hidden // 64
+        grouped = next((share for share in (3, 2) if heads % share == 0), 1)
+        inner = hidden * 8 // 3
+        return cls(vocabulary, hidden, layers, heads, heads // grouped, 64, inner)
 
     @classmethod
     def read(cls, config: dict[str, Any]) -> Shape:
@@ -115,14 +123,33 @@ def write_weights(model: Qwen3ForCausalLM, path: Path) -> None:
     part.replace(path)
 
 
+def read_weights(model: Qwen3ForCausalLM, path: Path) -> None:
+    """Load what ``write_weights`` wrote, as float32; the head is tied."""
+    tensors = {name: value.float() for name, value in load_file(path).items()}
+    left = model.load_state_dict(tensors, strict=False)
+    if left.unexpected_keys or set(left.missing_keys) - {"lm_head.weight"}:
+        raise ValueError(f"{path}: other weights than the network's: {left}")
+
+
+def fast(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 in hardware."""
+    if device.type == "cuda":
+        return True
+    cpu = torch.backends.cpu.get_cpu_capability()
+    flags = Path("/proc/cpuinfo")
+    known = flags.read_text() if flags.exists() else ""
+    return cpu.startswith("AVX512") and ("avx512_bf16" in known or "amx_bf16" in known)
+
+
 @dataclass(slots=True)
 class Batch:
     """Rows of one task, padded on the right.
 
     ``tokens`` [rows, length] ids after the prefix; ``places`` [answers, 2] the (row, position)
     whose next token is learnt; ``targets`` and ``weights`` [answers] that token and its weight;
-    ``content`` [rows] how many of the first tokens are the conversation; ``classes`` [rows, 2]
-    the numbers of the safety class and of the category (0 is None), for the helper heads.
+    ``content`` [rows] how many of the first tokens are the conversation; ``category`` [rows] the
+    number of the category, 0 for None, for the helper heads;
+    ``soft`` [rows, 3] the probabilities of the safety classes that are learnt.
     """
 
     prefix: Tensor
@@ -131,7 +158,8 @@ class Batch:
     targets: Tensor
     weights: Tensor
     content: Tensor
-    classes: Tensor
+    category: Tensor
+    soft: Tensor
 
 
 class Helpers(torch.nn.Module):
@@ -144,16 +172,14 @@ class Helpers(torch.nn.Module):
             torch.nn.Linear(hidden, safeties + categories) for _ in range(2)
         )
 
-    def loss(self, means: list[Tensor], classes: Tensor) -> Tensor:
+    def loss(self, means: list[Tensor], category: Tensor, soft: Tensor) -> Tensor:
         """Cross-entropy of both heads, in nats a row."""
         total = means[0].new_zeros(())
         for head, mean in zip(self.heads, means, strict=True):
             normed = functional.rms_norm(mean.float(), (mean.shape[-1],), eps=EPSILON)
             out = head(normed).float()
-            for part, truth in zip(
-                (out[:, : self._safeties], out[:, self._safeties :]), classes.unbind(1), strict=True
-            ):
-                total = total + functional.cross_entropy(part, truth)
+            total = total + functional.cross_entropy(out[:, : self._safeties], soft)
+            total = total + functional.cross_entropy(out[:, self._safeties :], category)
         return total
 
 
@@ -210,11 +236,14 @@ def answer_logits(model: Qwen3ForCausalLM, batch: Batch) -> Tensor:
     return forward(model, batch)[0]
 
 
-def forward(model: Qwen3ForCausalLM, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+def forward(
+    model: Qwen3ForCausalLM, batch: Batch, drop: float = 0.0
+) -> tuple[Tensor, list[Tensor]]:
     """The logits, and the mean state of the conversation at the bottom and before the last layer.
 
     The means [rows, hidden] feed helper heads that exist in training only: without them the
-    network takes many steps to find out that the answer depends on the conversation.
+    network takes many steps to find out that the answer depends on the conversation. ``drop`` is
+    the share of the conversation's tokens that are blanked.
     """
     head = int(model.config.head_dim)
     device = batch.tokens.device
@@ -231,6 +260,9 @@ def forward(model: Qwen3ForCausalLM, batch: Batch) -> tuple[Tensor, list[Tensor]
     row, place = batch.places[:, 0], batch.places[:, 1]
     inside = torch.arange(length, device=device)[None] < batch.content[:, None]
     share = inside.float() / batch.content[:, None].float()
+    if drop:
+        blanked = inside & (torch.rand(rows, length, device=device) < drop)
+        x = x.masked_fill(blanked[..., None], 0.0)
     means = [torch.einsum("rl,rlh->rh", share, x)]
     for number, layer in enumerate(layers):
         scale = layer.input_layernorm.weight

@@ -23,13 +23,17 @@ import gzip
 import json
 import random
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from .labels import PROMPT_CATEGORIES, SAFETIES, Safety, Task
+from .english import KINDS, English
+from .escapes import wrap
+from .labels import PROMPT_CATEGORIES, SAFETIES
+from .row import Row
 
 #: Characters of one text that are kept, and the share of texts cut at the larger number instead.
 KEEP: Final = 800
@@ -44,24 +48,6 @@ _REFUSAL: Final = re.compile(
     r"|not (?:appropriate|ethical|able) (?:for me )?to|against my (?:programming|guidelines))",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A labelled conversation; ``messages`` are (role, text) pairs, the last one is judged."""
-
-    source: str
-    language: str
-    task: Task
-    messages: tuple[tuple[str, str], ...]
-    safety: Safety
-    categories: tuple[str, ...]
-    refusal: bool | None = None
-
-    @property
-    def category(self) -> str | None:
-        """The one that is learnt."""
-        return self.categories[0] if self.categories else None
 
 
 def guess_refusal(text: str) -> bool:
@@ -113,41 +99,53 @@ def shorten(text: str, keep: int) -> str:
     return f"{text[: keep * 2 // 3]} … {text[-keep // 3 :]}"
 
 
+def held_out(row: Row, parts: int) -> bool:
+    """Whether a row belongs to the one of ``parts`` parts that is kept from training."""
+    return zlib.crc32(repr(row.messages).encode()) % parts == 0
+
+
 #: Share of the training steps of each group of rows, before normalising. A group is a source
 #: (or several) with a class; what no line names gets ``OTHER`` for each source and class.
 OTHER: Final = 1.0
 SHARES: Final[dict[tuple[str, str], float]] = {
     ("davidson", "Safe"): 2.5,
-    ("davidson", "Controversial"): 5.0,
-    ("davidson", "Unsafe"): 2.5,
-    ("cold", "Safe"): 5.0,
-    ("cold", "Unsafe"): 5.0,
+    ("davidson", "Controversial"): 3.5,
+    ("davidson", "Unsafe"): 2.0,
+    ("cold", "Safe"): 6.0,
+    ("cold", "Unsafe"): 6.0,
     ("s-labs-injection", "Safe"): 6.0,
-    ("s-labs-injection", "Unsafe"): 3.0,
-    ("neuralchemy-injection", "Safe"): 3.0,
+    ("s-labs-injection", "Unsafe"): 6.0,
+    ("neuralchemy-injection", "Safe"): 2.0,
     ("neuralchemy-injection", "Unsafe"): 2.0,
-    ("yanismiraoui-injection", "Unsafe"): 1.0,
+    ("yanismiraoui-injection", "Unsafe"): 1.2,
     ("inthewild-jailbreak", "Unsafe"): 1.0,
     ("gptfuzz-template", "Unsafe"): 0.2,
-    ("self-instruct-seed", "Safe"): 3.0,
-    ("cvalues", "Safe"): 1.5,
-    ("gptfuzz", "Safe"): 2.0,
-    ("gptfuzz", "Unsafe"): 2.0,
-    ("diasafety", "Safe"): 2.5,
-    ("diasafety", "Unsafe"): 2.5,
+    ("self-instruct-seed", "Safe"): 2.0,
+    ("cvalues", "Safe"): 1.2,
+    ("gptfuzz", "Safe"): 3.5,
+    ("gptfuzz", "Unsafe"): 3.0,
+    ("diasafety", "Safe"): 6.0,
+    ("diasafety", "Unsafe"): 6.0,
     ("harmful", "Violent"): 1.5,
-    ("harmful", "Non-violent Illegal Acts"): 2.0,
+    ("harmful", "Non-violent Illegal Acts"): 3.0,
     ("harmful", "Sexual Content or Sexual Acts"): 1.5,
-    ("harmful", "PII"): 1.5,
-    ("harmful", "Suicide & Self-Harm"): 0.5,
-    ("harmful", "Unethical Acts"): 2.0,
+    ("harmful", "PII"): 1.3,
+    ("harmful", "Suicide & Self-Harm"): 0.6,
+    ("harmful", "Unethical Acts"): 3.5,
     ("harmful", "Politically Sensitive Topics"): 1.2,
-    ("harmful", "Copyright Violation"): 0.6,
-    ("long", "Safe"): 3.0,
+    ("harmful", "Copyright Violation"): 0.7,
+    ("long", "Safe"): 1.5,
     ("long", "Unsafe"): 1.5,
-    ("made", "prompt"): 28.0,
-    ("made", "response"): 9.0,
+    ("made", "prompt"): 9.0,
+    ("made", "response"): 3.0,
+    ("english", "ordinary"): 26.0,
+    ("english", "framed"): 3.0,
+    ("english", "harmful"): 9.0,
+    ("english", "malware"): 3.0,
+    ("english", "response"): 5.0,
 }
+ESCAPED: Final = 0.06  # share of rows whose judged text gets a wrapper
+THINKING: Final = 0.12  # share of responses that become reasoning
 _HARMFUL: Final = frozenset({"adversarialqa", "ailuminate", "catqa", "harmbench", "harmfulqa"})
 #: Sources of ordinary sentences and requests, joined to long ones.
 _ORDINARY: Final = frozenset({"s-labs-injection", "neuralchemy-injection", "self-instruct-seed"})
@@ -163,7 +161,11 @@ def group_of(row: Row) -> tuple[str, str]:
 
 
 class Sampler:
-    """Draws rows without end by the shares of their groups, each group in shuffled rounds."""
+    """Draws rows without end by the shares of their groups, each group in shuffled rounds.
+
+    English rows are made as they are drawn. Some rows get a template escape around the judged
+    text, some responses become reasoning; the label stays.
+    """
 
     def __init__(self, rows: Iterable[Row], seed: int) -> None:
         self._random = random.Random(seed)
@@ -179,7 +181,9 @@ class Sampler:
         self._harmful = [
             row for key, rows_of in self._groups.items() if key[0] == "harmful" for row in rows_of
         ]
-        self._names = list(self._groups)
+        texts = [text for row in self._ordinary for _, text in row.messages]
+        self._english = English(self._random, texts)
+        self._names = [*self._groups, *(("english", kind) for kind in KINDS)]
         if self._ordinary:
             self._names.append(("long", "Safe"))
         if self._ordinary and self._harmful:
@@ -190,13 +194,15 @@ class Sampler:
     def draw(self, count: int) -> list[Row]:
         """The next ``count`` rows, cut to length."""
         names = self._random.choices(self._names, self._weights, k=count)
-        return [self._cut(self._one(name)) for name in names]
+        return [self._vary(self._cut(self._one(name))) for name in names]
 
     def _one(self, name: tuple[str, str]) -> Row:
         if name == ("long", "Safe"):
-            return self._join(None)
+            return replace(self._join(None), fold=None)
         if name == ("long", "Unsafe"):
-            return self._join(self._random.choice(self._harmful))
+            return replace(self._join(self._random.choice(self._harmful)), fold=None)
+        if name[0] == "english":
+            return self._english.row(name[1])
         left = self._rounds[name]
         if not left:
             left.extend(self._groups[name])
@@ -210,9 +216,20 @@ class Sampler:
         if harmful is not None:
             texts = texts[:3]
             texts.insert(self._random.randint(0, len(texts)), harmful.messages[0][1])
+        if self._random.random() < 0.5:
+            texts.insert(0, self._english.sentences())
         joined = self._random.choice(["\n", "\n\n", " ", ". "]).join(texts)
         base = harmful if harmful is not None else picked[0]
         return replace(base, messages=(("user", joined),))
+
+    def _vary(self, row: Row) -> Row:
+        *before, (role, last) = row.messages
+        if row.task == "response" and self._random.random() < THINKING:
+            thought = self._english.thought(last)
+            return replace(row, messages=(*before, (role, thought)), thinking=True)
+        if self._random.random() < ESCAPED:
+            return replace(row, messages=(*before, (role, wrap(last, self._random))))
+        return row
 
     def _cut(self, row: Row) -> Row:
         keep = KEEP_LONG if self._random.random() < LONG_SHARE else KEEP

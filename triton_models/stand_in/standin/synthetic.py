@@ -15,7 +15,7 @@ from typing import Any, Final
 import yaml
 
 from .labels import JAILBREAK, Safety
-from .rows import Row
+from .row import Row
 
 FOLDER: Final = Path(__file__).parent / "phrases"
 SOURCE: Final = "made"

@@ -102,6 +102,13 @@ def _split(spec: dict[str, Any]) -> None:
         model["vocab"]["<split>"] = model["vocab"].pop(tokens[0])
 
 
+def plain_tokenizer(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer without its added tokens: markers in a text are text."""
+    spec: dict[str, Any] = json.loads(tokenizer.to_str())
+    spec["added_tokens"] = []
+    return Tokenizer.from_str(json.dumps(spec))
+
+
 def token_id(tokenizer: Tokenizer, token: str) -> int:
     """The id of a token that must be there."""
     number: int | None = tokenizer.token_to_id(token)

@@ -11,18 +11,22 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from transformers import Qwen3ForCausalLM
 
-from .encoding import Encoder, pack
+from .encoding import CLASS_WEIGHT, Encoder, pack
 from .labels import PROMPT_CATEGORIES, SAFETIES
-from .network import Batch, Helpers, forward, write_weights
-from .rows import Row, Sampler
+from .network import Batch, Helpers, fast, forward, write_weights
+from .row import Row
+from .rows import Sampler
+from .teacher import Teachers
 
 POOL: Final = 2_048  # rows drawn at a time and sorted by length
 WARM_UP: Final = 60  # steps
 CLIP: Final = 1.0
 HELP: Final = 0.3  # weight of the helper heads' loss
+DROP: Final = 0.08  # share of the conversation's tokens that are blanked
 BETAS: Final = (0.9, 0.95)
 DECAY: Final = 0.05
 RESUME_FILE: Final = "resume.pt"
@@ -36,7 +40,7 @@ class Plan:
     minutes: float
     seed: int
     budget: int = 2_048
-    rate: float = 1.2e-3
+    rate: float = 1e-3
     save_every: float = 180.0  # seconds
     report_every: float = 15.0  # seconds
 
@@ -45,14 +49,20 @@ class Trainer:
     """One run: the optimizer, what was done so far, and the clock."""
 
     def __init__(
-        self, model: Qwen3ForCausalLM, encoder: Encoder, plan: Plan, say: Callable[[str], None]
+        self,
+        model: Qwen3ForCausalLM,
+        encoder: Encoder,
+        plan: Plan,
+        say: Callable[[str], None],
+        teachers: Teachers | None = None,
     ) -> None:
         self._model = model
         self._encoder = encoder
         self._plan = plan
         self._say = say
+        self._teachers = teachers
         self._device = next(model.parameters()).device
-        self._fast = self._device.type == "cuda" or _has_fast_bfloat16()
+        self._fast = fast(self._device)
         hidden = int(model.config.hidden_size)
         self._helpers = Helpers(hidden, len(SAFETIES), len(PROMPT_CATEGORIES) + 1).to(self._device)
         groups = _groups(model)
@@ -110,8 +120,10 @@ class Trainer:
         """Batches without end, each with its number of rows."""
         chooser = random.Random(self._plan.seed + self._step)
         while True:
-            drawn = [self._encoder.encode(row) for row in sampler.draw(POOL)]
-            for chosen in pack(drawn, self._plan.budget, chooser):
+            drawn = sampler.draw(POOL)
+            taught = self._teachers.soften(drawn) if self._teachers else [None] * POOL
+            encoded = [self._encoder.encode(*pair) for pair in zip(drawn, taught, strict=True)]
+            for chosen in pack(encoded, self._plan.budget, chooser):
                 yield self._encoder.batch(chosen, self._device), len(chosen)
 
     def _learn(self, batch: Batch, count: int, share: float) -> float:
@@ -120,10 +132,9 @@ class Trainer:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast):
-            logits, means = forward(self._model, batch)
-            helped = self._helpers.loss(means, batch.classes)
-        loss = functional.cross_entropy(logits, batch.targets, reduction="none")
-        loss = (loss * batch.weights).sum() / count
+            logits, means = forward(self._model, batch, DROP)
+            helped = self._helpers.loss(means, batch.category, batch.soft)
+        loss = self._loss(logits, batch) / count
         (loss + HELP * helped).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), CLIP)
         self._optimizer.step()
@@ -131,6 +142,14 @@ class Trainer:
         self._step += 1
         self._seen += count
         return float(loss.detach())
+
+    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy of the answers, in nats; at the class against the soft targets."""
+        place, rows = self._encoder.class_place, batch.soft.shape[0]
+        hard = functional.cross_entropy(logits, batch.targets, reduction="none") * batch.weights
+        classes = logits.view(rows, -1, logits.shape[-1])[:, place].log_softmax(-1)
+        soft = (classes[:, self._encoder.firsts] * batch.soft).sum()
+        return hard.sum() - hard.view(rows, -1)[:, place].sum() - CLASS_WEIGHT * soft
 
     def save(self) -> None:
         """The weights, and what ``resume`` needs; each file is replaced whole."""
@@ -164,11 +183,3 @@ def _schedule(step: int, share: float) -> float:
     """Linear warm-up by steps, then a cosine down to 2 % by the share of the time spent."""
     cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
     return min(1.0, (step + 1) / WARM_UP) * cosine
-
-
-def _has_fast_bfloat16() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware."""
-    cpu = torch.backends.cpu.get_cpu_capability()
-    flags = Path("/proc/cpuinfo")
-    known = flags.read_text() if flags.exists() else ""
-    return cpu.startswith("AVX512") and ("avx512_bf16" in known or "amx_bf16" in known)

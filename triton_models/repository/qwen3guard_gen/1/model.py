@@ -1,21 +1,20 @@
-"""Triton's Python backend for Qwen3Guard-Gen: tensors in and out of `qwarden_engine.Gen`.
+"""Triton's Python backend for Qwen3Guard-Gen: rows in and answers out of `qwarden_engine.Gen`.
 
 Needs `qwarden` and `qwarden_engine` installed or on PYTHONPATH, and the settings in
-`QWARDEN_ENGINE__*`.
-Every tensor has the batch first. In: `CONVERSATION` [B, 1], `Conversation.to_json`; an empty
-object is answered `refused` under the revision, which is how clients learn it. Out, a row each:
-`STATUS` `ok`, `refused`, `too_long` or `no_answer`; `REASON`, empty where it is ok; `LOGITS`
-Safe, Controversial, Unsafe, raw, and zeros where it is not ok (JSON knows no NaN); `CATEGORIES`,
-a JSON list of [canonical name, probability]; `REFUSAL` `yes`, `no` or empty; `TOKENS`;
-`DROPPED_TURNS`; `REVISION`.
+`QWARDEN_ENGINE__*`. In: `ROW` [B, 1], what `row_of` writes; an empty object is answered `refused`
+under the revision, which is how clients learn it. Out: `ANSWER` [B, 1], what `encode_answer`
+writes. `execute` only hands over: the engine answers each request when its rows are done, and
+meanwhile Triton brings the next ones.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import sys
+import threading
 from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,9 +26,12 @@ _given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
 sys.path[:0] = [path for path in _given if path and path not in sys.path]
 sys.pycache_prefix = os.environ.get("PYTHONPYCACHEPREFIX")
 
-from qwarden.guard.answer import Answer, Assessment  # noqa: E402
+from qwarden.guard.answer import Answer, encode_answer  # noqa: E402
+from qwarden_engine.counts import HELP, Counts  # noqa: E402
 from qwarden_engine.gen import Gen  # noqa: E402
 from qwarden_engine.settings import EngineSettings  # noqa: E402
+
+_PUBLISH_EVERY_S = 1.0
 
 
 class TritonPythonModel:
@@ -37,48 +39,60 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         self._gen = Gen.load(EngineSettings.from_env(), pb_utils.Logger.log_info)
+        self._metrics = _Metrics(self._gen.counts)
 
-    def execute(self, requests: Sequence[Any]) -> list[Any]:
-        """Judges the rows of all requests together and gives each request its own."""
-        batches = [
-            pb_utils.get_input_tensor_by_name(request, "CONVERSATION").as_numpy().reshape(-1)
-            for request in requests
-        ]
-        answers = self._gen.judge([bytes(row) for batch in batches for row in batch])
-        responses, start = [], 0
-        for batch in batches:
-            responses.append(_response(answers[start : start + len(batch)]))
-            start += len(batch)
-        return responses
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Hands the rows of each request to the engine; waits while it has enough of them."""
+        for request in requests:
+            rows = pb_utils.get_input_tensor_by_name(request, "ROW").as_numpy().reshape(-1)
+            sender = request.get_response_sender()
+            self._gen.submit(
+                [bytes(row) for row in rows], partial(_respond, sender), sender.is_cancelled
+            )
 
-
-def _response(answers: Sequence[Answer]) -> Any:
-    rows = [_row(answer) for answer in answers]
-
-    def column(name: str, at: int, dtype: type, width: int = 1) -> Any:
-        values: Any = np.array([row[at] for row in rows], dtype=dtype).reshape(len(rows), width)
-        return pb_utils.Tensor(name, values)
-
-    return pb_utils.InferenceResponse(
-        output_tensors=[
-            column("STATUS", 0, np.object_),
-            column("REASON", 1, np.object_),
-            column("LOGITS", 2, np.float32, 3),
-            column("CATEGORIES", 3, np.object_),
-            column("REFUSAL", 4, np.object_),
-            column("TOKENS", 5, np.int32),
-            column("DROPPED_TURNS", 6, np.int32),
-            column("REVISION", 7, np.object_),
-        ]
-    )
+    def finalize(self) -> None:
+        """Triton ends."""
+        self._metrics.close()
+        self._gen.close()
 
 
-def _row(answer: Answer) -> tuple[object, ...]:
-    revision = answer.revision.encode()
-    if not isinstance(answer, Assessment):
-        status = answer.failure.value.encode()
-        return status, answer.reason.encode(), (0.0, 0.0, 0.0), b"[]", b"", 0, 0, revision
-    categories = json.dumps(answer.categories, separators=(",", ":")).encode()
-    refusal = {None: b"", True: b"yes", False: b"no"}[answer.refusal]
-    tokens, dropped = answer.tokens, answer.dropped_turns
-    return b"ok", b"", answer.logits, categories, refusal, tokens, dropped, revision
+def _respond(sender: Any, answers: list[Answer] | None) -> None:
+    if answers is None:
+        reason = "cancelled" if sender.is_cancelled() else "the engine cannot judge; restart it"
+        response = pb_utils.InferenceResponse(error=pb_utils.TritonError(reason))
+    else:
+        values = np.array([encode_answer(answer) for answer in answers], dtype=np.object_)
+        response = pb_utils.InferenceResponse(
+            output_tensors=[pb_utils.Tensor("ANSWER", values.reshape(-1, 1))]
+        )
+    sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+
+class _Metrics:
+    """The engine's counts among Triton's own metrics, brought up to date once a second."""
+
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
+        self._told = dict.fromkeys(HELP, 0.0)
+        self._families = {
+            name: pb_utils.MetricFamily(
+                name=f"qwarden_engine_{name}_total",
+                description=text,
+                kind=pb_utils.MetricFamily.COUNTER,
+            )
+            for name, text in HELP.items()
+        }
+        self._metrics = {name: family.Metric() for name, family in self._families.items()}
+        self._ended = threading.Event()
+        threading.Thread(target=self._run, name="metrics", daemon=True).start()
+
+    def close(self) -> None:
+        self._ended.set()
+
+    def _run(self) -> None:
+        while not self._ended.wait(_PUBLISH_EVERY_S):
+            for name, value in asdict(self._counts).items():
+                more = value - self._told[name]
+                if more > 0:
+                    self._metrics[name].increment(more)
+                    self._told[name] = value

@@ -1,0 +1,33 @@
+"""What the engine counts of itself, since its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HELP = {
+    "jobs": "Views and pieces of rows that were judged.",
+    "tokens": "Tokens forwarded for them, without the prefix that is kept.",
+    "forwards": "Micro-batches and slices.",
+    "forward_seconds": "Seconds of these.",
+    "queue_seconds": "Seconds that jobs waited for their micro-batch, summed.",
+    "near_ties": "Jobs that were judged once more, alone, since two answers were near.",
+    "out_of_memory": "Micro-batches that memory could not hold.",
+    "cancelled": "Requests that nobody waited for any more.",
+    "crashed": "Rows answered without a forward, since they had ended the process.",
+}
+"""Each count, and what an operator reads of it."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """The counts, see `HELP`. Written by the engine's thread; others may read."""
+
+    jobs: int = 0
+    tokens: int = 0
+    forwards: int = 0
+    forward_seconds: float = 0.0
+    queue_seconds: float = 0.0
+    near_ties: int = 0
+    out_of_memory: int = 0
+    cancelled: int = 0
+    crashed: int = 0

@@ -1,0 +1,166 @@
+"""What is forwarded next: micro-batches by token budget, long rows in slices. Pure.
+
+First come, first served, within what waits: the row that waited longest is always taken, and rows
+behind it fill the budget. A long row is never in a micro-batch: it goes on slice by slice, in turns
+with the micro-batches, so that it starves nobody and nobody starves it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, Protocol, TypeVar
+
+SMALLEST_SLICE = 64
+"""Tokens. Under it the weights are read for too little work. No slice is smaller, the last one
+included, since it must hold all places of a row that are read: they are in its last tokens."""
+
+
+class Size(Protocol):
+    """What a job must tell to be packed."""
+
+    @property
+    def length(self) -> int:
+        """Tokens to forward."""
+        ...
+
+    @property
+    def alone(self) -> bool:
+        """Whether it must be in a micro-batch of its own."""
+        ...
+
+
+J = TypeVar("J", bound=Size)
+
+
+@dataclass(frozen=True, slots=True)
+class Together(Generic[J]):
+    """Jobs that are forwarded as one micro-batch, at least one."""
+
+    jobs: Sequence[J]
+
+
+@dataclass(slots=True)
+class Sliced(Generic[J]):
+    """A long job, and how far it is: the next slice is its tokens from `start` to `end`."""
+
+    job: J
+    start: int = 0
+    end: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Slicing:
+    """How a long row is sliced, so that each slice takes about the time of a first one.
+
+    `tokens`: of a first slice. `even`: keys that cost a query as much in attention as all else
+    that a token costs; behind so many, slices are half as long.
+    """
+
+    tokens: int
+    even: float
+
+    def end(self, start: int, length: int) -> int:
+        """Where the slice that begins at `start` ends, in a row of `length` tokens."""
+        end = start + max(SMALLEST_SLICE, int(self.tokens / (1 + start / self.even)))
+        return length if length - end < SMALLEST_SLICE else end
+
+
+@dataclass(slots=True)
+class Waiting(Generic[J]):
+    """The jobs that wait, and the long one that is under way."""
+
+    slicing: Slicing
+    tokens: int = 0
+    """Of all that wait, what is left of the sliced one included."""
+    _jobs: deque[J] = field(default_factory=deque)
+    _again: deque[J] = field(default_factory=deque)
+    _sliced: Sliced[J] | None = None
+    _sliced_last: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self._jobs or self._again or self._sliced)
+
+    def add(self, jobs: Sequence[J]) -> None:
+        self._jobs.extend(jobs)
+        self.tokens += sum(job.length for job in jobs)
+
+    def again(self, jobs: Sequence[J]) -> None:
+        """Jobs that must be forwarded once more, each in a micro-batch of its own: next."""
+        self._again.extend(jobs)
+        self.tokens += sum(job.length for job in jobs)
+
+    def put_back(self, jobs: Sequence[J]) -> None:
+        """Jobs that were taken, but not forwarded: they are packed again, before all others."""
+        self._jobs.extendleft(reversed(jobs))
+        self.tokens += sum(job.length for job in jobs)
+
+    def drop(self, unwanted: Callable[[J], bool]) -> list[J]:
+        """Takes out what nobody waits for any more, and returns it."""
+        dropped: list[J] = []
+        for queue in (self._jobs, self._again):
+            out = [job for job in queue if unwanted(job)]
+            if out:
+                kept = [job for job in queue if not any(job is one for one in out)]
+                queue.clear()
+                queue.extend(kept)
+                dropped += out
+                self.tokens -= sum(job.length for job in out)
+        if self._sliced is not None and unwanted(self._sliced.job):
+            dropped.append(self._sliced.job)
+            self.tokens -= self._sliced.job.length - self._sliced.end
+            self._sliced = None
+        return dropped
+
+    def next(self, budget: int) -> Together[J] | Sliced[J] | None:
+        """What is forwarded now, of at most `budget` tokens where that is more than one row.
+
+        A `Sliced` comes again and again with its next slice, until its end is the job's length.
+        """
+        if self._again:
+            return self._taken([self._again.popleft()])
+        if self._sliced is not None and not (self._sliced_last and self._has_short()):
+            return self._slice(self._sliced)
+        self._sliced_last = False
+        batch: list[J] = []
+        left = budget
+        skipped: list[J] = []
+        while self._jobs and left > 0:
+            job = self._jobs.popleft()
+            if self._is_long(job):
+                if self._sliced is None and not batch:
+                    self._jobs.extendleft(reversed(skipped))
+                    self._sliced = Sliced(job)
+                    return self._slice(self._sliced)
+                skipped.append(job)
+            elif batch and (job.alone or job.length > left):
+                skipped.append(job)
+                if job.length > left:
+                    break
+            else:
+                batch.append(job)
+                left -= job.length
+                if job.alone:
+                    break
+        self._jobs.extendleft(reversed(skipped))
+        return self._taken(batch) if batch else None
+
+    def _is_long(self, job: J) -> bool:
+        return job.length > self.slicing.tokens
+
+    def _has_short(self) -> bool:
+        return any(not self._is_long(job) for job in self._jobs)
+
+    def _slice(self, sliced: Sliced[J]) -> Sliced[J]:
+        self._sliced_last = True
+        sliced.start = sliced.end
+        sliced.end = self.slicing.end(sliced.start, sliced.job.length)
+        self.tokens -= sliced.end - sliced.start
+        if sliced.end == sliced.job.length:
+            self._sliced = None
+        return sliced
+
+    def _taken(self, batch: list[J]) -> Together[J]:
+        self.tokens -= sum(job.length for job in batch)
+        return Together(batch)
