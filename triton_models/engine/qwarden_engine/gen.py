@@ -31,10 +31,10 @@ from qwarden_engine.words import Words, words_of
 
 Progress = Callable[[str], None]
 
-_NEAR = {torch.float32: 512.0, torch.bfloat16: 4.0}
-"""What the batch can move a logit, in steps of the dtype's precision times the logits' scale. Most
-seen in 1,000 random batches of the stand-in, of a tiny and of a 0.6B network on a CPU: 65 in
-float32, 0.3 in bfloat16 (`bench/near_ties.py`); on CUDA not measured yet."""
+_NEAR = {"float32": 6e-5, "bfloat16": 0.03, "int8": 0.03}
+"""What the batch can move a logit, in parts of the logits' scale (`Qwen3.scale`): some four times
+the most that was seen in 1,000 random batches of the stand-in, of a tiny and of a 0.6B network on
+a CPU (`bench/near_ties.py`). On CUDA it is not measured yet."""
 
 
 class EngineFailed(Exception):
@@ -72,6 +72,7 @@ class Gen:
         say = progress or (lambda _: None)
         device = _device(settings)
         dtype = _dtype(settings, device)
+        computed = torch.bfloat16 if dtype == "bfloat16" else torch.float32
         if device.type == "cpu":
             torch.set_num_threads(settings.threads)
         checkpoint = open_checkpoint(settings.checkpoint, settings.hub_revision)
@@ -84,7 +85,7 @@ class Gen:
         say("the template and the tokens are checked")
         read = tuple(dict.fromkeys(i for task in Task for i in words[task].read))
         columns = {token: at for at, token in enumerate(read)}
-        model = Qwen3(checkpoint, read, device, dtype, say)
+        model = Qwen3(checkpoint, read, device, computed, say, int8=dtype == "int8")
         prefixes: dict[tuple[int, ...], Kept] = {}
         parts = {}
         for task in Task:
@@ -102,7 +103,7 @@ class Gen:
             parts[task] = Part(grammar, prefixes[ids], limits[task])
         slice_tokens = min(settings.slice_tokens, settings.token_budget)
         conditions = Conditions(
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=dtype,
             architecture=_architecture(device),
             torch=torch.__version__,
             floor=settings.floor,
@@ -126,7 +127,7 @@ class Gen:
             judge,
             Slicing(slice_tokens, _even(checkpoint.config)),
             budget=settings.token_budget,
-            bound=_NEAR[dtype] * model.step if settings.second_look else 0.0,
+            bound=_NEAR[dtype] * model.scale if settings.second_look else 0.0,
             revision=revision,
             good=goods[Task.PROMPT],
             ledger=Ledger(_in(settings.state, LEDGER)),
@@ -296,13 +297,15 @@ def _device(settings: EngineSettings) -> torch.device:
     return torch.device(settings.device)
 
 
-def _dtype(settings: EngineSettings, device: torch.device) -> torch.dtype:
+def _dtype(settings: EngineSettings, device: torch.device) -> str:
+    if settings.dtype == "int8" and device.type == "cuda":
+        raise SettingsError("QWARDEN_ENGINE__DTYPE int8 is for CPUs; on CUDA set it to auto")
     if settings.dtype != "auto":
-        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[settings.dtype]
+        return settings.dtype
     fast = device.type == "cuda" or any(
         torch.cpu.get_capabilities().get(flag, False) for flag in ("avx512_bf16", "amx_bf16")
     )
-    return torch.bfloat16 if fast else torch.float32
+    return "bfloat16" if fast else "float32"
 
 
 def _architecture(device: torch.device) -> str:

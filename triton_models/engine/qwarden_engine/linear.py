@@ -27,8 +27,10 @@ class Linear(Protocol):
         ...
 
 
-def linear(weight: Tensor) -> Linear:
+def linear(weight: Tensor, *, int8: bool) -> Linear:
     """The layer of a weight [out, in], which it keeps in a form of its own."""
+    if int8:
+        return _Int8(weight)
     if weight.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return _Packed(weight)
     return _Dense(weight)
@@ -86,3 +88,38 @@ class _Dense:
 
     def plus(self, x: Tensor, term: Tensor) -> Tensor:
         return torch.addmm(term, x, self._weight)
+
+
+class _Int8:
+    """Weights as int8 with a scale for each output, activations with a scale for each token, sums
+    in int32: a token's result does not depend on the tokens beside it. CPU only.
+
+    A quarter of the memory of float32, and about the speed of bfloat16 where the CPU has vnni.
+    """
+
+    __slots__ = ("_scales", "_weight")
+
+    def __init__(self, weight: Tensor) -> None:
+        wide = weight.float()
+        scales = _steps(wide)
+        self._weight = (wide / scales).round_().to(torch.int8).t()
+        self._scales = scales.t().contiguous()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        steps = _steps(x)
+        sums = torch._int_mm((x / steps).round_().to(torch.int8), self._weight)
+        return sums.to(x.dtype).mul_(steps).mul_(self._scales)
+
+    def silu(self, x: Tensor) -> Tensor:
+        return functional.silu(self(x), inplace=True)
+
+    def times(self, x: Tensor, factor: Tensor) -> Tensor:
+        return self(x).mul_(factor)
+
+    def plus(self, x: Tensor, term: Tensor) -> Tensor:
+        return self(x).add_(term)
+
+
+def _steps(rows: Tensor) -> Tensor:
+    """What one step of int8 is for each row: [N, 1]."""
+    return rows.abs().amax(dim=1, keepdim=True).div_(127).clamp_(min=1e-12)

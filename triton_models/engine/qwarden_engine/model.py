@@ -117,8 +117,9 @@ class _Rope:
 class Qwen3:
     """The network of one checkpoint, with only those rows of its head that are read.
 
-    `read`: token ids whose logits are wanted. Weights are held in `dtype`, the embeddings as they
-    are stored, since a lookup needs no arithmetic.
+    `read`: token ids whose logits are wanted. `dtype`: of weights and activations, but for the
+    embeddings, which stay as they are stored, since a lookup needs no arithmetic. `int8`: the
+    linear layers are in int8 instead.
     """
 
     def __init__(
@@ -128,6 +129,8 @@ class Qwen3:
         device: torch.device,
         dtype: torch.dtype,
         progress: Callable[[str], None],
+        *,
+        int8: bool = False,
     ) -> None:
         self.config = checkpoint.config
         self.device = device
@@ -144,17 +147,15 @@ class Qwen3:
         self._head = head.float().T.contiguous()
         self._layers = []
         for layer in range(self.config.layers):
-            self._layers.append(_layer(weights, layer, dtype))
+            self._layers.append(_layer(weights, layer, dtype, int8=int8))
             progress(f"layer {layer + 1} of {self.config.layers} is loaded")
         half = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32, device=device)
         self._frequencies = 1.0 / (self.config.rope_theta ** (half / self.config.head_dim))
 
     @property
-    def step(self) -> float:
-        """The scale of a logit, as of a state of unit mean square along its row of the head, times
-        the precision of the dtype."""
-        rows = self._head * self._norm[:, None]
-        return float(rows.norm(dim=0).max()) * torch.finfo(self.dtype).eps
+    def scale(self) -> float:
+        """Of a logit: its size for a state of unit mean square along its row of the head."""
+        return float((self._head * self._norm[:, None]).norm(dim=0).max())
 
     @torch.inference_mode()
     def prefix(self, ids: Sequence[int]) -> Kept:
@@ -385,12 +386,12 @@ def _scale(values: Tensor, eps: float) -> Tensor:
     return norm.square_().div_(values.shape[-1]).add_(eps).rsqrt_()
 
 
-def _layer(weights: _Weights, layer: int, dtype: torch.dtype) -> _Layer:
+def _layer(weights: _Weights, layer: int, dtype: torch.dtype, *, int8: bool) -> _Layer:
     at = f"model.layers.{layer}."
 
     def layer_of(*names: str) -> Linear:
         parts = [weights.read(f"{at}{name}.weight", dtype) for name in names]
-        return linear(parts[0] if len(parts) == 1 else torch.cat(parts))
+        return linear(parts[0] if len(parts) == 1 else torch.cat(parts), int8=int8)
 
     def norm(name: str) -> Tensor:
         return weights.read(f"{at}{name}.weight", torch.float32)

@@ -1,6 +1,8 @@
 """The stand-in guard: a toy checkpoint in the format of Qwen3Guard-Gen, and how it is made.
 
-Modules: ``labels`` (the words of the answer), ``rows`` (labelled conversations and how they
-are sampled), ``synthetic`` (rows made from phrase lists), ``tokenizer``, ``network`` (the model
-and its training pass), ``training`` (the loop) and ``measure`` (what the model card reports).
+Modules: ``labels`` (the words of the answer), ``row`` and ``rows`` (labelled conversations and how
+they are sampled), ``synthetic`` and ``english`` (rows made from phrase lists and from a
+``grammar``), ``escapes`` (template escapes around a text), ``tokenizer``, ``encoding``, ``network``
+(the model and its training pass), ``training`` (the loop), ``baseline`` (the n-gram regression),
+``teacher`` (soft targets from it) and ``measure`` (what the model card reports).
 """
