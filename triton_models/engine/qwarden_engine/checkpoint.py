@@ -77,6 +77,11 @@ class Checkpoint:
     taxonomy: Mapping[str, str] | None
     files: tuple[Path, ...]
 
+    @property
+    def embedding_bytes(self) -> int:
+        """Of one number of the embeddings, as they are stored."""
+        return 4 if self.weights["model.embed_tokens.weight"].dtype == "F32" else 2
+
 
 def open_checkpoint(checkpoint: str, hub_revision: str | None = None) -> Checkpoint:
     """Opens a directory, or a hub id at a revision. Raises `CheckpointError`."""

@@ -20,6 +20,7 @@ from qwarden_engine.counts import Counts
 from qwarden_engine.grammar import Grammar
 from qwarden_engine.jobs import Job, Request, Row
 from qwarden_engine.judge import Judge, Part
+from qwarden_engine.memory import MIB, Need, need
 from qwarden_engine.model import Kept, Qwen3
 from qwarden_engine.packing import Slicing
 from qwarden_engine.pulse import PULSE, Pulse
@@ -83,6 +84,15 @@ class Gen:
             task: _limit(checkpoint, template.cuts[task], template, words[task]) for task in Task
         }
         say("the template and the tokens are checked")
+        needed = need(
+            checkpoint.config,
+            dtype=dtype,
+            stored_embedding_bytes=checkpoint.embedding_bytes,
+            prefix_tokens=sum(map(len, {template.cuts[task].prefix_ids for task in Task})),
+            token_budget=settings.token_budget,
+        )
+        _bound_memory(settings, device, needed)
+        say(f"it needs {needed}")
         read = tuple(dict.fromkeys(i for task in Task for i in words[task].read))
         columns = {token: at for at, token in enumerate(read)}
         model = Qwen3(checkpoint, read, device, computed, say, int8=dtype == "int8")
@@ -295,6 +305,20 @@ def _device(settings: EngineSettings) -> torch.device:
     if settings.device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("QWARDEN_ENGINE__DEVICE is cuda and torch sees none; set it to auto")
     return torch.device(settings.device)
+
+
+def _bound_memory(settings: EngineSettings, device: torch.device, needed: Need) -> None:
+    allowed = settings.memory_mib
+    if allowed is None:
+        return
+    if needed.total > allowed:
+        raise SettingsError(
+            f"QWARDEN_ENGINE__MEMORY_MIB is {allowed} and this checkpoint needs {needed}; raise "
+            "it, lower QWARDEN_ENGINE__TOKEN_BUDGET, or take a smaller checkpoint"
+        )
+    if device.type == "cuda":
+        whole = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, allowed * MIB / whole), device)
 
 
 def _dtype(settings: EngineSettings, device: torch.device) -> str:

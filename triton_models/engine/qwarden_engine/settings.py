@@ -73,6 +73,11 @@ class EngineSettings(BaseModel):
     """The most tokens of a slice, where the budget allows more: a slice behind 30,000 tokens costs
     many times what it costs at the start, and it gets shorter as the row goes on."""
 
+    memory_mib: int | None = Field(default=None, ge=1)
+    """What the engine may take of the device for weights, prefixes, a micro-batch and one sliced
+    row; the start is refused, with the figure, where that is not enough. On CUDA torch is held to
+    it, so that the guard can stand beside a team's main model on one card. None is no bound."""
+
     max_pieces: int = Field(default=8, ge=1)
     """A turn that is longer than the context is cut into pieces; one with more is `too_long`.
     Eight of 32,768 tokens are about a megabyte of text, as much as a Kafka record holds."""

@@ -138,7 +138,7 @@ SHARES: Final[dict[tuple[str, str], float]] = {
     ("long", "Unsafe"): 1.5,
     ("made", "prompt"): 9.0,
     ("made", "response"): 3.0,
-    ("english", "ordinary"): 26.0,
+    ("english", "ordinary"): 38.0,
     ("english", "framed"): 3.0,
     ("english", "harmful"): 9.0,
     ("english", "malware"): 3.0,
