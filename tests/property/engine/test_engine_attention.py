@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qwarden_engine import attention
-from qwarden_engine.attention import Part, Run, runs_of
+from qwarden_engine.attention import OnCpu, OnCuda, Packing, Part, Run
 
 # Of the largest value: what the sums lose, and for bfloat16 what rounding the weights, each part,
 # its share and their average loses.
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 4 * 2**-8}
+NOTHING = OnCpu(Packing.of([(1, ())]))
 _DTYPES = pytest.mark.parametrize("dtype", list(_TOLERANCE), ids=str)
 
 
@@ -113,7 +114,7 @@ def test_merged_parts_are_another_average_than_softmaxs(
     total = sum(length for length, _ in rows)
     queries, keys, values = some.queries(total), some.keys(total), some.keys(total)
     outside = [(some.keys(n), some.keys(n)) for n in (prefix, past) if n]
-    runs = runs_of(rows)
+    attend = OnCpu(Packing.of(rows))
 
     plain = []
     read_at = []
@@ -128,16 +129,85 @@ def test_merged_parts_are_another_average_than_softmaxs(
         at += length
 
     every = [values, *(v for _, v in outside)]
-    parts = [attention.to_all(queries, *each) for each in outside]
-    own_part = attention.to_own(queries, keys, values, runs)
+    parts = [attend.to_all(queries, *each) for each in outside]
+    own_part = attend.to_own(queries, keys, values)
     _near(attention.merged([*parts, own_part]), plain, every, dtype)
     # The order in which parts are merged is of no matter beyond rounding.
     _near(attention.merged([own_part, *parts]), plain, every, dtype)
     if read_at:
         some_queries = queries[torch.tensor(read_at)]
-        parts = [attention.to_all(some_queries, *each) for each in outside]
-        parts.append(attention.reads_to_own(some_queries, keys, values, runs))
+        parts = [attend.to_all(some_queries, *each) for each in outside]
+        parts.append(attend.reads_to_own(some_queries, keys, values))
         _near(attention.merged(parts), [plain[at] for at in read_at], every, dtype)
+
+
+def _flash(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    ends: tuple[Tensor, Tensor],
+    most: tuple[int, int],
+    *,
+    causal: bool,
+    used: Tensor | None = None,
+) -> Part:
+    """FlashAttention 2 for rows of many lengths, by its definition: row r has the queries from
+    `ends[0][r]` to the next, and of its keys, which begin at `ends[1][r]`, the first `used`; its
+    causal mask is aligned to the last of them."""
+    out = torch.empty_like(queries)
+    weight = torch.empty(queries.shape[:2])
+    for row, (start, end) in enumerate(pairwise(ends[0].tolist())):
+        first = int(ends[1][row])
+        count = int(used[row]) if used is not None else int(ends[1][row + 1]) - first
+        assert end - start <= most[0]
+        assert count <= most[1]
+        for at in range(start, end):
+            seen = count - (end - 1 - at) if causal else count
+            some = slice(first, first + seen)
+            one, its_weight = _plain(queries[at], keys[some], values[some])
+            out[at], weight[at] = one.to(out.dtype), its_weight.float()
+    return Part(out, weight)
+
+
+@settings(max_examples=40, deadline=None)
+@given(_shapes, _rows(), st.integers(1, 9), st.integers(0, 2**32))
+def test_rows_get_each_others_keys_on_cuda(
+    shape: _Shape, rows: tuple[tuple[int, tuple[int, ...]], ...], width: int, seed: int
+) -> None:
+    """What is handed to FlashAttention, whose kernel stands in here by its definition."""
+    some = _Values(seed, shape, torch.float32, 2.0)
+    total = sum(length for length, _ in rows)
+    queries, keys, values = some.queries(total), some.keys(total), some.keys(total)
+    read_at = [
+        start + read
+        for start, (_, reads) in zip(Packing.of(rows).starts, rows, strict=False)
+        for read in reads
+    ]
+    cpu, cuda = OnCpu(Packing.of(rows)), OnCuda(Packing.of(rows), torch.device("cpu"))
+    slots = 12 + width
+    held = torch.tensor([at % 12 for at, _ in enumerate(rows)])
+    asked = some.queries(len(rows), width)
+    stored = some.keys(len(rows), slots), some.keys(len(rows), slots)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "_flash_on_cuda", _flash)
+        pairs = [
+            (cpu.to_own(queries, keys, values), cuda.to_own(queries, keys, values)),
+            (cpu.to_all(queries, keys, values), cuda.to_all(queries, keys, values)),
+        ]
+        if read_at:
+            reads = queries[torch.tensor(read_at)]
+            pairs.append(
+                (cpu.reads_to_own(reads, keys, values), cuda.reads_to_own(reads, keys, values))
+            )
+        pairs.append(
+            (
+                attention.to_slots(asked, *stored, held),
+                attention.slots_on_cuda(asked, *stored, held),
+            )
+        )
+    for one, other in pairs:
+        assert torch.allclose(one.out, other.out, atol=1e-4)
+        assert torch.allclose(one.weight, other.weight, atol=1e-4)
 
 
 @_DTYPES
@@ -158,8 +228,7 @@ def test_slots_beyond_a_row_are_seen(
     queries = some.queries(len(rows), width)
     keys, values = some.keys(len(rows), slots), some.keys(len(rows), slots)
     before = some.keys(prefix), some.keys(prefix)
-    places = torch.tensor([own for own, _ in rows])[:, None] + torch.arange(width)
-    seen = torch.arange(slots) <= places[:, :, None]
+    held = torch.tensor([own for own, _ in rows])
     plain = []
     for row, (own, _) in enumerate(rows):
         for token in range(width):
@@ -169,8 +238,8 @@ def test_slots_beyond_a_row_are_seen(
             plain.append(_plain(queries[row, token], all_keys, all_values)[0])
     merged = attention.merged(
         [
-            attention.to_all(queries.flatten(0, 1), *before),
-            attention.to_slots(queries, keys, values, seen),
+            NOTHING.to_all(queries.flatten(0, 1), *before),
+            attention.to_slots(queries, keys, values, held),
         ]
     )
     _near(merged, plain, [values, before[1]], dtype)
@@ -183,7 +252,7 @@ def test_a_parts_weight_is_another_number_than_its_log_sum_exp(
 ) -> None:
     some = _Values(seed, shape, torch.float32, 4.0)
     asked, held, values = some.queries(queries), some.keys(keys), some.keys(keys)
-    part = attention.to_all(asked, held, values)
+    part = NOTHING.to_all(asked, held, values)
     assert part.weight.shape == (queries, shape.heads)
     for at in range(queries):
         assert torch.allclose(
@@ -202,7 +271,7 @@ def test_a_part_without_weight_changes_the_whole() -> None:
 @settings(max_examples=200, deadline=None)
 @given(_rows())
 def test_a_run_joins_rows_that_differ(rows: tuple[tuple[int, tuple[int, ...]], ...]) -> None:
-    runs = runs_of(rows)
+    runs = Packing.of(rows).runs
     assert [(run.length, run.reads) for run in runs for _ in range(run.rows)] == list(rows)
     assert all(
         (one.length, one.reads) != (other.length, other.reads) for one, other in pairwise(runs)

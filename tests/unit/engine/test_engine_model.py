@@ -172,10 +172,10 @@ def test_a_row_that_goes_on_sees_tokens_of_its_neighbour(both: _Both) -> None:
 def test_a_sliced_row_goes_on_behind_another_text(both: _Both) -> None:
     before, ids = both.ids(13), both.ids(150)
     prefix = both.ours.prefix(before)
-    past = both.ours.past(len(ids))
+    past = both.ours.past(len(ids) + 24)
     both.ours.forward([Span(ids[:80], prefix, ())], past)
     both.ours.forward([Span(ids[80:], prefix, (69,))], past)
-    cache = both.ours.cache_of(past, prefix, 145, 24)
+    cache = both.ours.cache_of(past, prefix, 145)
     _goes_on(both, cache, [_Row(ids, 145)], before)
 
 

@@ -10,8 +10,10 @@ Shapes: N packed tokens, H heads, K heads of keys and values (H is a multiple), 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -43,8 +45,26 @@ class Run:
         return packed[self.start : end].view(self.rows, self.length, *packed.shape[1:])
 
 
-def runs_of(rows: Sequence[tuple[int, tuple[int, ...]]]) -> list[Run]:
-    """The runs of rows, each a length and its reads, that are packed one behind the other."""
+@dataclass(frozen=True, slots=True)
+class Packing:
+    """How rows lie in a packing. `rows`: of each its length and its reads. `starts`: where each
+    begins, and the end."""
+
+    rows: Sequence[tuple[int, tuple[int, ...]]]
+    starts: Sequence[int]
+    runs: Sequence[Run]
+
+    @classmethod
+    def of(cls, rows: Sequence[tuple[int, tuple[int, ...]]]) -> Packing:
+        starts = [0, *accumulate(length for length, _ in rows)]
+        return cls(rows, starts, _runs(rows))
+
+    @property
+    def longest(self) -> int:
+        return max(length for length, _ in self.rows)
+
+
+def _runs(rows: Sequence[tuple[int, tuple[int, ...]]]) -> list[Run]:
     runs: list[Run] = []
     at = 0
     for length, reads in rows:
@@ -73,51 +93,133 @@ def joined(parts: Sequence[Part]) -> Part:
     return Part(torch.cat([p.out for p in parts]), torch.cat([p.weight for p in parts]))
 
 
-def to_all(queries: Tensor, keys: Tensor, values: Tensor) -> Part:
-    """Every query to every key. `queries` [N, H, D]; `keys`, `values` [L, K, D], L above 0."""
-    return _packed(*_kernel(queries[None], keys[None], values[None], causal=False))
+class Attention(Protocol):
+    """The parts, on one kind of device."""
+
+    def to_all(self, queries: Tensor, keys: Tensor, values: Tensor) -> Part:
+        """Every query to every key. `queries` [N, H, D]; `keys`, `values` [L, K, D], L above 0."""
+        ...
+
+    def to_own(self, queries: Tensor, keys: Tensor, values: Tensor) -> Part:
+        """Every query to the new tokens of its row up to its own: all packed, [N, heads, D]."""
+        ...
+
+    def reads_to_own(self, queries: Tensor, keys: Tensor, values: Tensor) -> Part:
+        """The reads of every row to the tokens of their row: `queries` [all reads, H, D]."""
+        ...
 
 
-def to_own(queries: Tensor, keys: Tensor, values: Tensor, runs: Sequence[Run]) -> Part:
-    """Every query to the new tokens of its row up to its own: all packed alike, [N, heads, D]."""
-    return joined(
-        [
-            _packed(*_kernel(run.of(queries), run.of(keys), run.of(values), causal=True))
-            for run in runs
+class OnCpu:
+    """By the flash kernel of torch for CPUs, a call for each run: 26 µs a call, and no padding."""
+
+    def __init__(self, packing: Packing) -> None:
+        self._runs = packing.runs
+
+    def to_all(self, queries: Tensor, keys: Tensor, values: Tensor) -> Part:
+        return _packed(*_flash_on_cpu(queries[None], keys[None], values[None], causal=False))
+
+    def to_own(self, queries: Tensor, keys: Tensor, values: Tensor) -> Part:
+        return joined(
+            [
+                _packed(*_flash_on_cpu(run.of(queries), run.of(keys), run.of(values), causal=True))
+                for run in self._runs
+            ]
+        )
+
+    def reads_to_own(self, queries: Tensor, keys: Tensor, values: Tensor) -> Part:
+        parts = []
+        at = 0
+        for run in self._runs:
+            count = len(run.reads)
+            if not count:
+                continue
+            some = queries[at : at + run.rows * count].view(run.rows, count, *queries.shape[1:])
+            at += run.rows * count
+            ones = [
+                _flash_on_cpu(
+                    some[:, n : n + 1],
+                    run.of(keys)[:, : read + 1],
+                    run.of(values)[:, : read + 1],
+                    causal=False,
+                )
+                for n, read in enumerate(run.reads)
+            ]
+            out = torch.cat([one for one, _ in ones], dim=1)
+            parts.append(_packed(out, torch.cat([weight for _, weight in ones], dim=2)))
+        return joined(parts)
+
+
+class OnCuda:
+    """By FlashAttention 2 as torch carries it: one call a part, whatever the rows' lengths.
+
+    Its causal mask is aligned to the last key of each row. In bfloat16 only. Not run yet: its
+    shapes are checked against torch's own, its numbers are not.
+    """
+
+    def __init__(self, packing: Packing, device: torch.device) -> None:
+        self._starts = _int32(packing.starts, device)
+        self._longest = packing.longest
+        # Every read is a row of its own, whose keys begin where its row begins.
+        reads = [
+            (start, read + 1)
+            for start, (_, reads) in zip(packing.starts, packing.rows, strict=False)
+            for read in reads
         ]
+        self._each = _int32(range(len(reads) + 1), device)
+        self._from = _int32([*(start for start, _ in reads), packing.starts[-1]], device)
+        self._used = _int32([used for _, used in reads], device)
+
+    def to_all(self, queries: Tensor, keys: Tensor, values: Tensor) -> Part:
+        ends = (
+            _int32([0, len(queries)], queries.device),
+            _int32([0, len(keys)], queries.device),
+        )
+        return _flash_on_cuda(queries, keys, values, ends, (len(queries), len(keys)), causal=False)
+
+    def to_own(self, queries: Tensor, keys: Tensor, values: Tensor) -> Part:
+        ends = (self._starts, self._starts)
+        most = (self._longest, self._longest)
+        return _flash_on_cuda(queries, keys, values, ends, most, causal=True)
+
+    def reads_to_own(self, queries: Tensor, keys: Tensor, values: Tensor) -> Part:
+        ends = (self._each, self._from)
+        most = (1, self._longest)
+        return _flash_on_cuda(queries, keys, values, ends, most, causal=False, used=self._used)
+
+
+def attention_of(packing: Packing, device: torch.device) -> Attention:
+    """The parts for these rows on this device."""
+    return OnCpu(packing) if device.type == "cpu" else OnCuda(packing, device)
+
+
+def to_slots(queries: Tensor, keys: Tensor, values: Tensor, before: Tensor) -> Part:
+    """Some new tokens a row to slots of its own, up to each token's own: `queries` [R, T, H, D];
+    `keys`, `values` [R, C, K, D], where the tokens stand in slots `before` [R] and after."""
+    if queries.device.type != "cpu":
+        return slots_on_cuda(queries, keys, values, before)
+    own = before[:, None] + torch.arange(queries.shape[1])
+    unseen = torch.arange(keys.shape[1]) > own[:, :, None]
+    bias = torch.zeros(unseen.shape, dtype=queries.dtype).masked_fill_(unseen, float("-inf"))
+    return _packed(*_flash_on_cpu(queries, keys, values, causal=False, bias=bias[:, None]))
+
+
+def slots_on_cuda(queries: Tensor, keys: Tensor, values: Tensor, before: Tensor) -> Part:
+    """`to_slots`, where a causal mask that is aligned to the last token used does it."""
+    rows, width = queries.shape[:2]
+    slots = keys.shape[1]
+    ends = (
+        _int32(range(0, (rows + 1) * width, width), queries.device),
+        _int32(range(0, (rows + 1) * slots, slots), queries.device),
     )
-
-
-def reads_to_own(queries: Tensor, keys: Tensor, values: Tensor, runs: Sequence[Run]) -> Part:
-    """The reads of every row to the tokens of their row: `queries` [reads of all rows, H, D]."""
-    parts = []
-    at = 0
-    for run in runs:
-        count = len(run.reads)
-        if not count:
-            continue
-        some = queries[at : at + run.rows * count].view(run.rows, count, *queries.shape[1:])
-        at += run.rows * count
-        ones = [
-            _kernel(
-                some[:, n : n + 1],
-                run.of(keys)[:, : read + 1],
-                run.of(values)[:, : read + 1],
-                causal=False,
-            )
-            for n, read in enumerate(run.reads)
-        ]
-        out = torch.cat([one for one, _ in ones], dim=1)
-        parts.append(_packed(out, torch.cat([weight for _, weight in ones], dim=2)))
-    return joined(parts)
-
-
-def to_slots(queries: Tensor, keys: Tensor, values: Tensor, seen: Tensor) -> Part:
-    """Some queries a row to slots of its own: `queries` [R, T, H, D]; `keys`, `values`
-    [R, C, K, D]; `seen` [R, T, C] says which slots a query may see, at least one each."""
-    bias = torch.zeros(seen.shape, dtype=queries.dtype, device=queries.device)
-    bias.masked_fill_(~seen, float("-inf"))
-    return _packed(*_kernel(queries, keys, values, causal=False, bias=bias[:, None]))
+    return _flash_on_cuda(
+        queries.flatten(0, 1),
+        keys.flatten(0, 1),
+        values.flatten(0, 1),
+        ends,
+        (width, slots),
+        causal=True,
+        used=(before + width).int(),
+    )
 
 
 def _packed(out: Tensor, weight: Tensor) -> Part:
@@ -125,29 +227,35 @@ def _packed(out: Tensor, weight: Tensor) -> Part:
     return Part(out.flatten(0, 1), weight.transpose(1, 2).flatten(0, 1))
 
 
-def _kernel(
+def _flash_on_cpu(
     queries: Tensor, keys: Tensor, values: Tensor, *, causal: bool, bias: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """[R, T, H, D] over [R, C, K, D]: the attention, and its log-sum-exp [R, H, T]."""
+    """[R, T, H, D] over [R, C, K, D]: the attention, and its log-sum-exp [R, H, T]. Takes fewer
+    heads of keys than of queries as they are (torch 2.13)."""
     q, k, v = (tensor.transpose(1, 2) for tensor in (queries, keys, values))
-    if queries.device.type == "cpu":
-        # Takes fewer heads of keys than of queries as they are (torch 2.13).
-        out, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            q, k, v, 0.0, causal, attn_mask=bias
-        )
-        return out.transpose(1, 2), weight
-    groups = q.shape[1] // k.shape[1]
-    k, v = (tensor.repeat_interleave(groups, dim=1) for tensor in (k, v))
-    if bias is None:
-        out, weight = torch.ops.aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal)[:2]
-    else:
-        # Wants a bias whose rows are aligned; pads the log-sum-exp to 32 queries.
-        room = torch.zeros(
-            (*bias.shape[:-1], -(-bias.shape[-1] // 16) * 16), dtype=bias.dtype, device=bias.device
-        )
-        room[..., : bias.shape[-1]] = bias
-        aligned = room[..., : bias.shape[-1]].expand(-1, q.shape[1], -1, -1)
-        out, weight = torch.ops.aten._scaled_dot_product_efficient_attention(
-            q, k, v, aligned, True
-        )[:2]
-    return out.transpose(1, 2), weight[:, :, : q.shape[2]]
+    out, weight = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        q, k, v, 0.0, causal, attn_mask=bias
+    )
+    return out.transpose(1, 2), weight
+
+
+def _flash_on_cuda(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    ends: tuple[Tensor, Tensor],
+    most: tuple[int, int],
+    *,
+    causal: bool,
+    used: Tensor | None = None,
+) -> Part:
+    """Packed queries and keys of rows that end at `ends`, of at most so many tokens; of each row's
+    keys the first `used`. The log-sum-exp comes as [H, N]."""
+    out, weight = torch.ops.aten._flash_attention_forward(
+        queries, keys, values, *ends, *most, 0.0, causal, False, seqused_k=used
+    )[:2]
+    return Part(out, weight.transpose(0, 1))
+
+
+def _int32(values: Iterable[int], device: torch.device) -> Tensor:
+    return torch.tensor(list(values), dtype=torch.int32, device=device)

@@ -322,8 +322,10 @@ def _bound_memory(settings: EngineSettings, device: torch.device, needed: Need) 
 
 
 def _dtype(settings: EngineSettings, device: torch.device) -> str:
-    if settings.dtype == "int8" and device.type == "cuda":
-        raise SettingsError("QWARDEN_ENGINE__DTYPE int8 is for CPUs; on CUDA set it to auto")
+    if settings.dtype in ("int8", "float32") and device.type == "cuda":
+        raise SettingsError(
+            f"QWARDEN_ENGINE__DTYPE {settings.dtype} is for CPUs; on CUDA set it to auto"
+        )
     if settings.dtype != "auto":
         return settings.dtype
     fast = device.type == "cuda" or any(

@@ -64,7 +64,7 @@ class Judge:
         part = self._parts[job.task]
         if sliced.start == 0:
             self._past = None  # of a row that nobody waited for to its end
-            self._past = (job, self._model.past(job.length))
+            self._past = (job, self._model.past(job.length + part.grammar.room))
         assert self._past is not None and self._past[0] is job
         past = self._past[1]
         at_end = sliced.end == job.length
@@ -78,9 +78,7 @@ class Judge:
         self._past = None
         [draft] = grammar.drafts(forwarded.read)
         if grammar.wants_categories(draft):
-            cache = self._model.cache_of(
-                past, part.prefix, job.length - grammar.guessed, grammar.room
-            )
+            cache = self._model.cache_of(past, part.prefix, job.length - grammar.guessed)
             grammar.decode(cache, [draft])
         return draft
 

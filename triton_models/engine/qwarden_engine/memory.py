@@ -57,5 +57,5 @@ def need(
     states = 4 * (4 * config.hidden + 5 * heads + keys) + number * 2 * config.intermediate
     # Rows that go on behind `Safety:` are copied out of the micro-batch, all of them at worst.
     batch = token_budget * (states + 2 * kept)
-    sliced = 2 * config.context * kept
+    sliced = config.context * kept
     return Need(weights / MIB, prefix_tokens * kept / MIB, batch / MIB, sliced / MIB)

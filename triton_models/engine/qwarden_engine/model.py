@@ -9,15 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, groupby
+from itertools import groupby
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from qwarden_engine import attention
-from qwarden_engine.attention import Part
+from qwarden_engine.attention import (
+    Attention,
+    Packing,
+    Part,
+    attention_of,
+    joined,
+    merged,
+    to_slots,
+)
 from qwarden_engine.checkpoint import Checkpoint, Weight
 from qwarden_engine.linear import Linear, linear
 
@@ -61,7 +68,7 @@ class Forwarded:
 
     read: Tensor
     kept: Kept
-    starts: list[int]
+    starts: Sequence[int]
 
 
 @dataclass(slots=True)
@@ -112,6 +119,15 @@ class _Rope:
 
     def at(self, rows: Tensor) -> _Rope:
         return _Rope(self.cosine[rows], self.sine[rows])
+
+
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What all layers of one forward share."""
+
+    spans: Sequence[Span]
+    past: Past | None
+    attend: Attention
 
 
 class Qwen3:
@@ -182,8 +198,7 @@ class Qwen3:
         less. `past`: of the only span; what is new is added to it.
         """
         config = self.config
-        lengths = [len(span.ids) for span in spans]
-        starts = [0, *accumulate(lengths)]
+        packing = Packing.of([(len(span.ids), span.reads) for span in spans])
         ids = torch.tensor([i for span in spans for i in span.ids], device=self.device)
         before = [span.prefix.length if span.prefix else 0 for span in spans]
         if past is not None:
@@ -192,16 +207,20 @@ class Qwen3:
             torch.cat(
                 [
                     torch.arange(at, at + n, device=self.device)
-                    for at, n in zip(before, lengths, strict=True)
+                    for at, (n, _) in zip(before, packing.rows, strict=True)
                 ]
             )
         )
         reads = torch.tensor(
-            [at + read for span, at in zip(spans, starts, strict=False) for read in span.reads],
+            [
+                start + read
+                for span, start in zip(spans, packing.starts, strict=False)
+                for read in span.reads
+            ],
             dtype=torch.long,
             device=self.device,
         )
-        runs = attention.runs_of([(len(span.ids), span.reads) for span in spans])
+        step = _Step(spans, past, attention_of(packing, self.device))
         kept = Kept([], [])
         hidden = self._embeddings[ids].to(self.dtype)
         for at, layer in enumerate(self._layers):
@@ -219,17 +238,17 @@ class Qwen3:
                 queries = self._query(normed[reads], layer, rope.at(reads))
             else:
                 queries = self._query(normed, layer, rope)
-            parts = self._outside(at, queries, spans, last, past)
-            own = attention.reads_to_own if last else attention.to_own
-            parts.append(own(queries, keys, values, runs))
-            hidden = self._finish(hidden, attention.merged(parts), layer)
+            parts = self._outside(step, at, queries, reads=last)
+            own = step.attend.reads_to_own if last else step.attend.to_own
+            parts.append(own(queries, keys, values))
+            hidden = self._finish(hidden, merged(parts), layer)
         if past is not None:
             end = past.length + len(ids)
             for store, new in ((past.store.keys, kept.keys), (past.store.values, kept.values)):
                 for into, values in zip(store, new, strict=True):
                     into[past.length : end] = values
             past.length = end
-        return Forwarded(self._normed(hidden, self._norm), kept, starts[:-1])
+        return Forwarded(self._normed(hidden, self._norm), kept, packing.starts[:-1])
 
     def cache(
         self,
@@ -252,18 +271,13 @@ class Qwen3:
             torch.tensor(lengths, device=self.device),
         )
 
-    def cache_of(self, past: Past, prefix: Kept, length: int, room: int) -> Cache:
-        """A cache of the one row that a past is of: of its first `length` tokens."""
-
-        def with_room(store: Tensor) -> Tensor:
-            grown = store.new_empty(1, length + room, *store.shape[1:])
-            grown[0, :length] = store[:length]
-            return grown
-
+    def cache_of(self, past: Past, prefix: Kept, length: int) -> Cache:
+        """A cache of the one row that a past is of, in the past's own memory: of the first `length`
+        tokens, with room for as many as the past was made for."""
         return Cache(
             prefix,
-            [with_room(keys) for keys in past.store.keys],
-            [with_room(values) for values in past.store.values],
+            [keys[None] for keys in past.store.keys],
+            [values[None] for values in past.store.values],
             torch.tensor([length], device=self.device),
         )
 
@@ -283,7 +297,7 @@ class Qwen3:
         slots = cache.lengths[:, None] + offsets  # [R, T]
         rows = torch.arange(cache.rows, device=self.device)[:, None]
         end = int(slots.max()) + 1
-        seen = torch.arange(end, device=self.device) <= slots[:, :, None]  # [R, T, C]
+        attend = attention_of(Packing.of([(width, ())] * cache.rows), self.device)
         rope = self._rope((slots + cache.prefix.length).flatten())
         hidden = self._embeddings[ids].to(self.dtype).flatten(0, 1)
         for at, layer in enumerate(self._layers):
@@ -293,15 +307,15 @@ class Qwen3:
             cache.keys[at][rows, slots] = keys.view(*ids.shape, *keys.shape[1:])
             cache.values[at][rows, slots] = values.view(*ids.shape, *values.shape[1:])
             parts = [
-                attention.to_all(queries, cache.prefix.keys[at], cache.prefix.values[at]),
-                attention.to_slots(
+                attend.to_all(queries, cache.prefix.keys[at], cache.prefix.values[at]),
+                to_slots(
                     queries.view(*ids.shape, *queries.shape[1:]),
                     cache.keys[at][:, :end],
                     cache.values[at][:, :end],
-                    seen,
+                    cache.lengths,
                 ),
             ]
-            hidden = self._finish(hidden, attention.merged(parts), layer)
+            hidden = self._finish(hidden, merged(parts), layer)
         wanted = torch.tensor([ends, counts], device=self.device).T  # [R, 2]
         states = hidden.view(*ids.shape, -1)[rows, (wanted - 1).clamp(min=0)]
         cache.lengths = cache.lengths + wanted[:, 1]
@@ -312,27 +326,28 @@ class Qwen3:
         """Logits of the ids that are read, in float32: […, hidden] to […, read]."""
         return hidden.float() @ self._head
 
-    def _outside(
-        self, at: int, queries: Tensor, spans: Sequence[Span], reads: bool, past: Past | None
-    ) -> list[Part]:
+    def _outside(self, step: _Step, at: int, queries: Tensor, *, reads: bool) -> list[Part]:
         """Attention to the prefixes and to the past, where there are some."""
         parts = []
-        if spans[0].prefix is not None:
+        if step.spans[0].prefix is not None:
             same: list[Part] = []
             start = 0
-            for _, group in groupby(spans, key=lambda span: id(span.prefix)):
+            for _, group in groupby(step.spans, key=lambda span: id(span.prefix)):
                 some = list(group)
                 prefix = some[0].prefix
                 assert prefix is not None
                 end = start + sum(len(s.reads) if reads else len(s.ids) for s in some)
                 if end > start:
                     some_queries = queries[start:end]
-                    same.append(attention.to_all(some_queries, prefix.keys[at], prefix.values[at]))
+                    same.append(
+                        step.attend.to_all(some_queries, prefix.keys[at], prefix.values[at])
+                    )
                 start = end
-            parts.append(attention.joined(same))
+            parts.append(joined(same))
+        past = step.past
         if past is not None and past.length:
             keys, values = past.store.keys[at], past.store.values[at]
-            parts.append(attention.to_all(queries, keys[: past.length], values[: past.length]))
+            parts.append(step.attend.to_all(queries, keys[: past.length], values[: past.length]))
         return parts
 
     def _rope(self, positions: Tensor) -> _Rope:

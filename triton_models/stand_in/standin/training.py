@@ -27,6 +27,7 @@ WARM_UP: Final = 60  # steps
 CLIP: Final = 1.0
 HELP: Final = 0.3  # weight of the helper heads' loss
 DROP: Final = 0.08  # share of the conversation's tokens that are blanked
+LEAN: Final = 0.8  # nats towards Safe: ordinary requests are commoner than the rows suggest
 BETAS: Final = (0.9, 0.95)
 DECAY: Final = 0.05
 RESUME_FILE: Final = "resume.pt"
@@ -144,10 +145,16 @@ class Trainer:
         return float(loss.detach())
 
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Cross-entropy of the answers, in nats; at the class against the soft targets."""
+        """Cross-entropy of the answers, in nats; at the class against the soft targets.
+
+        There the logit of Safe is lowered by ``LEAN``, so that the network learns to hold it that
+        much higher.
+        """
         place, rows = self._encoder.class_place, batch.soft.shape[0]
         hard = functional.cross_entropy(logits, batch.targets, reduction="none") * batch.weights
-        classes = logits.view(rows, -1, logits.shape[-1])[:, place].log_softmax(-1)
+        lean = torch.zeros(logits.shape[-1], device=logits.device)
+        lean[self._encoder.firsts[SAFETIES.index("Safe")]] = LEAN
+        classes = (logits.view(rows, -1, logits.shape[-1])[:, place] - lean).log_softmax(-1)
         soft = (classes[:, self._encoder.firsts] * batch.soft).sum()
         return hard.sum() - hard.view(rows, -1)[:, place].sum() - CLASS_WEIGHT * soft
 
