@@ -46,8 +46,8 @@ class EngineSettings(BaseModel):
     """`auto` takes CUDA where torch sees it."""
 
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
-    """Of weights and activations; scores are float32 always. `auto` is bfloat16 on CUDA and on a
-    CPU that multiplies in it (avx512_bf16 or amx_bf16: twice as fast), else float32. `int8` is
+    """Of weights and activations; scores are float32 always. `auto` is bfloat16 on CUDA, and for
+    a network of some width on a CPU that multiplies in it (avx512_bf16, amx_bf16), else float32. `int8` is
     for CPUs: a quarter of the memory, and where there is vnni and no bfloat16 also faster; it
     moves scores by some hundredths."""
 
