@@ -47,9 +47,9 @@ class EngineSettings(BaseModel):
 
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     """Of weights and activations; scores are float32 always. `auto` is bfloat16 on CUDA, and for
-    a network of some width on a CPU that multiplies in it (avx512_bf16, amx_bf16), else float32. `int8` is
-    for CPUs: a quarter of the memory, and where there is vnni and no bfloat16 also faster; it
-    moves scores by some hundredths."""
+    a network of some width on a CPU that multiplies in it (avx512_bf16, amx_bf16); else float32.
+    `int8` is for CPUs: a quarter of the memory, and where there is vnni and no bfloat16 also
+    faster; it moves scores by some hundredths."""
 
     threads: int = Field(default_factory=usable_cores, ge=1)
     """Of torch, on a CPU. One a core: torch's own default counts the machine's cores, and more
