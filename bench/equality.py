@@ -25,7 +25,7 @@ equal if and only if the engine's choice is the likeliest at every place. Some r
 by step beside that, by other code, as a check on this one.
 
 The floor under which categories are decoded is the quantile of P(Safe) that gives them to a fifth
-of the rows, found in a first pass of the engine.
+of the rows, found in a first pass of the engine over some of them.
 """
 
 from __future__ import annotations
@@ -260,8 +260,7 @@ class Script:
         """A list of categories, and where each could have been another or the end."""
         stop = [self.first("\n")[0]]
         if task is Task.PROMPT:
-            ends = self._reference.model.generation_config.eos_token_id
-            stop = ends if isinstance(ends, list) else [ends]
+            stop = self._reference.model.generation_config.eos_token_id
         left = list(names)
         for at, name in enumerate(listed):
             self.choose("category", {each: self.first(f" {each}") for each in left}, name)
@@ -448,7 +447,7 @@ def stand_in(asked: argparse.Namespace) -> dict[str, Any]:
         some = subjects.conversations(f"equality-{asked.seed}", asked.rows)
         texts = f"seeded, seed {asked.seed}"
     gen = _engine(checkpoint)
-    result, more = free(gen, Reference(checkpoint), some, asked.batch)
+    result, more = free(gen, _reference(checkpoint), some, asked.batch)
     gen.close()
     tasks = [each.task for each in some]
     return {
@@ -461,12 +460,20 @@ def stand_in(asked: argparse.Namespace) -> dict[str, Any]:
 
 
 def random_weights(
-    name: str, some: Sequence[Conversation], checkpoint: Path, wanted: int, stepwise: int
+    name: str,
+    some: Sequence[Conversation],
+    checkpoint: Path,
+    *,
+    wanted: int,
+    first_pass: int,
+    stepwise: int,
 ) -> dict[str, Any]:
-    """Random weights beside plain forwards."""
+    """Random weights beside plain forwards. `wanted`: rows that the bar asks for; `first_pass`:
+    rows that the floor is found on."""
     gen = _engine(checkpoint, floor=0, refusal=False)
     say(f"{name}: the engine looks for the floor")
-    safe = sorted(each.scores[0] for each in _judged(gen, some) if isinstance(each, Assessment))
+    first = _judged(gen, some[:first_pass])
+    safe = sorted(each.scores[0] for each in first if isinstance(each, Assessment))
     gen.close()
     del gen
     at = min(len(safe) - 1, max(1, round(SHARE * len(safe))))
@@ -474,7 +481,7 @@ def random_weights(
     gen = _engine(checkpoint, floor=floor)
     answers = _judged(gen, some)
     say(f"{name}: floor {floor:.4f}; transformers forwards {len(some)} rows, one after the other")
-    reference = Reference(checkpoint)
+    reference = _reference(checkpoint)
     result = follow(gen, reference, some, answers, floor)
     stepped = step_by_step(gen, reference, some, answers, floor=floor, count=stepwise)
     tokens = [each.tokens for each in answers if isinstance(each, Assessment)]
@@ -494,7 +501,7 @@ def shape_06b(asked: argparse.Namespace) -> dict[str, Any]:
     """Random weights of the 0.6B shape."""
     some = subjects.conversations(f"equality-06b-{asked.seed}", asked.rows_06b, most=6)
     network = subjects.network("0.6B", "listing")
-    return random_weights("0.6B", some, network, 200, asked.stepwise)
+    return random_weights("0.6B", some, network, wanted=200, first_pass=60, stepwise=asked.stepwise)
 
 
 def long(asked: argparse.Namespace) -> dict[str, Any]:
@@ -503,14 +510,23 @@ def long(asked: argparse.Namespace) -> dict[str, Any]:
 
     network = subjects.network("tiny", "listing")
     tokenizer = Tokenizer.from_file(str(network / "tokenizer.json"))
-    some = subjects.long_prompts(
+    some = subjects.long_conversations(
         f"equality-long-{asked.seed}",
         asked.rows_long,
         8_000,
         30_000,
         lambda text: len(tokenizer.encode(text).ids),
     )
-    return random_weights("long", some, network, 50, min(2, asked.stepwise))
+    return random_weights("long", some, network, wanted=50, first_pass=10, stepwise=0)
+
+
+def _reference(checkpoint: Path) -> Reference:
+    """One whose ends of an answer are a list, as it wants them."""
+    reference = Reference(checkpoint)
+    generation = reference.model.generation_config
+    if isinstance(generation.eos_token_id, int):
+        generation.eos_token_id = [generation.eos_token_id]
+    return reference
 
 
 def _engine(checkpoint: Path, **settings: Any) -> Gen:

@@ -117,7 +117,7 @@ def conversations(seed: str, count: int, *, most: int = 40) -> list[Conversation
     return list(made)
 
 
-def long_prompts(
+def long_conversations(
     seed: str, count: int, least: int, most: int, tokens: Tokens
 ) -> list[Conversation]:
     """Prompts and responses of `least` to `most` tokens, the lengths spread evenly and mixed."""

@@ -155,17 +155,19 @@ class _Packing(RuleBasedStateMachine):
     def tokens_are_those_that_wait(self) -> None:
         if not hasattr(self, "waiting"):
             return
-        tokens = sum(job.length for job in (*self.queue, *self.again))
-        if self.sliced:
-            tokens += self.sliced[0].length - self.sliced[1]
-        assert self.waiting.tokens == tokens
+        limit = self.slicing.tokens
+        waiting = (*self.queue, *self.again)
+        assert self.waiting.tokens == sum(job.length for job in waiting if job.length <= limit)
+        long = sum(job.length > limit for job in waiting)
+        assert self.waiting.long == long + (self.sliced is not None)
         assert bool(self.waiting) == bool(self.queue or self.again or self.sliced)
 
     def teardown(self) -> None:
         """All that waits is forwarded once, in as many steps as there is work at most."""
         if not hasattr(self, "waiting"):
             return
-        steps = self.waiting.tokens
+        steps = sum(job.length for job in (*self.queue, *self.again))
+        steps += self.sliced[0].length if self.sliced else 0
         while self.waiting:
             assert steps
             steps -= 1

@@ -73,7 +73,9 @@ class Waiting(Generic[J]):
 
     slicing: Slicing
     tokens: int = 0
-    """Of all that wait, what is left of the sliced one included."""
+    """Of the jobs that wait and are not long."""
+    long: int = 0
+    """Long jobs that wait or are under way."""
     _jobs: deque[J] = field(default_factory=deque)
     _again: deque[J] = field(default_factory=deque)
     _sliced: Sliced[J] | None = None
@@ -84,17 +86,17 @@ class Waiting(Generic[J]):
 
     def add(self, jobs: Sequence[J]) -> None:
         self._jobs.extend(jobs)
-        self.tokens += sum(job.length for job in jobs)
+        self._counted(jobs, 1)
 
     def again(self, jobs: Sequence[J]) -> None:
         """Jobs that must be forwarded once more, each in a micro-batch of its own: next."""
         self._again.extend(jobs)
-        self.tokens += sum(job.length for job in jobs)
+        self._counted(jobs, 1)
 
     def put_back(self, jobs: Sequence[J]) -> None:
         """Jobs that were taken, but not forwarded: they are packed again, before all others."""
         self._jobs.extendleft(reversed(jobs))
-        self.tokens += sum(job.length for job in jobs)
+        self._counted(jobs, 1)
 
     def drop(self, unwanted: Callable[[J], bool]) -> list[J]:
         """Takes out what nobody waits for any more, and returns it."""
@@ -106,11 +108,10 @@ class Waiting(Generic[J]):
                 queue.clear()
                 queue.extend(kept)
                 dropped += out
-                self.tokens -= sum(job.length for job in out)
         if self._sliced is not None and unwanted(self._sliced.job):
             dropped.append(self._sliced.job)
-            self.tokens -= self._sliced.job.length - self._sliced.end
             self._sliced = None
+        self._counted(dropped, -1)
         return dropped
 
     def next(self, budget: int) -> Together[J] | Sliced[J] | None:
@@ -156,11 +157,18 @@ class Waiting(Generic[J]):
         self._sliced_last = True
         sliced.start = sliced.end
         sliced.end = self.slicing.end(sliced.start, sliced.job.length)
-        self.tokens -= sliced.end - sliced.start
         if sliced.end == sliced.job.length:
+            self._counted([sliced.job], -1)
             self._sliced = None
         return sliced
 
     def _taken(self, batch: list[J]) -> Together[J]:
-        self.tokens -= sum(job.length for job in batch)
+        self._counted(batch, -1)
         return Together(batch)
+
+    def _counted(self, jobs: Sequence[J], sign: int) -> None:
+        for job in jobs:
+            if self._is_long(job):
+                self.long += sign
+            else:
+                self.tokens += sign * job.length

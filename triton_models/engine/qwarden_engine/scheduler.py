@@ -32,6 +32,10 @@ WAITING_BUDGETS = 2
 """Batches' worth of tokens that wait before `submit` blocks: one is taken while the next fills.
 More would only hide the queue from Triton, whose limits, timeouts and priorities know it."""
 
+WAITING_LONG = 64
+"""Long jobs that are taken before `submit` blocks. One costs its ids, a quarter of a megabyte;
+a bound by their tokens would have the short rows behind them wait outside, and not take turns."""
+
 
 class Scheduler:
     """Owns the network until `close`.
@@ -70,12 +74,10 @@ class Scheduler:
     def submit(self, request: Request, rows: Sequence[Row]) -> None:
         """Takes the rows of a request that have jobs; the others are answered in it already.
 
-        Blocks while enough waits for `WAITING_BUDGETS` micro-batches.
+        Blocks while enough waits for `WAITING_BUDGETS` micro-batches, or `WAITING_LONG` long jobs.
         """
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or self._waiting.tokens < WAITING_BUDGETS * self._budget
-            )
+            self._changed.wait_for(lambda: self._closed or self._has_room())
             closed = self._closed
             if not closed:
                 self._add(rows)
@@ -87,6 +89,10 @@ class Scheduler:
             _tell(request, None)
         elif answered:
             _tell(request, _whole(request))
+
+    def _has_room(self) -> bool:
+        waiting = self._waiting
+        return waiting.tokens < WAITING_BUDGETS * self._budget and waiting.long < WAITING_LONG
 
     def _add(self, rows: Sequence[Row]) -> None:
         record = self._ledger.record
