@@ -171,7 +171,9 @@ class Qwen3:
     @property
     def scale(self) -> float:
         """Of a logit: its size for a state of unit mean square along its row of the head."""
-        return float((self._head * self._norm[:, None]).norm(dim=0).max())
+        rows = self._head * self._norm[:, None]
+        # Only differences of logits choose: what all rows share moves none.
+        return float((rows - rows.mean(dim=1, keepdim=True)).norm(dim=0).max())
 
     @torch.inference_mode()
     def prefix(self, ids: Sequence[int]) -> Kept:
@@ -261,7 +263,7 @@ class Qwen3:
         """A cache of some rows of a forward, all behind one prefix: of the first `lengths` of
         their tokens, for `room` tokens behind each."""
         starts = torch.tensor([forwarded.starts[row] for row in rows], device=self.device)
-        slots = torch.arange(max(lengths) + room, device=self.device)
+        slots = torch.arange(_in_steps(max(lengths) + room), device=self.device)
         # What lies behind a row is another row's, or the last token's: overwritten before read.
         at = (starts[:, None] + slots).clamp(max=forwarded.kept.length - 1)
         return Cache(
@@ -296,7 +298,7 @@ class Qwen3:
         offsets = torch.arange(width, device=self.device)
         slots = cache.lengths[:, None] + offsets  # [R, T]
         rows = torch.arange(cache.rows, device=self.device)[:, None]
-        end = int(slots.max()) + 1
+        end = min(_in_steps(int(slots.max()) + 1), cache.keys[0].shape[1])
         attend = attention_of(Packing.of([(width, ())] * cache.rows), self.device)
         rope = self._rope((slots + cache.prefix.length).flatten())
         hidden = self._embeddings[ids].to(self.dtype).flatten(0, 1)
@@ -393,6 +395,13 @@ class Qwen3:
         """RMS norm in float32, [N, hidden] to the network's dtype."""
         wide = values.float()
         return (wide * _scale(wide, self.config.eps)).mul_(weight).to(self.dtype)
+
+
+def _in_steps(slots: int) -> int:
+    """Slots, up to the next step of 16: the CPU's flash kernel sums the rest of a vector otherwise
+    than whole ones, so that other numbers of slots, behind a row's own and masked, moved its
+    margins by half as much again (bfloat16, `bench/near_ties.py`)."""
+    return -(-slots // 16) * 16
 
 
 def _scale(values: Tensor, eps: float) -> Tensor:
