@@ -9,7 +9,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' services/qwarden/__in
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.qwarden/pycache
 CODE := services triton_models tests bench
 
-.PHONY: help setup demo test check bench images
+.PHONY: help setup demo test check bench bench-equality bench-near-ties bench-long images
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -35,6 +35,15 @@ bench: setup bench-gen ## The benchmarks; results in bench/results
 
 bench-gen: setup ## The engine beside transformers and vLLM; ARGS="--quick" and others choose parts
 	@TORCH_CPU_INDEX="$(TORCH_CPU_INDEX)" $(PY) bench/gen.py $(ARGS)
+
+bench-equality: setup ## The engine's answers beside transformers'; ARGS="--help" says which parts
+	$(PY) bench/equality.py $(ARGS)
+
+bench-near-ties: setup ## Answers alone and in random batches, in float32 and bfloat16
+	$(PY) bench/near_ties.py $(ARGS)
+
+bench-long: setup ## Short rows beside long ones
+	$(PY) bench/long_rows.py $(ARGS)
 
 images: ## Build and push the images: make images REGISTRY=registry.example/team
 	@test -n "$(REGISTRY)" || { echo "Name a registry: make images REGISTRY=registry.example/team"; exit 2; }

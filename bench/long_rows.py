@@ -40,7 +40,8 @@ examples:
   .venv/bin/python bench/long_rows.py --long 2 --short 100 --most 12000
                                                        a quick look
 
-Nothing else may run meanwhile. The exit status is 1 where the bar is missed or a row has no answer.
+Nothing else may run meanwhile. The exit status is 1 where the bar is missed, a row has no answer,
+or there were fewer rows than the bar asks for.
 """
 
 
@@ -213,7 +214,9 @@ def bars(body: dict[str, Any]) -> dict[str, Any]:
             "met": body["beside"]["p99_ms"] <= most,
         }
     answered = not (body["alone"]["failed"] or body["beside"]["failed"] or body["long"]["failed"])
-    return {**found, "all_answered": answered, "met": answered and found["by_slice_p99_ms"]["met"]}
+    enough = body["long"]["rows"] >= 50 and body["alone"]["rows"] >= 500
+    met = answered and enough and found["by_slice_p99_ms"]["met"]
+    return {**found, "all_answered": answered, "enough_rows": enough, "met": met}
 
 
 def show(body: dict[str, Any]) -> None:
@@ -238,6 +241,8 @@ def show(body: dict[str, Any]) -> None:
     )
     for failed in (*body["long"]["failed"], *body["alone"]["failed"], *body["beside"]["failed"]):
         print(f"  NO ANSWER: {failed}")
+    if not body["bar"]["enough_rows"]:
+        print("  fewer rows than the bar asks for: 50 long ones, 500 short ones")
     for name, bar in body["bar"].items():
         if isinstance(bar, dict):
             met = "met" if bar["met"] else "NOT MET"

@@ -350,6 +350,9 @@ def bars(parts: dict[str, dict[str, Any]]) -> dict[str, bool]:
         found[f"{name}: nothing flips with the second look"] = met
         if name.endswith("float32"):
             found[f"{name}: nothing flips without it"] = not part["flips_off"]
+        if not name.startswith("0.6B"):
+            enough = sum(part["nearest"].values()) >= 200 and part["batches"] >= 1_000
+            found[f"{name}: 200 texts in 1,000 batches"] = enough
     half = [part for name, part in parts.items() if name.endswith("bfloat16")]
     if half:
         flips = any(part["flips_off"] for part in half)

@@ -102,7 +102,8 @@ class Reference:
                 at = self.logits(start + self.encode(text))
                 ends = [self.encode("\n")[0]]
                 if conversation.task is Task.PROMPT:
-                    ends = list(self.model.generation_config.eos_token_id)
+                    stated = self.model.generation_config.eos_token_id
+                    ends = stated if isinstance(stated, list) else [stated]
                 comma, end = float(at[self.encode(",")[0]]), max(float(at[end]) for end in ends)
                 if not all_of and comma <= end:
                     margins.append(end - comma)
