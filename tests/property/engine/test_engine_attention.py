@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qwarden_engine import attention
-from qwarden_engine.attention import OnCpu, OnCuda, Packing, Part, Run
+from qwarden_engine.attention import OnCpu, OnCuda, Packing, Part, Run, Slots
 
 # Of the largest value: what the sums lose, and for bfloat16 what rounding the weights, each part,
 # its share and their average loses.
@@ -184,10 +184,13 @@ def test_rows_get_each_others_keys_on_cuda(
         for read in reads
     ]
     cpu, cuda = OnCpu(Packing.of(rows)), OnCuda(Packing.of(rows), torch.device("cpu"))
-    slots = 12 + width
-    held = torch.tensor([at % 12 for at, _ in enumerate(rows)])
-    asked = some.queries(len(rows), width)
-    stored = some.keys(len(rows), slots), some.keys(len(rows), slots)
+    room = 12 + width
+    slots = Slots(
+        [at * 5 % 12 for at, _ in enumerate(rows)],
+        [(at + seed) % width + 1 for at, _ in enumerate(rows)],
+    )
+    asked = some.queries(sum(slots.added))
+    stored = some.keys(len(rows), room), some.keys(len(rows), room)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attention, "_flash_on_cuda", _flash)
         pairs = [
@@ -201,8 +204,8 @@ def test_rows_get_each_others_keys_on_cuda(
             )
         pairs.append(
             (
-                attention.to_slots(asked, *stored, held),
-                attention.slots_on_cuda(asked, *stored, held),
+                attention.to_slots(asked, *stored, slots),
+                attention.slots_on_cuda(asked, *stored, slots),
             )
         )
     for one, other in pairs:
@@ -223,24 +226,20 @@ def test_slots_beyond_a_row_are_seen(
 ) -> None:
     """Rows of other lengths that go on by other counts: what lies behind a row is not its own."""
     some = _Values(seed, shape, dtype, 2.0)
-    width = max(1, *(new for _, new in rows))
-    slots = max(own for own, _ in rows) + width
-    queries = some.queries(len(rows), width)
-    keys, values = some.keys(len(rows), slots), some.keys(len(rows), slots)
+    slots = Slots([own for own, _ in rows], [new for _, new in rows])
+    room = max(own + new for own, new in rows) + 1
+    queries = some.queries(sum(slots.added))
+    if not len(queries):
+        return
+    keys, values = some.keys(len(rows), room), some.keys(len(rows), room)
     before = some.keys(prefix), some.keys(prefix)
-    held = torch.tensor([own for own, _ in rows])
     plain = []
-    for row, (own, _) in enumerate(rows):
-        for token in range(width):
-            end = own + token + 1
-            all_keys = torch.cat([before[0], keys[row, :end]])
-            all_values = torch.cat([before[1], values[row, :end]])
-            plain.append(_plain(queries[row, token], all_keys, all_values)[0])
+    for token, (row, place) in enumerate(zip(slots.rows, slots.places, strict=True)):
+        all_keys = torch.cat([before[0], keys[row, : place + 1]])
+        all_values = torch.cat([before[1], values[row, : place + 1]])
+        plain.append(_plain(queries[token], all_keys, all_values)[0])
     merged = attention.merged(
-        [
-            NOTHING.to_all(queries.flatten(0, 1), *before),
-            attention.to_slots(queries, keys, values, held),
-        ]
+        [NOTHING.to_all(queries, *before), attention.to_slots(queries, keys, values, slots)]
     )
     _near(merged, plain, [values, before[1]], dtype)
 

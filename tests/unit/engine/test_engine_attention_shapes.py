@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from qwarden_engine.attention import OnCuda, Packing, slots_on_cuda
+from qwarden_engine.attention import OnCuda, Packing, Slots, slots_on_cuda
 
 META = torch.device("meta")
 
@@ -21,10 +21,10 @@ def test_flash_attention_is_called_with_other_shapes_than_it_takes() -> None:
         (attend.reads_to_own(reads, keys, keys), 4),
         (
             slots_on_cuda(
-                queries[:6].view(3, 2, 16, 128),
+                queries[:6],
                 torch.empty(3, 7, 8, 128, dtype=torch.bfloat16, device=META),
                 torch.empty(3, 7, 8, 128, dtype=torch.bfloat16, device=META),
-                torch.empty(3, dtype=torch.long, device=META),
+                Slots((4, 0, 1), (2, 1, 3)),
             ),
             6,
         ),

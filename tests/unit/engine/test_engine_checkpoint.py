@@ -61,7 +61,7 @@ def test_a_broken_file_is_not_named(tmp_path: Path, name: str, content: bytes) -
         ("attention_bias", True, "expected attention_bias False, not True"),
         ("use_sliding_window", True, "expected use_sliding_window False, not True"),
         ("rope_scaling", {"rope_type": "yarn"}, "expected rope of type 'default', not 'yarn'"),
-        ("num_key_value_heads", 3, "expected num_attention_heads to be a multiple of"),
+        ("num_key_value_heads", 5, "expected num_attention_heads to be a multiple of"),
         ("eos_token_id", [0], None),
     ],
 )

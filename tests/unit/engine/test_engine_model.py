@@ -153,7 +153,7 @@ def _goes_on(both: _Both, cache: Cache, rows: list[_Row], before: list[int]) -> 
             row.text = row.text[: len(row.text) - back[at % 3]]
             row.kept = len(row.text)
         cache.rewind([back[at % 3] for at in range(len(rows))])
-        assert cache.lengths.tolist() == [row.kept for row in rows]
+        assert cache.lengths == [row.kept for row in rows]
 
 
 def test_a_row_that_goes_on_sees_tokens_of_its_neighbour(both: _Both) -> None:

@@ -192,33 +192,69 @@ def attention_of(packing: Packing, device: torch.device) -> Attention:
     return OnCpu(packing) if device.type == "cpu" else OnCuda(packing, device)
 
 
-def to_slots(queries: Tensor, keys: Tensor, values: Tensor, before: Tensor) -> Part:
-    """Some new tokens a row to slots of its own, up to each token's own: `queries` [R, T, H, D];
-    `keys`, `values` [R, C, K, D], where the tokens stand in slots `before` [R] and after."""
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """Where rows go on: row r has `before[r]` tokens in slots of its own, and `added[r]` new ones
+    behind them; the new tokens of all rows are packed."""
+
+    before: Sequence[int]
+    added: Sequence[int]
+
+    @property
+    def rows(self) -> list[int]:
+        """The row of each new token."""
+        return [row for row, count in enumerate(self.added) for _ in range(count)]
+
+    @property
+    def places(self) -> list[int]:
+        """The slot of each new token."""
+        pairs = zip(self.before, self.added, strict=True)
+        return [held + n for held, count in pairs for n in range(count)]
+
+    @property
+    def starts(self) -> list[int]:
+        """Where each row's new tokens begin in the packing, and the end."""
+        return [0, *accumulate(self.added)]
+
+
+def to_slots(queries: Tensor, keys: Tensor, values: Tensor, slots: Slots) -> Part:
+    """Every new token to its row's slots, up to its own: `queries` [N, H, D]; `keys`, `values`
+    [R, C, K, D], the new tokens among them."""
     if queries.device.type != "cpu":
-        return slots_on_cuda(queries, keys, values, before)
-    own = before[:, None] + torch.arange(queries.shape[1])
-    unseen = torch.arange(keys.shape[1]) > own[:, :, None]
-    bias = torch.zeros(unseen.shape, dtype=queries.dtype).masked_fill_(unseen, float("-inf"))
-    return _packed(*_flash_on_cpu(queries, keys, values, causal=False, bias=bias[:, None]))
+        return slots_on_cuda(queries, keys, values, slots)
+    parts = []
+    # A call a row, of just its own slots: masked ones behind them would change how the kernel sums.
+    for row, (held, count) in enumerate(zip(slots.before, slots.added, strict=True)):
+        if not count:
+            continue
+        start, end = slots.starts[row], held + count
+        bias = None
+        if count > 1:
+            unseen = torch.ones(count, end, dtype=torch.bool).triu_(held + 1)
+            bias = torch.zeros(1, 1, count, end, dtype=queries.dtype)
+            bias.masked_fill_(unseen, float("-inf"))
+        some = queries[None, start : start + count]
+        own = keys[row : row + 1, :end], values[row : row + 1, :end]
+        parts.append(_packed(*_flash_on_cpu(some, *own, causal=False, bias=bias)))
+    return joined(parts)
 
 
-def slots_on_cuda(queries: Tensor, keys: Tensor, values: Tensor, before: Tensor) -> Part:
+def slots_on_cuda(queries: Tensor, keys: Tensor, values: Tensor, slots: Slots) -> Part:
     """`to_slots`, where a causal mask that is aligned to the last token used does it."""
-    rows, width = queries.shape[:2]
-    slots = keys.shape[1]
+    device, room = queries.device, keys.shape[1]
+    used = [held + count for held, count in zip(slots.before, slots.added, strict=True)]
     ends = (
-        _int32(range(0, (rows + 1) * width, width), queries.device),
-        _int32(range(0, (rows + 1) * slots, slots), queries.device),
+        _int32(slots.starts, device),
+        _int32(range(0, (len(used) + 1) * room, room), device),
     )
     return _flash_on_cuda(
-        queries.flatten(0, 1),
+        queries,
         keys.flatten(0, 1),
         values.flatten(0, 1),
         ends,
-        (width, slots),
+        (max(slots.added), room),
         causal=True,
-        used=(before + width).int(),
+        used=_int32(used, device),
     )
 
 

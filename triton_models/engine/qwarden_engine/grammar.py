@@ -90,9 +90,8 @@ class Grammar:
 
     @property
     def room(self) -> int:
-        """The most slots that a row can need behind `Safety:`, while others go on beside it."""
-        words = self._words
-        return words.room + max(map(len, words.categories)) + len(words.refusal_intro)
+        """The most slots that a row can need behind `Safety:`."""
+        return self._words.room + len(self._words.refusal_intro)
 
     def drafts(self, states: Tensor) -> list[Draft]:
         """The first drafts, from the states that were read: [rows × reads, hidden]."""

@@ -20,6 +20,7 @@ from qwarden_engine.attention import (
     Attention,
     Packing,
     Part,
+    Slots,
     attention_of,
     joined,
     merged,
@@ -75,22 +76,18 @@ class Forwarded:
 class Cache:
     """Keys and values of rows that go on a few tokens at a time, behind one prefix.
 
-    `keys`, `values`: a layer each, [R, C, K, D]. `lengths`: [R], own tokens that are real; what
-    lies in slots beyond is overwritten by what comes next and never read.
+    `keys`, `values`: a layer each, [R, C, K, D]. `lengths`: of each row, own tokens that are real;
+    what lies in slots beyond is overwritten by what comes next and never read.
     """
 
     prefix: Kept
     keys: list[Tensor]
     values: list[Tensor]
-    lengths: Tensor
-
-    @property
-    def rows(self) -> int:
-        return self.lengths.shape[0]
+    lengths: list[int]
 
     def rewind(self, tokens: Sequence[int]) -> None:
         """Takes back the last so many tokens of each row."""
-        self.lengths = self.lengths - torch.tensor(tokens, device=self.lengths.device)
+        self.lengths = [held - back for held, back in zip(self.lengths, tokens, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,14 +260,14 @@ class Qwen3:
         """A cache of some rows of a forward, all behind one prefix: of the first `lengths` of
         their tokens, for `room` tokens behind each."""
         starts = torch.tensor([forwarded.starts[row] for row in rows], device=self.device)
-        slots = torch.arange(_in_steps(max(lengths) + room), device=self.device)
+        slots = torch.arange(max(lengths) + room, device=self.device)
         # What lies behind a row is another row's, or the last token's: overwritten before read.
         at = (starts[:, None] + slots).clamp(max=forwarded.kept.length - 1)
         return Cache(
             prefix,
             [keys[at] for keys in forwarded.kept.keys],
             [values[at] for values in forwarded.kept.values],
-            torch.tensor(lengths, device=self.device),
+            list(lengths),
         )
 
     def cache_of(self, past: Past, prefix: Kept, length: int) -> Cache:
@@ -280,7 +277,7 @@ class Qwen3:
             prefix,
             [keys[None] for keys in past.store.keys],
             [values[None] for values in past.store.values],
-            torch.tensor([length], device=self.device),
+            [length],
         )
 
     @torch.inference_mode()
@@ -290,37 +287,31 @@ class Qwen3:
         Returns two states of each row, normed: behind its first `ends` new tokens, and behind all
         of them: [R, 2, hidden]. Of a row without new tokens they mean nothing.
         """
-        counts = [len(row) for row in tokens]
-        width = max(counts)
-        ids = torch.tensor(
-            [[*row, *[0] * (width - len(row))] for row in tokens], device=self.device
-        )
-        offsets = torch.arange(width, device=self.device)
-        slots = cache.lengths[:, None] + offsets  # [R, T]
-        rows = torch.arange(cache.rows, device=self.device)[:, None]
-        end = min(_in_steps(int(slots.max()) + 1), cache.keys[0].shape[1])
-        attend = attention_of(Packing.of([(width, ())] * cache.rows), self.device)
-        rope = self._rope((slots + cache.prefix.length).flatten())
-        hidden = self._embeddings[ids].to(self.dtype).flatten(0, 1)
+        slots = Slots(list(cache.lengths), [len(row) for row in tokens])
+        ids = torch.tensor([i for row in tokens for i in row], device=self.device)
+        rows = torch.tensor(slots.rows, device=self.device)
+        places = torch.tensor(slots.places, device=self.device)
+        attend = attention_of(Packing.of([(len(ids), ())]), self.device)
+        rope = self._rope(places + cache.prefix.length)
+        hidden = self._embeddings[ids].to(self.dtype)
         for at, layer in enumerate(self._layers):
             normed = self._normed(hidden, layer.norm_in)
             queries = self._query(normed, layer, rope)
             keys, values = self._key_value(normed, layer, rope)
-            cache.keys[at][rows, slots] = keys.view(*ids.shape, *keys.shape[1:])
-            cache.values[at][rows, slots] = values.view(*ids.shape, *values.shape[1:])
+            cache.keys[at][rows, places] = keys
+            cache.values[at][rows, places] = values
             parts = [
                 attend.to_all(queries, cache.prefix.keys[at], cache.prefix.values[at]),
-                to_slots(
-                    queries.view(*ids.shape, *queries.shape[1:]),
-                    cache.keys[at][:, :end],
-                    cache.values[at][:, :end],
-                    cache.lengths,
-                ),
+                to_slots(queries, cache.keys[at], cache.values[at], slots),
             ]
             hidden = self._finish(hidden, merged(parts), layer)
-        wanted = torch.tensor([ends, counts], device=self.device).T  # [R, 2]
-        states = hidden.view(*ids.shape, -1)[rows, (wanted - 1).clamp(min=0)]
-        cache.lengths = cache.lengths + wanted[:, 1]
+        wanted = [
+            (max(0, start + end - 1), max(0, start + count - 1))
+            for start, end, count in zip(slots.starts, ends, slots.added, strict=False)
+        ]
+        states = hidden[torch.tensor(wanted, device=self.device)]
+        pairs = zip(slots.before, slots.added, strict=True)
+        cache.lengths = [held + count for held, count in pairs]
         return self._normed(states, self._norm)
 
     @torch.inference_mode()
@@ -395,13 +386,6 @@ class Qwen3:
         """RMS norm in float32, [N, hidden] to the network's dtype."""
         wide = values.float()
         return (wide * _scale(wide, self.config.eps)).mul_(weight).to(self.dtype)
-
-
-def _in_steps(slots: int) -> int:
-    """Slots, up to the next step of 16: the CPU's flash kernel sums the rest of a vector otherwise
-    than whole ones, so that other numbers of slots, behind a row's own and masked, moved its
-    margins by half as much again (bfloat16, `bench/near_ties.py`)."""
-    return -(-slots // 16) * 16
 
 
 def _scale(values: Tensor, eps: float) -> Tensor:

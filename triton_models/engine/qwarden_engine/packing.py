@@ -132,7 +132,6 @@ class Waiting(Generic[J]):
                 self._sliced = Sliced(self._jobs.popleft())
             if self._sliced is not None:
                 return self._slice(self._sliced)
-        self._since_slice += 1
         batch: list[J] = []
         left = budget
         skipped: list[J] = []
@@ -149,7 +148,10 @@ class Waiting(Generic[J]):
             if job.alone:
                 break
         self._jobs.extendleft(reversed(skipped))
-        return self._taken(batch) if batch else None
+        if not batch:
+            return None
+        self._since_slice += 1
+        return self._taken(batch)
 
     def _is_long(self, job: J) -> bool:
         return job.length > self.slicing.tokens
