@@ -447,7 +447,7 @@ def stand_in(asked: argparse.Namespace) -> dict[str, Any]:
         some = subjects.conversations(f"equality-{asked.seed}", asked.rows)
         texts = f"seeded, seed {asked.seed}"
     gen = _engine(checkpoint)
-    result, more = free(gen, _reference(checkpoint), some, asked.batch)
+    result, more = free(gen, Reference(checkpoint), some, asked.batch)
     gen.close()
     tasks = [each.task for each in some]
     return {
@@ -485,7 +485,7 @@ def random_weights(
     gen = _engine(checkpoint, floor=floor)
     answers = _judged(gen, some)
     say(f"{name}: floor {floor:.4f}; transformers forwards {len(some)} rows, one after the other")
-    reference = _reference(checkpoint)
+    reference = Reference(checkpoint)
     result = follow(gen, reference, some, answers, floor)
     stepped = step_by_step(gen, reference, some, answers, floor=floor, count=stepwise)
     tokens = [each.tokens for each in answers if isinstance(each, Assessment)]
@@ -522,15 +522,6 @@ def long(asked: argparse.Namespace) -> dict[str, Any]:
         lambda text: len(tokenizer.encode(text).ids),
     )
     return random_weights("long", some, network, wanted=50, first_pass=10, stepwise=0)
-
-
-def _reference(checkpoint: Path) -> Reference:
-    """One whose ends of an answer are a list, as it wants them."""
-    reference = Reference(checkpoint)
-    generation = reference.model.generation_config
-    if isinstance(generation.eos_token_id, int):
-        generation.eos_token_id = [generation.eos_token_id]
-    return reference
 
 
 def _engine(checkpoint: Path, **settings: Any) -> Gen:
