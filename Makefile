@@ -9,7 +9,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' services/qwarden/__in
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.qwarden/pycache
 CODE := services triton_models tests bench
 
-.PHONY: help setup demo test check bench bench-equality bench-near-ties bench-long images
+.PHONY: help setup demo test check bench bench-gen bench-equality bench-near-ties bench-long images
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18

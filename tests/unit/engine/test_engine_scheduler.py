@@ -299,23 +299,25 @@ def _blocked(monkeypatch: pytest.MonkeyPatch, gen: Gen) -> threading.Event:
     return waits
 
 
-def _until_full(gen: Gen) -> list[_Asked]:
-    """Asks until two budgets wait."""
-    waiting = []
-    while gen._scheduler._waiting.tokens < 2 * 64:
-        waiting.append(_Asked(gen, prompt("some more words")))
-    return waiting
+class _Full:
+    """An engine with one row in a forward that is held, and two budgets of others waiting."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.gen = engine(token_budget=64, second_look=False)
+        self.gate = _Gate()
+        _Forwards(monkeypatch, self.gate)
+        self.under_way = _Asked(self.gen, prompt("under way"))
+        assert self.gate.reached.wait(LONG)
+        self.waits = _blocked(monkeypatch, self.gen)
+        self.waiting: list[_Asked] = []
+        while self.gen._scheduler._waiting.tokens < 2 * 64:
+            self.waiting.append(_Asked(self.gen, prompt("some more words")))
 
 
 def test_a_queue_grows_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever asks while two budgets wait is held, and let in when there is room."""
-    gen = engine(token_budget=64, second_look=False)
-    gate = _Gate()
-    _Forwards(monkeypatch, gate)
-    under_way = _Asked(gen, prompt("under way"))
-    assert gate.reached.wait(LONG)
-    waits = _blocked(monkeypatch, gen)
-    waiting = _until_full(gen)
+    full = _Full(monkeypatch)
+    gen, gate, waits = full.gen, full.gate, full.waits
     assert not waits.is_set()
     let_in = threading.Event()
     late: list[_Asked] = []
@@ -331,7 +333,7 @@ def test_a_queue_grows_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     gate.opened.set()
     assert let_in.wait(LONG)
     thread.join(LONG)
-    for asked in (under_way, *waiting, *late):
+    for asked in (full.under_way, *full.waiting, *late):
         answers = asked.answers()
         assert answers is not None
         assert isinstance(answers[0], Assessment)
@@ -339,13 +341,8 @@ def test_a_queue_grows_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_who_waits_for_an_engine_that_ends_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    gen = engine(token_budget=64, second_look=False)
-    gate = _Gate()
-    _Forwards(monkeypatch, gate)
-    under_way = _Asked(gen, prompt("under way"))
-    assert gate.reached.wait(LONG)
-    waits = _blocked(monkeypatch, gen)
-    waiting = _until_full(gen)
+    full = _Full(monkeypatch)
+    gen, gate, waits = full.gen, full.gate, full.waits
     late: list[_Asked] = []
     asker = threading.Thread(target=lambda: late.append(_Asked(gen, prompt("late"))), daemon=True)
     asker.start()
@@ -358,10 +355,10 @@ def test_who_waits_for_an_engine_that_ends_waits_for_ever(monkeypatch: pytest.Mo
     gate.opened.set()
     closer.join(LONG)
     assert not closer.is_alive()
-    answers = under_way.answers()
+    answers = full.under_way.answers()
     assert answers is not None
     assert isinstance(answers[0], Assessment)
-    assert [asked.answers() for asked in waiting] == [None] * len(waiting)
+    assert [asked.answers() for asked in full.waiting] == [None] * len(full.waiting)
     with pytest.raises(EngineFailed):
         gen.judge([prompt("after the end").to_json()])
     gen.close()

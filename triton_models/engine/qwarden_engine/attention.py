@@ -224,10 +224,11 @@ def to_slots(queries: Tensor, keys: Tensor, values: Tensor, slots: Slots) -> Par
         return slots_on_cuda(queries, keys, values, slots)
     parts = []
     # A call a row, of just its own slots: masked ones behind them would change how the kernel sums.
-    for row, (held, count) in enumerate(zip(slots.before, slots.added, strict=True)):
+    spans = zip(slots.starts, slots.before, slots.added, strict=False)
+    for row, (start, held, count) in enumerate(spans):
         if not count:
             continue
-        start, end = slots.starts[row], held + count
+        end = held + count
         bias = None
         if count > 1:
             unseen = torch.ones(count, end, dtype=torch.bool).triu_(held + 1)

@@ -34,10 +34,10 @@ from qwarden_engine.words import Words, words_of
 Progress = Callable[[str], None]
 
 _NEAR = {"float32": 6e-5, "bfloat16": 0.03, "int8": 0.03}
-"""What the batch can move a logit, in parts of the logits' scale (`Qwen3.scale`): some four times
-the most that was seen in 1,000 random batches of the stand-in, of a tiny and of a 0.6B network on
-a CPU (`bench/near_ties.py`). On CUDA it is not measured yet."""
-
+"""What the batch may move a margin, in parts of the logits' scale (`Qwen3.scale`), from few batches
+on a CPU (`bench/near_ties.py`): seen were at most 1.8e-5 in float32; in bfloat16 0.012 with a tiny
+network, and 0.115 with random weights of 0.6B, for which this is too small. int8 has bfloat16's;
+neither it nor CUDA is measured."""
 
 _WIDE = 512
 """Hidden size from which a CPU that multiplies in bfloat16 is faster with it: at 1,024 it judges

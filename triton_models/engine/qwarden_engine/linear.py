@@ -40,7 +40,7 @@ class _Packed:
     """By oneDNN, with the weight in its own order and the element-wise rest in the same pass.
 
     On an AMD EPYC with avx512 that is twice the speed of `torch.mm` in float32, which goes to MKL
-    (222 against 103 GFLOP/s at 2,048 tokens of a 0.6B guard, two cores); on Intel both are near.
+    (222 against 103 GFLOP/s at 2,048 tokens of a 0.6B guard, two cores); not tried on Intel.
     """
 
     __slots__ = ("_multiply", "_weight")

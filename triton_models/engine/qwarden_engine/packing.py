@@ -108,12 +108,10 @@ class Waiting(Generic[J]):
         """Takes out what nobody waits for any more, and returns it."""
         dropped: list[J] = []
         for queue in (self._jobs, self._again):
-            out = [job for job in queue if unwanted(job)]
-            if out:
-                kept = [job for job in queue if not any(job is one for one in out)]
-                queue.clear()
-                queue.extend(kept)
-                dropped += out
+            jobs = list(queue)
+            queue.clear()
+            for job in jobs:
+                (dropped if unwanted(job) else queue).append(job)
         if self._sliced is not None and unwanted(self._sliced.job):
             dropped.append(self._sliced.job)
             self._sliced = None

@@ -48,8 +48,8 @@ class EngineSettings(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "int8"] = "auto"
     """Of weights and activations; scores are float32 always. `auto` is bfloat16 on CUDA, and for
     a network of some width on a CPU that multiplies in it (avx512_bf16, amx_bf16); else float32.
-    `int8` is for CPUs: a quarter of the memory, and where there is vnni and no bfloat16 also
-    faster; it moves scores by some hundredths."""
+    `int8` is for CPUs: a quarter of float32's memory, and on one with vnni about as fast as
+    bfloat16. What it moves scores by, `make bench-gen` measures (dtypes)."""
 
     threads: int = Field(default_factory=usable_cores, ge=1)
     """Of torch, on a CPU. One a core: torch's own default counts the machine's cores, and more
@@ -66,7 +66,7 @@ class EngineSettings(BaseModel):
     token_budget: int = Field(default=2048, ge=64)
     """Tokens a forward. A micro-batch is as large as this allows, and a longer row goes in slices
     of at most as many. It bounds the activations held at once, and how long a row waits for the
-    one before it. On a CPU more gains nothing: the stand-in judges as many short texts a second at
+    one before it. On a CPU more gains nothing: a tiny guard judges as many short texts a second at
     1,024 as at 4,096. A GPU wants more: as much as it forwards in some 50 ms."""
 
     slice_tokens: int = Field(default=4096, ge=64)
