@@ -32,7 +32,8 @@ from standin.row import Row
 from standin.rows import Sampler, held_out, read_rows
 from standin.synthetic import make_rows
 
-CHECK: Final = Path(__file__).parent / "standin" / "check.yaml"
+FOLDER: Final = Path(__file__).parent / "standin"
+CHECKS: Final = (FOLDER / "check.yaml", FOLDER / "ordinary_check.yaml")
 GRAMMAR_ROWS: Final = 200  # decoded in full
 EPILOG: Final = """\
 The baseline learns from draws of the same sampler as the network, made rows included; it is kept in
@@ -136,7 +137,9 @@ def _baseline(options: argparse.Namespace, learnt: list[Row]) -> Baseline:
 
 
 def _check_texts() -> dict[str, list[str]]:
-    texts: dict[str, list[str]] = yaml.safe_load(CHECK.read_text())
+    texts: dict[str, list[str]] = {}
+    for path in CHECKS:
+        texts.update(yaml.safe_load(path.read_text()))
     return texts
 
 

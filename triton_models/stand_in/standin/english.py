@@ -38,7 +38,7 @@ Label = tuple[Safety, str | None]
 SAFE: Final[Label] = ("Safe", None)
 
 
-KINDS: Final = ("ordinary", "framed", "harmful", "malware", "response")
+KINDS: Final = ("ordinary", "whole", "framed", "harmful", "malware", "response")
 
 
 def sample(count: int, seed: int) -> list[Row]:
@@ -62,11 +62,17 @@ class English:
             self._grammar.lists["rare"] = sorted(words)
 
     def row(self, kind: str) -> Row:
-        """A row of one of ``KINDS``; ``framed`` is an ordinary act in a frame of harmful ones."""
+        """A row of one of ``KINDS``.
+
+        ``whole`` is an instruction that was written out, ``framed`` an ordinary act in a frame of
+        harmful ones.
+        """
         if kind == "response":
             return self._response()
         if kind == "ordinary":
             text, label = self._say("ordinary"), SAFE
+        elif kind == "whole":
+            text, label = self._say("asked"), SAFE
         elif kind == "malware":
             text, label = self._say("malware_request"), ("Unsafe", _ILLEGAL)
         elif kind == "framed":
@@ -106,9 +112,10 @@ class English:
         return self._say(name), ("Unsafe", _ACTS[name])
 
     def _harmful(self) -> tuple[str, Label]:
-        if self._random.random() < 0.25:
+        if self._random.random() < 0.4:
             name = self._random.choice(list(_ACTS))
-            return self._say(f"direct_{name}"), ("Unsafe", _ACTS[name])
+            kind = self._random.choice(["direct", "short"])
+            return self._say(f"{kind}_{name}"), ("Unsafe", _ACTS[name])
         act, label = self._harmful_act(prompt=True)
         if label[1] == JAILBREAK and self._random.random() < 0.6:
             plain = f"{act[0].upper()}{act[1:]}."
