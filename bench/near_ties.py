@@ -1,7 +1,8 @@
 """Whether the same text gets the same answer in every batch.
 
-A batch moves logits by rounding: other shapes sum in another order. The engine therefore judges a
-row with a near tie once more, alone, in one fixed shape. Here, for each network and dtype:
+Where a sum's order depends on how many rows are in the batch, as in cuBLAS, a batch moves logits by
+rounding, and the engine judges a row with a near tie once more, alone, in one fixed shape. On a CPU
+the engine's own arithmetic has no such sum. Here, for each network and arithmetic:
 
 1. A pool of seeded texts is judged, and the nearest are kept: of safety, of categories (which,
    whether another, and whether there are any) and of refusal a third each.
@@ -14,9 +15,11 @@ row with a near tie once more, alone, in one fixed shape. Here, for each network
    the one alone.
 4. The engine itself, second look on, judges requests of such batches: the wiring of all that.
 
-Bars: with the second look on nothing flips, in no dtype; in float32 nothing flips with it off
-either; in bfloat16 with it off at least one answer of one network does, or the second look would be
-for nothing.
+`split-bfloat16` has products that sum in two halves where there are few rows, as cuBLAS's split-K
+does to keep a GPU busy: an arithmetic that moves.
+
+Bars: with the second look on nothing flips, in no arithmetic; in the engine's own nothing moves at
+all; in the one that moves some answer flips without it, or the second look would be for nothing.
 
 The largest movement of a margin between batch and alone is reported beside the bound. An answer can
 flip behind the second look only where a margin moves by more than the bound, so their quotient is
@@ -30,34 +33,40 @@ import math
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
 
 import subjects
 from qwarden.guard.answer import Assessment, safety_of, scores_of
-from qwarden_engine import gen as engine
+from qwarden_engine import model
 from qwarden_engine.gen import Gen
 from qwarden_engine.grammar import Draft, Grammar
 from qwarden_engine.jobs import Job, Request
 from qwarden_engine.judge import Judge
+from qwarden_engine.linear import _Dense
 from qwarden_engine.settings import EngineSettings
 from subjects import say
 
 KINDS = ("safety", "category", "refusal")
 NETWORKS = ("stand-in", "tiny", "0.6B")
-DTYPES = ("float32", "bfloat16", "int8")
+ARITHMETICS = ("float32", "bfloat16", "int8", "split-bfloat16")
 LARGEST = 60
 """Rows of a batch."""
+FEW = 256
+"""Tokens under which a split product is split."""
 
 EPILOG = """\
 examples:
   .venv/bin/python bench/near_ties.py                       stand-in, tiny and a little of 0.6B
-  .venv/bin/python bench/near_ties.py --only tiny --dtypes bfloat16 --pool 300 --nearest 30 \\
-      --batches 20                                          a quick look
-  .venv/bin/python bench/near_ties.py --dtypes int8         the optional dtype
+  .venv/bin/python bench/near_ties.py --only tiny --arithmetics bfloat16 --pool 300 \\
+      --nearest 30 --batches 20                             a quick look
 
 The 0.6B network costs a thousand times a tiny one: it has a fiftieth of the pool and of the
 batches, which are smaller. The exit status is 1 where a bar is missed.
@@ -211,8 +220,8 @@ class Found:
                 )
 
 
-def measure(asked: argparse.Namespace, name: str, dtype: str) -> dict[str, Any]:
-    """One network in one dtype."""
+def measure(asked: argparse.Namespace, name: str, arithmetic: str) -> dict[str, Any]:
+    """One network in one arithmetic."""
     large = name == "0.6B"
     least = 24 if large else 1
     pool_size, count, batches, largest = (
@@ -221,17 +230,16 @@ def measure(asked: argparse.Namespace, name: str, dtype: str) -> dict[str, Any]:
         else (asked.pool, asked.nearest, asked.batches, LARGEST)
     )
     rng = random.Random(f"near-ties-{asked.seed}-{name}")
-    gen = _engine(name, dtype)
+    gen = _engine(name, arithmetic)
     judge: Any = gen._scheduler._judge
-    scale = float(judge._model.scale)
-    bound = engine._NEAR[dtype] * scale
+    bound = gen._scheduler._bound
     texts = [
         each.to_json()
         for each in subjects.conversations(f"near-ties-{asked.seed}", pool_size, most=2)
     ]
     jobs = jobs_of(gen, texts)
     watched = Watched(judge)
-    title = f"{name}, {dtype}"
+    title = f"{name}, {arithmetic}"
     pool: list[Judged] = []
     for some in subjects.chunks(jobs, largest // 2):
         pool += watched.together(some)
@@ -261,8 +269,6 @@ def measure(asked: argparse.Namespace, name: str, dtype: str) -> dict[str, Any]:
             for kind in KINDS
         },
         "bound": bound,
-        "bound_in_scales": engine._NEAR[dtype],
-        "scale": scale,
         "share_under_the_bound": round(sum(each.margin < bound for each in pool) / len(pool), 4),
         "spread_of_safe": _spread(pool),
         "alone_is_exact": exact,
@@ -274,16 +280,47 @@ def measure(asked: argparse.Namespace, name: str, dtype: str) -> dict[str, Any]:
         "flips_on": found.flips_on,
         "texts_flipped": len(found.texts_flipped),
         "moved": found.moved,
-        "moved_in_scales": most / scale,
         "room": round(bound / most, 2) if most else None,
         "through_the_engine": {**through, "jobs": judged, "near_ties": near_ties},
         "examples": found.examples,
     }
 
 
-def _engine(name: str, dtype: str) -> Gen:
-    settings = {"checkpoint": str(subjects.network(name, "plain")), "device": "cpu", "dtype": dtype}
-    return Gen.load(EngineSettings.model_validate(settings))
+def _engine(name: str, arithmetic: str) -> Gen:
+    settings = EngineSettings.model_validate(
+        {
+            "checkpoint": str(subjects.network(name, "plain")),
+            "device": "cpu",
+            "dtype": arithmetic.removeprefix("split-"),
+        }
+    )
+    with ExitStack() as stack:
+        if arithmetic.startswith("split-"):
+            stack.enter_context(mock.patch.object(model, "linear", _Split))
+        return Gen.load(settings)
+
+
+class _Split(_Dense):
+    """The product of few rows as the sum of two halves."""
+
+    def __init__(self, weight: Tensor, *, int8: bool = False) -> None:
+        super().__init__(weight)
+        self._half = weight.shape[1] // 2
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if len(x) >= FEW:
+            return super().__call__(x)
+        wide, weight, half = x.float(), self._weight.float(), self._half
+        return (wide[:, :half] @ weight[:half] + wide[:, half:] @ weight[half:]).to(x.dtype)
+
+    def silu(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.silu(self(x))
+
+    def times(self, x: Tensor, factor: Tensor) -> Tensor:
+        return self(x) * factor
+
+    def plus(self, x: Tensor, term: Tensor) -> Tensor:
+        return self(x) + term
 
 
 def _alone(
@@ -348,20 +385,21 @@ def bars(parts: dict[str, dict[str, Any]]) -> dict[str, bool]:
         through = part["through_the_engine"]["flips"]
         met = not part["flips_on"] and not through and bool(part["alone_is_exact"])
         found[f"{name}: nothing flips with the second look"] = met
-        if name.endswith("float32"):
-            found[f"{name}: nothing flips without it"] = not part["flips_off"]
+        if "split" not in name:
+            still = not part["flips_off"] and not any(part["moved"].values())
+            found[f"{name}: nothing moves"] = still
         if not name.startswith("0.6B"):
             enough = sum(part["nearest"].values()) >= 200 and part["batches"] >= 1_000
             found[f"{name}: 200 texts in 1,000 batches"] = enough
-    half = [part for name, part in parts.items() if name.endswith("bfloat16")]
-    if half:
-        flips = any(part["flips_off"] for part in half)
-        found["bfloat16: some answer flips without the second look"] = flips
+    moving = [part for name, part in parts.items() if "split" in name]
+    if moving:
+        flips = any(part["flips_off"] for part in moving)
+        found["split: some answer flips without the second look"] = flips
     return found
 
 
 def show(name: str, part: dict[str, Any]) -> None:
-    """Prints one network in one dtype."""
+    """Prints one network in one arithmetic."""
     print(
         f"{name}: {part['judgements']:,} judgements of {sum(part['nearest'].values())} texts in "
         f"{part['batches']:,} batches of 1 to {part['largest_batch']} rows"
@@ -373,14 +411,14 @@ def show(name: str, part: dict[str, Any]) -> None:
         f"{part['alone_is_exact']}"
     )
     print(
-        f"  bound {part['bound']:.3e} = {part['bound_in_scales']} x {part['scale']:.3f}; under it "
+        f"  bound {part['bound']:.3e}; under it "
         f"{part['share_under_the_bound']:.2%} of the pool of {part['pool']:,}, and "
         f"{part['near'] / max(1, part['judgements']):.2%} of the judgements"
     )
     print(
         "  a margin moved by at most "
         + ", ".join(f"{most:.2e} ({kind})" for kind, most in part["moved"].items())
-        + f": {part['moved_in_scales']:.2e} scales; room {part['room']} times"
+        + f": room {part['room']} times"
     )
     nearest_margins = part["largest_margin_of_the_nearest"]
     print(f"  the nearest have margins up to {nearest_margins}; P(Safe) {part['spread_of_safe']}")
@@ -397,7 +435,7 @@ def arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--only", default=",".join(NETWORKS), metavar="NETWORKS", help="(default all)")
-    add("--dtypes", default="float32,bfloat16", help="(default float32,bfloat16)")
+    add("--arithmetics", default=",".join(ARITHMETICS), metavar="NAMES", help="(default all)")
     add("--pool", type=int, default=4_000, help="texts among which are the nearest (4000)")
     add("--nearest", type=int, default=200, help="texts that are kept (default 200)")
     add("--batches", type=int, default=1_000, help="random batches (default 1000)")
@@ -405,7 +443,7 @@ def arguments() -> argparse.Namespace:
     add("--seed", type=int, default=1, help="of texts and batches (default 1)")
     add("--out", type=Path, default=subjects.RESULTS / "near_ties.json", help="the results")
     asked = parser.parse_args()
-    for given, known in ((asked.only, NETWORKS), (asked.dtypes, DTYPES)):
+    for given, known in ((asked.only, NETWORKS), (asked.arithmetics, ARITHMETICS)):
         unknown = set(given.split(",")) - set(known)
         if unknown:
             parser.error(f"{', '.join(sorted(unknown))}: there are {', '.join(known)}")
@@ -416,9 +454,9 @@ def main() -> None:
     asked = arguments()
     parts: dict[str, dict[str, Any]] = {}
     for name in asked.only.split(","):
-        for dtype in asked.dtypes.split(","):
-            title = f"{name}, {dtype}"
-            parts[title] = measure(asked, name, dtype)
+        for arithmetic in asked.arithmetics.split(","):
+            title = f"{name}, {arithmetic}"
+            parts[title] = measure(asked, name, arithmetic)
             subjects.record(asked.out, "answers alone and in random batches", title, parts[title])
             show(title, parts[title])
     met = bars(parts)

@@ -83,7 +83,7 @@ def _plain(query: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]
 
 def _near(ours: Tensor, plain: list[Tensor], values: list[Tensor], dtype: torch.dtype) -> None:
     largest = max(float(each.abs().max()) for each in values)
-    assert ours.dtype is dtype
+    assert ours.dtype is torch.float32
     assert torch.isfinite(ours).all()
     difference = (ours.double() - torch.stack(plain)).abs().max()
     assert float(difference) <= _TOLERANCE[dtype] * max(1.0, largest)
@@ -129,16 +129,26 @@ def test_merged_parts_are_another_average_than_softmaxs(
         at += length
 
     every = [values, *(v for _, v in outside)]
-    parts = [attend.to_all(queries, *each) for each in outside]
+    parts = _outside(queries, outside, attend, prefix)
     own_part = attend.to_own(queries, keys, values)
     _near(attention.merged([*parts, own_part]), plain, every, dtype)
     # The order in which parts are merged is of no matter beyond rounding.
     _near(attention.merged([own_part, *parts]), plain, every, dtype)
     if read_at:
         some_queries = queries[torch.tensor(read_at)]
-        parts = [attend.to_all(some_queries, *each) for each in outside]
+        parts = _outside(some_queries, outside, attend, prefix)
         parts.append(attend.reads_to_own(some_queries, keys, values))
         _near(attention.merged(parts), [plain[at] for at in read_at], every, dtype)
+
+
+def _outside(
+    queries: Tensor, outside: list[tuple[Tensor, Tensor]], attend: OnCpu, prefix: int
+) -> list[Part]:
+    """The prefix, where there is one, as what all rows share; else as the past of one."""
+    parts = [attend.to_past(queries, *each) for each in outside]
+    if prefix:
+        parts[0] = attention.shared(*outside[0])(queries)
+    return parts
 
 
 def _flash(
@@ -195,7 +205,7 @@ def test_rows_get_each_others_keys_on_cuda(
         patch.setattr(attention, "_flash_on_cuda", _flash)
         pairs = [
             (cpu.to_own(queries, keys, values), cuda.to_own(queries, keys, values)),
-            (cpu.to_all(queries, keys, values), cuda.to_all(queries, keys, values)),
+            (cpu.to_past(queries, keys, values), cuda.to_past(queries, keys, values)),
         ]
         if read_at:
             reads = queries[torch.tensor(read_at)]
@@ -239,7 +249,7 @@ def test_slots_beyond_a_row_are_seen(
         all_values = torch.cat([before[1], values[row, : place + 1]])
         plain.append(_plain(queries[token], all_keys, all_values)[0])
     merged = attention.merged(
-        [NOTHING.to_all(queries, *before), attention.to_slots(queries, keys, values, slots)]
+        [attention.shared(*before)(queries), attention.to_slots(queries, keys, values, slots)]
     )
     _near(merged, plain, [values, before[1]], dtype)
 
@@ -251,12 +261,12 @@ def test_a_parts_weight_is_another_number_than_its_log_sum_exp(
 ) -> None:
     some = _Values(seed, shape, torch.float32, 4.0)
     asked, held, values = some.queries(queries), some.keys(keys), some.keys(keys)
-    part = NOTHING.to_all(asked, held, values)
-    assert part.weight.shape == (queries, shape.heads)
-    for at in range(queries):
-        assert torch.allclose(
-            part.weight[at].double(), _plain(asked[at], held, values)[1], atol=1e-4
-        )
+    for part in (NOTHING.to_past(asked, held, values), attention.shared(held, values)(asked)):
+        assert part.weight.shape == (queries, shape.heads)
+        for at in range(queries):
+            assert torch.allclose(
+                part.weight[at].double(), _plain(asked[at], held, values)[1], atol=1e-4
+            )
 
 
 def test_a_part_without_weight_changes_the_whole() -> None:

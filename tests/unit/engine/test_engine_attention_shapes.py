@@ -16,7 +16,7 @@ def test_flash_attention_is_called_with_other_shapes_than_it_takes() -> None:
     keys = torch.empty(19, 8, 128, dtype=torch.bfloat16, device=META)
     reads = torch.empty(4, 16, 128, dtype=torch.bfloat16, device=META)
     for part, tokens in (
-        (attend.to_all(queries, keys, keys), 19),
+        (attend.to_past(queries, keys, keys), 19),
         (attend.to_own(queries, keys, keys), 19),
         (attend.reads_to_own(reads, keys, keys), 4),
         (

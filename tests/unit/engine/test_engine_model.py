@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qwarden_engine.checkpoint import open_checkpoint
-from qwarden_engine.model import Cache, Kept, Qwen3, Span
+from qwarden_engine.model import Cache, Qwen3, Span
 from unit.engine.checkpoints import random_checkpoint
 
 # Of final states, which are normed: what sums in another order lose in float32.
@@ -181,7 +181,7 @@ def test_a_sliced_row_goes_on_behind_another_text(both: _Both) -> None:
 
 def test_a_forward_leaves_something_for_the_next_one(both: _Both) -> None:
     """Memory for large results is kept and used again: never what was in it."""
-    prefix: Kept = both.ours.prefix(both.ids(6))
+    prefix = both.ours.prefix(both.ids(6))
     spans = [Span(both.ids(length), prefix, (length - 1,)) for length in (3, 50)]
     first = both.ours.forward(spans)
     read, keys = first.read.clone(), [each.clone() for each in first.kept.keys]
@@ -208,3 +208,46 @@ def test_bfloat16_loses_more_than_its_rounding(tmp_path: Path) -> None:
     wide, narrow = read[torch.float32], read[torch.bfloat16]
     likeness = torch.nn.functional.cosine_similarity(wide, narrow)
     assert float(likeness.min()) > 0.99
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "int8"])
+def test_a_row_has_other_bits_beside_other_rows(tmp_path: Path, dtype: str) -> None:
+    """Read at two places, its keys and values, and some tokens further: alone, beside few rows and
+    beside many, of equal and of other lengths."""
+    checkpoint = open_checkpoint(str(random_checkpoint(tmp_path, layers=3)))
+    computed = torch.float32 if dtype == "float32" else torch.bfloat16
+    cpu = torch.device("cpu")
+    model = Qwen3(checkpoint, READ, cpu, computed, lambda _: None, int8=dtype == "int8")
+    chooser = torch.Generator().manual_seed(7)
+
+    def ids(count: int) -> list[int]:
+        drawn = torch.randint(checkpoint.config.vocabulary, (count,), generator=chooser)
+        return [int(each) for each in drawn]
+
+    prefix = model.prefix(ids(57))
+    texts = sorted((ids(5 + at * 7 % 120) for at in range(60)), key=len)
+    new = [ids(1 + at % 4) for at in range(60)]
+
+    def states(rows: list[int]) -> list[tuple[Tensor, ...]]:
+        """Of each row all that is computed for it."""
+        spans = [Span(texts[at], prefix, (1, len(texts[at]) - 1)) for at in rows]
+        done = model.forward(spans)
+        lengths = [len(texts[at]) for at in rows]
+        cache = model.cache(done, prefix, range(len(rows)), lengths, 4)
+        ends = [len(new[at]) for at in rows]
+        further = model.logits(model.extend(cache, [new[at] for at in rows], ends))
+        return [
+            (
+                model.logits(done.read[2 * n : 2 * n + 2]),
+                *(keys[start : start + length] for keys in done.kept.keys),
+                *(values[start : start + length] for values in done.kept.values),
+                further[n],
+            )
+            for n, (start, length) in enumerate(zip(done.starts, lengths, strict=True))
+        ]
+
+    alone = [states([at])[0] for at in range(60)]
+    for rows in (list(range(60)), list(range(0, 60, 3)), [4, 40], [8, 9, 10, 11, 12], [58, 59]):
+        for at, found in zip(rows, states(rows), strict=True):
+            for one, other in zip(found, alone[at], strict=True):
+                assert torch.equal(one, other), (at, rows)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import platform
+import random
 import threading
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 
 import torch
@@ -22,22 +24,17 @@ from qwarden_engine.grammar import Grammar
 from qwarden_engine.jobs import Job, Request, Row
 from qwarden_engine.judge import Judge, Part
 from qwarden_engine.memory import MIB, Need, need
-from qwarden_engine.model import Kept, Qwen3
+from qwarden_engine.model import Prefix, Qwen3
 from qwarden_engine.packing import Slicing
 from qwarden_engine.pulse import PULSE, Pulse
 from qwarden_engine.revision import Conditions, revision_of
+from qwarden_engine.rounding import near
 from qwarden_engine.scheduler import Scheduler
 from qwarden_engine.settings import EngineSettings, SettingsError
 from qwarden_engine.template import Cut, Encoded, Template, TooLong, broken
 from qwarden_engine.words import Words, words_of
 
 Progress = Callable[[str], None]
-
-_NEAR = {"float32": 6e-5, "bfloat16": 0.03, "int8": 0.03}
-"""What the batch may move a margin, in parts of the logits' scale (`Qwen3.scale`), from few batches
-on a CPU (`bench/near_ties.py`): seen were at most 1.8e-5 in float32; in bfloat16 0.012 with a tiny
-network, and 0.115 with random weights of 0.6B, for which this is too small. int8 has bfloat16's;
-neither it nor CUDA is measured."""
 
 _WIDE = 512
 """Hidden size from which a CPU that multiplies in bfloat16 is faster with it: at 1,024 it judges
@@ -103,21 +100,18 @@ class Gen:
         read = tuple(dict.fromkeys(i for task in Task for i in words[task].read))
         columns = {token: at for at, token in enumerate(read)}
         model = Qwen3(checkpoint, read, device, computed, say, int8=dtype == "int8")
-        prefixes: dict[tuple[int, ...], Kept] = {}
-        parts = {}
-        for task in Task:
-            ids = template.cuts[task].prefix_ids
+        prefixes: dict[tuple[int, ...], Prefix] = {}
+        for ids in (template.cuts[task].prefix_ids for task in Task):
             if ids not in prefixes:
                 prefixes[ids] = model.prefix(ids)
-            grammar = Grammar(
-                model,
-                task,
-                words[task],
-                columns,
-                floor=settings.floor,
-                refusal=settings.refusal,
-            )
-            parts[task] = Part(grammar, prefixes[ids], limits[task])
+
+        def part(task: Task, floor: float) -> Part:
+            of_task = words[task]
+            refusal = settings.refusal
+            grammar = Grammar(model, task, of_task, columns, floor=floor, refusal=refusal)
+            return Part(grammar, prefixes[template.cuts[task].prefix_ids], limits[task])
+
+        parts = {task: part(task, settings.floor) for task in Task}
         slice_tokens = min(settings.slice_tokens, settings.token_budget)
         conditions = Conditions(
             dtype=dtype,
@@ -140,11 +134,18 @@ class Gen:
                 f"{checkpoint.directory}: expected numbers from the network for {_GOOD!r}, and "
                 "they are none; the weights are damaged, or need another QWARDEN_ENGINE__DTYPE"
             )
+        bound = 0.0
+        if settings.second_look:
+            # With categories for every row.
+            decoding = Judge(model, {task: part(task, 1.0) for task in Task})
+            bound = near(decoding, gen._noise(checkpoint.config.vocabulary))
+            under = f"moves logits; a row with a margin under {bound:.2g} is judged again alone"
+            say(f"a batch {under if bound else 'moves no logit'}")
         gen._scheduler = Scheduler(
             judge,
             Slicing(slice_tokens, _even(checkpoint.config)),
             budget=settings.token_budget,
-            bound=_NEAR[dtype] * model.scale if settings.second_look else 0.0,
+            bound=bound,
             revision=revision,
             good=goods[Task.PROMPT],
             ledger=Ledger(_in(settings.state, LEDGER)),
@@ -267,8 +268,22 @@ class Gen:
         conversation = Conversation(task, turns[: 1 if task is Task.PROMPT else 2])
         [pieces] = self._template.encode([conversation], self._parts[task].limit, 1)
         assert not isinstance(pieces, Exception)
-        row = Row(Request([None], lambda _: None, lambda: False), 0, "", 0)
-        return self._job(row, task, View.AS_SENT, 0, pieces[0], alone=True)
+        return self._job(_nobodys(), task, View.AS_SENT, 0, pieces[0], alone=True)
+
+    def _noise(self, vocabulary: int) -> list[Job]:
+        """Rows of random ids that fill a micro-batch."""
+        chooser = random.Random(0)
+        jobs: list[Job] = []
+        left = self._settings.token_budget
+        for task in cycle(Task):
+            ids = chooser.choices(range(vocabulary), k=chooser.randint(1, 2 * _USUAL))
+            encoded = Encoded(ids, len(ids), 0)
+            job = self._job(_nobodys(), task, View.AS_SENT, 0, encoded, alone=False)
+            left -= job.length
+            if jobs and left < 0:
+                return jobs
+            jobs.append(job)
+        raise AssertionError("cycle ended")
 
     def _without(self, failure: Failure, reason: str) -> Unanswered:
         clean = reason.encode("utf-8", "backslashreplace").decode()
@@ -276,6 +291,14 @@ class Gen:
 
 
 _GOOD = "hello"
+
+_USUAL = 50
+"""Tokens of a usual row."""
+
+
+def _nobodys() -> Row:
+    """A row that nobody waits for."""
+    return Row(Request([None], lambda _: None, lambda: False), 0, "", 0)
 
 
 def _name(row: bytes) -> str:

@@ -9,7 +9,7 @@ from itertools import groupby
 from qwarden.guard.conversation import Task
 from qwarden_engine.grammar import Draft, Grammar
 from qwarden_engine.jobs import Job
-from qwarden_engine.model import Kept, Past, Qwen3, Span
+from qwarden_engine.model import Past, Prefix, Qwen3, Span
 from qwarden_engine.packing import Sliced
 
 
@@ -18,7 +18,7 @@ class Part:
     """What is constant for one task: its grammar, its prefix's keys and values, its limit."""
 
     grammar: Grammar
-    prefix: Kept
+    prefix: Prefix
     limit: int
 
 

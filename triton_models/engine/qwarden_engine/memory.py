@@ -50,6 +50,7 @@ def need(
     a_layer = config.hidden * (2 * heads + keys + 3 * config.intermediate)
     weights = config.layers * a_layer * _BYTES[dtype]
     weights += config.vocabulary * config.hidden * stored_embedding_bytes
+    weights += config.context * config.head_dim * 4  # cosines and sines
     number = 2 if dtype == "bfloat16" else 4
     kept = config.layers * keys * number  # bytes of keys and values, a token
     # At its widest a layer holds the hidden state four times (as it is, normed, in float32, what
@@ -58,4 +59,5 @@ def need(
     # Rows that go on behind `Safety:` are copied out of the micro-batch, all of them at worst.
     batch = token_budget * (states + 2 * kept)
     sliced = config.context * kept
-    return Need(weights / MIB, prefix_tokens * kept / MIB, batch / MIB, sliced / MIB)
+    prefixes = prefix_tokens * config.layers * keys * 4  # in float32, on a CPU in any dtype
+    return Need(weights / MIB, prefixes / MIB, batch / MIB, sliced / MIB)

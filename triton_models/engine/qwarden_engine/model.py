@@ -20,13 +20,15 @@ from qwarden_engine.attention import (
     Attention,
     Packing,
     Part,
+    Shared,
     Slots,
     attention_of,
     joined,
     merged,
+    shared,
     to_slots,
 )
-from qwarden_engine.checkpoint import Checkpoint, Weight
+from qwarden_engine.checkpoint import Checkpoint, Config, Weight
 from qwarden_engine.linear import Linear, linear
 
 
@@ -40,6 +42,14 @@ class Kept:
     @property
     def length(self) -> int:
         return self.keys[0].shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """A text that comes first in many rows: its tokens, and a layer each what is attended to."""
+
+    length: int
+    layers: Sequence[Shared]
 
 
 @dataclass(slots=True)
@@ -58,7 +68,7 @@ class Span:
     """New tokens of one row behind `prefix`. `reads`: at which of them the state is wanted."""
 
     ids: Sequence[int]
-    prefix: Kept | None
+    prefix: Prefix | None
     reads: tuple[int, ...]
 
 
@@ -80,7 +90,7 @@ class Cache:
     what lies in slots beyond is overwritten by what comes next and never read.
     """
 
-    prefix: Kept
+    prefix: Prefix
     keys: list[Tensor]
     values: list[Tensor]
     lengths: list[int]
@@ -109,13 +119,13 @@ class _Layer:
 
 @dataclass(frozen=True, slots=True)
 class _Rope:
-    """Cosines and sines of some positions, [N, 1, D], in float32."""
+    """Cosines and sines of some positions, [N, 1, D / 2], in float32."""
 
     cosine: Tensor
     sine: Tensor
 
-    def at(self, rows: Tensor) -> _Rope:
-        return _Rope(self.cosine[rows], self.sine[rows])
+    def at(self, places: Tensor) -> _Rope:
+        return _Rope(self.cosine[places], self.sine[places])
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,25 +167,18 @@ class Qwen3:
             if self.config.tied
             else weights.stored("lm_head.weight", on="cpu")[at].to(device)
         )
-        self._head = head.float().T.contiguous()
+        self._head = linear(head.float())
         self._layers = []
         for layer in range(self.config.layers):
             self._layers.append(_layer(weights, layer, dtype, int8=int8))
             progress(f"layer {layer + 1} of {self.config.layers} is loaded")
-        half = torch.arange(0, self.config.head_dim, 2, dtype=torch.float32, device=device)
-        self._frequencies = 1.0 / (self.config.rope_theta ** (half / self.config.head_dim))
-
-    @property
-    def scale(self) -> float:
-        """Of a logit: its size for a state of unit mean square along its row of the head."""
-        rows = self._head * self._norm[:, None]
-        # Only differences of logits choose: what all rows share moves none.
-        return float((rows - rows.mean(dim=1, keepdim=True)).norm(dim=0).max())
+        self._rope = _rope(self.config, device)
 
     @torch.inference_mode()
-    def prefix(self, ids: Sequence[int]) -> Kept:
-        """Keys and values of a text that comes first, computed once. `ids`: not empty."""
-        return self.forward([Span(ids, None, ())]).kept
+    def prefix(self, ids: Sequence[int]) -> Prefix:
+        """What rows attend to of a text that comes first, computed once. `ids`: not empty."""
+        kept = self.forward([Span(ids, None, ())]).kept
+        return Prefix(kept.length, list(map(shared, kept.keys, kept.values)))
 
     def past(self, tokens: int) -> Past:
         """An empty past for a row of so many own tokens."""
@@ -202,7 +205,7 @@ class Qwen3:
         before = [span.prefix.length if span.prefix else 0 for span in spans]
         if past is not None:
             before[0] += past.length
-        rope = self._rope(
+        rope = self._rope.at(
             torch.cat(
                 [
                     torch.arange(at, at + n, device=self.device)
@@ -240,7 +243,7 @@ class Qwen3:
             parts = self._outside(step, at, queries, reads=last)
             own = step.attend.reads_to_own if last else step.attend.to_own
             parts.append(own(queries, keys, values))
-            hidden = self._finish(hidden, merged(parts), layer)
+            hidden = self._finish(hidden, merged(parts).to(self.dtype), layer)
         if past is not None:
             end = past.length + len(ids)
             for store, new in ((past.store.keys, kept.keys), (past.store.values, kept.values)):
@@ -252,7 +255,7 @@ class Qwen3:
     def cache(
         self,
         forwarded: Forwarded,
-        prefix: Kept,
+        prefix: Prefix,
         rows: Sequence[int],
         lengths: Sequence[int],
         room: int,
@@ -270,7 +273,7 @@ class Qwen3:
             list(lengths),
         )
 
-    def cache_of(self, past: Past, prefix: Kept, length: int) -> Cache:
+    def cache_of(self, past: Past, prefix: Prefix, length: int) -> Cache:
         """A cache of the one row that a past is of, in the past's own memory: of the first `length`
         tokens, with room for as many as the past was made for."""
         return Cache(
@@ -291,8 +294,7 @@ class Qwen3:
         ids = torch.tensor([i for row in tokens for i in row], device=self.device)
         rows = torch.tensor(slots.rows, device=self.device)
         places = torch.tensor(slots.places, device=self.device)
-        attend = attention_of(Packing.of([(len(ids), ())]), self.device)
-        rope = self._rope(places + cache.prefix.length)
+        rope = self._rope.at(places + cache.prefix.length)
         hidden = self._embeddings[ids].to(self.dtype)
         for at, layer in enumerate(self._layers):
             normed = self._normed(hidden, layer.norm_in)
@@ -301,10 +303,10 @@ class Qwen3:
             cache.keys[at][rows, places] = keys
             cache.values[at][rows, places] = values
             parts = [
-                attend.to_all(queries, cache.prefix.keys[at], cache.prefix.values[at]),
+                cache.prefix.layers[at](queries),
                 to_slots(queries, cache.keys[at], cache.values[at], slots),
             ]
-            hidden = self._finish(hidden, merged(parts), layer)
+            hidden = self._finish(hidden, merged(parts).to(self.dtype), layer)
         wanted = [
             (max(0, start + end - 1), max(0, start + count - 1))
             for start, end, count in zip(slots.starts, ends, slots.added, strict=False)
@@ -317,7 +319,7 @@ class Qwen3:
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of the ids that are read, in float32: […, hidden] to […, read]."""
-        return hidden.float() @ self._head
+        return self._head(hidden.flatten(0, -2).float()).view(*hidden.shape[:-1], -1)
 
     def _outside(self, step: _Step, at: int, queries: Tensor, *, reads: bool) -> list[Part]:
         """Attention to the prefixes and to the past, where there are some."""
@@ -331,22 +333,14 @@ class Qwen3:
                 assert prefix is not None
                 end = start + sum(len(s.reads) if reads else len(s.ids) for s in some)
                 if end > start:
-                    some_queries = queries[start:end]
-                    same.append(
-                        step.attend.to_all(some_queries, prefix.keys[at], prefix.values[at])
-                    )
+                    same.append(prefix.layers[at](queries[start:end]))
                 start = end
             parts.append(joined(same))
         past = step.past
         if past is not None and past.length:
             keys, values = past.store.keys[at], past.store.values[at]
-            parts.append(step.attend.to_all(queries, keys[: past.length], values[: past.length]))
+            parts.append(step.attend.to_past(queries, keys[: past.length], values[: past.length]))
         return parts
-
-    def _rope(self, positions: Tensor) -> _Rope:
-        angles = positions[:, None].float() * self._frequencies
-        angles = torch.cat((angles, angles), dim=-1)[:, None]
-        return _Rope(angles.cos(), angles.sin())
 
     def _query(self, normed: Tensor, layer: _Layer, rope: _Rope) -> Tensor:
         """Queries, [N, H, D]."""
@@ -366,14 +360,14 @@ class Qwen3:
         half = heads.shape[-1] // 2
         x = heads.float()
         x = x * _scale(x, self.config.eps)
-        # The weights go into cosines and sines, which all heads share.
-        cosine, sine = rope.cosine * weight, rope.sine * weight.roll(half)
         first, second = x[..., :half], x[..., half:]
+        # The weights go into cosines and sines, which all heads share.
+        of_first, of_second = weight[:half], weight[half:]
         turned = torch.empty(heads.shape, dtype=torch.float32, device=heads.device)
-        torch.mul(first, cosine[..., :half], out=turned[..., :half])
-        turned[..., :half].addcmul_(second, sine[..., :half], value=-1)
-        torch.mul(second, cosine[..., half:], out=turned[..., half:])
-        turned[..., half:].addcmul_(first, sine[..., half:])
+        torch.mul(first, rope.cosine * of_first, out=turned[..., :half])
+        turned[..., :half].addcmul_(second, rope.sine * of_second, value=-1)
+        torch.mul(second, rope.cosine * of_second, out=turned[..., half:])
+        turned[..., half:].addcmul_(first, rope.sine * of_first)
         return turned.to(self.dtype)
 
     def _finish(self, hidden: Tensor, attended: Tensor, layer: _Layer) -> Tensor:
@@ -392,6 +386,14 @@ def _scale(values: Tensor, eps: float) -> Tensor:
     """One over the root of the mean square of the last dimension, which is kept."""
     norm: Tensor = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
     return norm.square_().div_(values.shape[-1]).add_(eps).rsqrt_()
+
+
+def _rope(config: Config, device: torch.device) -> _Rope:
+    """Of all positions of the context."""
+    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device)
+    frequencies = 1.0 / (config.rope_theta ** (half / config.head_dim))
+    angles = torch.arange(config.context, device=device)[:, None, None].float() * frequencies
+    return _Rope(angles.cos(), angles.sin())
 
 
 def _layer(weights: _Weights, layer: int, dtype: torch.dtype, *, int8: bool) -> _Layer:
