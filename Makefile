@@ -39,7 +39,7 @@ bench-gen: setup ## The engine beside transformers and vLLM; ARGS="--quick" and 
 bench-equality: setup ## The engine's answers beside transformers'; ARGS="--help" says which parts
 	$(PY) bench/equality.py $(ARGS)
 
-bench-near-ties: setup ## Answers alone and in random batches, in float32 and bfloat16
+bench-near-ties: setup ## Answers alone and in random batches
 	$(PY) bench/near_ties.py $(ARGS)
 
 bench-long: setup ## Short rows beside long ones
