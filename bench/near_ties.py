@@ -40,9 +40,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import torch
-from torch import Tensor
-
 import subjects
 from qwarden.guard.answer import Assessment, safety_of, scores_of
 from qwarden_engine import model
@@ -50,17 +47,16 @@ from qwarden_engine.gen import Gen
 from qwarden_engine.grammar import Draft, Grammar
 from qwarden_engine.jobs import Job, Request
 from qwarden_engine.judge import Judge
-from qwarden_engine.linear import _Dense
 from qwarden_engine.settings import EngineSettings
 from subjects import say
+from unit.engine.split import Split
 
 KINDS = ("safety", "category", "refusal")
 NETWORKS = ("stand-in", "tiny", "0.6B")
 ARITHMETICS = ("float32", "bfloat16", "int8", "split-bfloat16")
 LARGEST = 60
 """Rows of a batch."""
-FEW = 256
-"""Tokens under which a split product is split."""
+
 
 EPILOG = """\
 examples:
@@ -296,31 +292,8 @@ def _engine(name: str, arithmetic: str) -> Gen:
     )
     with ExitStack() as stack:
         if arithmetic.startswith("split-"):
-            stack.enter_context(mock.patch.object(model, "linear", _Split))
+            stack.enter_context(mock.patch.object(model, "linear", Split))
         return Gen.load(settings)
-
-
-class _Split(_Dense):
-    """The product of few rows as the sum of two halves."""
-
-    def __init__(self, weight: Tensor, *, int8: bool = False) -> None:
-        super().__init__(weight)
-        self._half = weight.shape[1] // 2
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if len(x) >= FEW:
-            return super().__call__(x)
-        wide, weight, half = x.float(), self._weight.float(), self._half
-        return (wide[:, :half] @ weight[:half] + wide[:, half:] @ weight[half:]).to(x.dtype)
-
-    def silu(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.silu(self(x))
-
-    def times(self, x: Tensor, factor: Tensor) -> Tensor:
-        return self(x) * factor
-
-    def plus(self, x: Tensor, term: Tensor) -> Tensor:
-        return self(x) + term
 
 
 def _alone(

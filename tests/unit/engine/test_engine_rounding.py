@@ -3,36 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from torch import Tensor
 
 from qwarden.guard.answer import Answer, Assessment, Safety
 from qwarden_engine import model
-from qwarden_engine.linear import _Dense
 from unit.engine.checkpoints import conversations, engine
-
-
-class _Split(_Dense):
-    """A product that sums in two halves where there are few rows, as cuBLAS's split-K does."""
-
-    def __init__(self, weight: Tensor, *, int8: bool = False) -> None:
-        super().__init__(weight)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if len(x) >= 256:
-            return super().__call__(x)
-        half = self._weight.shape[0] // 2
-        wide, weight = x.float(), self._weight.float()
-        return (wide[:, :half] @ weight[:half] + wide[:, half:] @ weight[half:]).to(x.dtype)
-
-    def silu(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.silu(self(x))
-
-    def times(self, x: Tensor, factor: Tensor) -> Tensor:
-        return self(x) * factor
-
-    def plus(self, x: Tensor, term: Tensor) -> Tensor:
-        return self(x) + term
+from unit.engine.split import Split
 
 
 def _said(answer: Answer) -> tuple[Safety, list[str], bool | None]:
@@ -52,7 +27,7 @@ def test_rows_are_judged_again_where_no_batch_moves_any(dtype: str) -> None:
 def test_a_batch_that_moves_logits_is_taken_for_one_that_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(model, "linear", _Split)
+    monkeypatch.setattr(model, "linear", Split)
     gen = engine(dtype="bfloat16")
     some = [each.to_json() for each in conversations()]
     alone = [_said(gen.judge([row])[0]) for row in some]

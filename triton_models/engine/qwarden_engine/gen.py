@@ -274,16 +274,14 @@ class Gen:
         """Rows of random ids that fill a micro-batch."""
         chooser = random.Random(0)
         jobs: list[Job] = []
+        tasks = cycle(Task)
         left = self._settings.token_budget
-        for task in cycle(Task):
+        while left >= 0:
             ids = chooser.choices(range(vocabulary), k=chooser.randint(1, 2 * _USUAL))
             encoded = Encoded(ids, len(ids), 0)
-            job = self._job(_nobodys(), task, View.AS_SENT, 0, encoded, alone=False)
-            left -= job.length
-            if jobs and left < 0:
-                return jobs
-            jobs.append(job)
-        raise AssertionError("cycle ended")
+            jobs.append(self._job(_nobodys(), next(tasks), View.AS_SENT, 0, encoded, alone=False))
+            left -= jobs[-1].length
+        return jobs[:-1] or jobs
 
     def _without(self, failure: Failure, reason: str) -> Unanswered:
         clean = reason.encode("utf-8", "backslashreplace").decode()

@@ -80,7 +80,25 @@ def _doubled(x: Tensor) -> Tensor:
     return x if len(x) != 1 else x.expand(2, -1)
 
 
-class _Dense:
+class InSteps:
+    """What follows the product, as steps of their own."""
+
+    __slots__ = ()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def silu(self, x: Tensor) -> Tensor:
+        return functional.silu(self(x), inplace=True)
+
+    def times(self, x: Tensor, factor: Tensor) -> Tensor:
+        return self(x).mul_(factor)
+
+    def plus(self, x: Tensor, term: Tensor) -> Tensor:
+        return self(x).add_(term)
+
+
+class _Dense(InSteps):
     """By the device's own matrix product."""
 
     __slots__ = ("_weight",)
@@ -91,17 +109,11 @@ class _Dense:
     def __call__(self, x: Tensor) -> Tensor:
         return x @ self._weight
 
-    def silu(self, x: Tensor) -> Tensor:
-        return functional.silu(x @ self._weight, inplace=True)
-
-    def times(self, x: Tensor, factor: Tensor) -> Tensor:
-        return (x @ self._weight).mul_(factor)
-
     def plus(self, x: Tensor, term: Tensor) -> Tensor:
         return torch.addmm(term, x, self._weight)
 
 
-class _Int8:
+class _Int8(InSteps):
     """Weights as int8 with a scale for each output, activations with a scale for each token, sums
     in int32: a token's result does not depend on the tokens beside it. CPU only.
 
@@ -120,15 +132,6 @@ class _Int8:
         steps = _steps(x)
         sums = torch._int_mm((x / steps).round_().to(torch.int8), self._weight)
         return sums.to(x.dtype).mul_(steps).mul_(self._scales)
-
-    def silu(self, x: Tensor) -> Tensor:
-        return functional.silu(self(x), inplace=True)
-
-    def times(self, x: Tensor, factor: Tensor) -> Tensor:
-        return self(x).mul_(factor)
-
-    def plus(self, x: Tensor, term: Tensor) -> Tensor:
-        return self(x).add_(term)
 
 
 def _steps(rows: Tensor) -> Tensor:

@@ -243,7 +243,7 @@ class Qwen3:
             parts = self._outside(step, at, queries, reads=last)
             own = step.attend.reads_to_own if last else step.attend.to_own
             parts.append(own(queries, keys, values))
-            hidden = self._finish(hidden, merged(parts).to(self.dtype), layer)
+            hidden = self._finish(hidden, merged(parts), layer)
         if past is not None:
             end = past.length + len(ids)
             for store, new in ((past.store.keys, kept.keys), (past.store.values, kept.values)):
@@ -306,7 +306,7 @@ class Qwen3:
                 cache.prefix.layers[at](queries),
                 to_slots(queries, cache.keys[at], cache.values[at], slots),
             ]
-            hidden = self._finish(hidden, merged(parts).to(self.dtype), layer)
+            hidden = self._finish(hidden, merged(parts), layer)
         wanted = [
             (max(0, start + end - 1), max(0, start + count - 1))
             for start, end, count in zip(slots.starts, ends, slots.added, strict=False)
@@ -372,7 +372,7 @@ class Qwen3:
 
     def _finish(self, hidden: Tensor, attended: Tensor, layer: _Layer) -> Tensor:
         """What a layer does behind attention: the state that the next one gets."""
-        hidden = layer.out.plus(attended.flatten(1), hidden)
+        hidden = layer.out.plus(attended.flatten(1).to(self.dtype), hidden)
         normed = self._normed(hidden, layer.norm_mlp)
         return layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), hidden)
 
