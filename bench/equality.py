@@ -260,7 +260,8 @@ class Script:
         """A list of categories, and where each could have been another or the end."""
         stop = [self.first("\n")[0]]
         if task is Task.PROMPT:
-            stop = self._reference.model.generation_config.eos_token_id
+            ends = self._reference.model.generation_config.eos_token_id
+            stop = [ends] if isinstance(ends, int) else ends
         left = list(names)
         for at, name in enumerate(listed):
             self.choose("category", {each: self.first(f" {each}") for each in left}, name)

@@ -37,9 +37,10 @@ ENV PYTHONPATH=/opt/qwarden \
     PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 EXPOSE 8000 8001 8002
-# The supervisor is process 1. It ends the container when Triton's Python process is dead, which
-# Triton itself does not notice; what started the container starts it again. It stands in place of
-# NVIDIA's entrypoint, which prints a banner and, for drivers older than CUDA 13's, links a newer
-# driver library into the root: a pod's root is read-only, so such nodes need the container
-# toolkit's own forward compatibility or a newer driver.
-ENTRYPOINT ["python3", "-m", "qwarden_engine.supervisor", "--", "tritonserver", "--model-repository=/models", "--disable-auto-complete-config"]
+# The supervisor is process 1. It starts Triton again when Triton's Python process is dead, which
+# Triton itself does not notice, and lives on meanwhile: with it would go the list of what was
+# running, by which the engine finds the row that ends it. It stands in place of NVIDIA's
+# entrypoint, which prints a banner and, for drivers older than CUDA 13's, links a newer driver
+# library into the root: a pod's root is read-only, so such nodes need the container toolkit's own
+# forward compatibility or a newer driver.
+ENTRYPOINT ["python3", "-m", "qwarden_engine.supervisor", "--restart", "--", "tritonserver", "--model-repository=/models", "--disable-auto-complete-config"]

@@ -25,7 +25,7 @@ from qwarden import settings as settings_module
 from qwarden.contracts import topics
 from qwarden.guard.row import View, views_of
 from qwarden.inference.dispatch import Dispatcher
-from qwarden.inference.port import GuardUnavailable
+from qwarden.inference.port import GuardFailed, GuardUnavailable
 from qwarden.moderator.service import ModeratorService
 from qwarden.offline import moderate as offline
 from qwarden.policy.document import DocumentError
@@ -444,10 +444,14 @@ def evaluation(
             await guard.close()
 
     found = _ask(run)
-    sys.stdout.write(f"{found.json().decode()}\n" if as_json else found.text())
     if out_dir is not None:
-        found.write(out_dir)
+        try:
+            found.write(out_dir)
+        except OSError as error:
+            _end(WRONG_USE, f"--out {out_dir}: {error}; name another folder")
         err.print(f"eval.json, table.md and the plots are in {out_dir}", markup=False)
+    sys.stdout.buffer.write(found.json() + b"\n" if as_json else found.text().encode())
+    sys.stdout.buffer.flush()
     if not found.report.answered:
         why = found.report.not_answered.reasons[0].reason
         _end(NO, f"no row was answered; most often because {why}")
@@ -522,6 +526,8 @@ def _ask(work: Callable[[], Awaitable[T]]) -> T:
         )
     except GuardUnavailable as error:
         _end(MISSING, f"{error}; is the stack up (`qwarden up`), or is --direct meant?")
+    except GuardFailed as error:
+        _end(MISSING, str(error))
     except (offline.ResumeError, FileNotFoundError) as error:
         _end(WRONG_USE, str(error))
     except ImportError as error:
@@ -535,7 +541,7 @@ def _opened(file: Path) -> Iterator[Any]:
     if str(file) == "-":
         yield sys.stdin.buffer
         return
-    if not file.is_file():
+    if not file.exists() or file.is_dir():  # a pipe of the shell's is no file, and can be read
         _end(WRONG_USE, f"there is no file {file}")
     with file.open("rb") as opened:
         yield opened

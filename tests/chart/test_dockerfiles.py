@@ -152,7 +152,7 @@ def test_a_shell_that_keeps_the_stop_signal_from_the_process(stages: list[Stage]
 def test_entrypoints_that_the_chart_does_not_expect() -> None:
     services, triton = (stages_of(FOLDER / name)[-1] for name in FILES.values())
     assert json.loads(services.all("ENTRYPOINT")[0]) == ["qwarden"]
-    supervisor = ["python3", "-m", "qwarden_engine.supervisor", "--"]
+    supervisor = ["python3", "-m", "qwarden_engine.supervisor", "--restart", "--"]
     assert json.loads(triton.all("ENTRYPOINT")[0]) == [
         *supervisor,
         "tritonserver",

@@ -204,6 +204,10 @@ def test_a_gzipped_file_is_not_read() -> None:
         read_bytes(zipped[:-12])
 
 
+def test_a_byte_order_mark_is_taken_for_a_broken_line() -> None:
+    assert len(read_bytes(b'\xef\xbb\xbf{"label": "Safe", "text": "How?"}\n')) == 1
+
+
 def test_an_empty_file_gives_a_report_of_nothing() -> None:
     with pytest.raises(ValueError, match="no row to judge"):
         read_bytes(b"\n\n")

@@ -38,7 +38,12 @@ def scores_of(logits: Triple) -> Triple:
 
 
 def safety_of(logits: Triple) -> Safety:
-    """The likeliest word; of equal ones the more severe, so that a tie is never Safe."""
+    """The likeliest word; of equal ones the more severe, so that a tie is never Safe.
+
+    Raises `ValueError` where a logit is not finite, which no order holds for.
+    """
+    if not all(map(math.isfinite, logits)):
+        raise ValueError(f"the logits {logits} are not all finite numbers")
     return max(zip(logits, range(3), SAFETIES, strict=True))[2]
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from qwarden.guard.answer import Answer
-from qwarden.inference.port import GuardUnavailable
+from qwarden.inference.port import GuardFailed
 
 if TYPE_CHECKING:
     from qwarden_engine.gen import Gen
@@ -20,7 +20,7 @@ Progress = Callable[[str], None]
 class InProcessGuard:
     """Loads the checkpoint in a thread of its own at the first call, and hands rows over there.
 
-    Where the engine cannot judge at all, that is an outage, as it is behind Triton. Needs the
+    Where the engine cannot judge at all, it has failed: here nobody starts it again. Needs the
     extra `engine` (torch). Errors of the checkpoint come through as they are: a wrong checkpoint
     is no outage, and waiting does not mend it.
     """
@@ -45,10 +45,14 @@ class InProcessGuard:
         def done(answers: list[Answer] | None) -> None:
             loop.call_soon_threadsafe(set_answers, answers)
 
-        await loop.run_in_executor(self._thread, gen.submit, rows, done, answered.cancelled)
-        answers = await answered
+        try:
+            await loop.run_in_executor(self._thread, gen.submit, rows, done, answered.cancelled)
+            answers = await answered
+        except asyncio.CancelledError:
+            answered.cancel()  # the engine asks it whether anybody waits
+            raise
         if answers is None:
-            raise GuardUnavailable("the engine cannot judge what it could at its start")
+            raise GuardFailed("the engine cannot judge what it could at its start; start it anew")
         return answers
 
     async def close(self) -> None:

@@ -12,6 +12,10 @@ class GuardUnavailable(Exception):
     """The guard cannot answer now: an outage. Nothing is known of any row; ask again."""
 
 
+class GuardFailed(Exception):
+    """The guard cannot answer any more, and no waiting mends it: only a new start does."""
+
+
 class Guard(Protocol):
     """Judges rows, many at a time."""
 
@@ -23,7 +27,8 @@ class Guard(Protocol):
         """An answer for each row (`row_of`), in their order.
 
         A row that cannot be judged is an `Unanswered` of its own; the rows beside it are
-        answered. Raises `GuardUnavailable` where the request as a whole failed.
+        answered. Raises `GuardUnavailable` where the request as a whole failed, `GuardFailed` where
+        every later one will too.
         """
         ...
 

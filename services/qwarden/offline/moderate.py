@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import codecs
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -29,8 +30,10 @@ class ResumeError(ValueError):
 
 def lines_of(file: BinaryIO) -> Iterator[bytes]:
     """The lines of a JSONL, without their ends; blank ones are left out."""
-    for line in file:
+    for number, line in enumerate(file):
         stripped = line.rstrip(b"\r\n")
+        if number == 0:
+            stripped = stripped.removeprefix(codecs.BOM_UTF8)
         if stripped:
             yield stripped
 

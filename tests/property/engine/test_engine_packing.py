@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +23,7 @@ from qwarden_engine.packing import (
     Slicing,
     Together,
     Waiting,
+    blocks,
 )
 
 
@@ -241,3 +243,15 @@ def test_a_short_row_starves_a_long_one() -> None:
         taken = waiting.next(100)
         turns += 1
     assert turns <= 11 * (BATCHES_A_SLICE + 1)
+
+
+@given(st.lists(st.integers(1, 2000), min_size=1, max_size=60).map(sorted), st.integers(1, 8000))
+def test_a_long_row_pads_many_short_ones_to_more_memory_than_is_counted(
+    lengths: list[int], most: int
+) -> None:
+    found = blocks(lengths, most)
+    assert [at for block in found for at in block] == list(range(len(lengths)))
+    for block in found:
+        assert len(block) == 1 or len(block) * lengths[block[-1]] <= most
+    for block, after in pairwise(found):
+        assert (len(block) + 1) * lengths[after[0]] > most  # none is smaller than it must be

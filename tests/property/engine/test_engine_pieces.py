@@ -115,6 +115,16 @@ def test_a_turn_without_a_place_to_cut_passes_the_limit(
     assert judged >= len(unicodedata.normalize("NFC", word * count))
 
 
+@pytest.mark.parametrize("end", ["e\u0301", "\u1112\u1161\u11ab", "a\u0323\u0302"])
+@pytest.mark.parametrize("limit", [400, 401, 402, 403])
+def test_marks_at_the_end_of_a_long_turn_are_in_no_piece(end: str, limit: int) -> None:
+    """They are composed by NFC, so that no token of the last piece ends behind them."""
+    content = "".join(f"{at} " for at in range(1500)) + end
+    pieces = _pieces(Conversation(Task.PROMPT, _turns(Task.PROMPT, content)), limit, 10**6)
+    assert not isinstance(pieces, Exception), pieces
+    assert _text(Task.PROMPT, pieces[-1]).endswith(unicodedata.normalize("NFC", end))
+
+
 @pytest.mark.parametrize("task", list(Task))
 def test_one_piece_more_is_made_than_needed(task: Task) -> None:
     """As many as fit the whole turn, and no more: room for one token more is one piece less."""

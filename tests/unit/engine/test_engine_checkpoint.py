@@ -40,7 +40,7 @@ def test_a_missing_file_is_not_named(tmp_path: Path, name: str) -> None:
     "name",
     ["config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json"],
 )
-@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"{", b"[]", b"\xff\xfe", b"[" * 100_000])
 def test_a_broken_file_is_not_named(tmp_path: Path, name: str, content: bytes) -> None:
     guard = copy_to(tmp_path)
     (guard / name).write_bytes(content)
@@ -61,6 +61,10 @@ def test_a_broken_file_is_not_named(tmp_path: Path, name: str, content: bytes) -
         ("attention_bias", True, "expected attention_bias False, not True"),
         ("use_sliding_window", True, "expected use_sliding_window False, not True"),
         ("rope_scaling", {"rope_type": "yarn"}, "expected rope of type 'default', not 'yarn'"),
+        ("rope_scaling", "yarn", "expected rope_parameters and rope_scaling as objects"),
+        ("rope_parameters", [1], "expected rope_parameters and rope_scaling as objects"),
+        ("tie_word_embeddings", "false", "expected tie_word_embeddings False, not 'false'"),
+        ("num_hidden_layers", 10**9, "expected as many num_hidden_layers as there are weights"),
         ("num_key_value_heads", 5, "expected num_attention_heads to be a multiple of"),
         ("eos_token_id", [0], None),
     ],
@@ -107,6 +111,12 @@ def _truncated(guard: Path) -> None:
     file.write_bytes(file.read_bytes()[:-10])
 
 
+def _other_bytes(guard: Path) -> None:
+    """Another dtype in the header; the file's size is right."""
+    file = guard / "model.safetensors"
+    file.write_bytes(file.read_bytes().replace(b'"BF16"', b'"F32" ', 1))
+
+
 def _no_header(guard: Path) -> None:
     (guard / "model.safetensors").write_bytes(b"\xff" * 64)
 
@@ -133,6 +143,7 @@ def _index_lies(guard: Path) -> None:
         (_other_shape, "model.safetensors: expected model.norm.weight of shape"),
         (_other_dtype, "model.safetensors: expected model.norm.weight as one of F32, BF16, F16"),
         (_truncated, "as its header says"),
+        (_other_bytes, "model.safetensors: expected a safetensors file (model.embed_tokens.weight"),
         (_no_header, "model.safetensors: expected a safetensors file"),
         (_index_without_shard, "model-00001-of-00002.safetensors: expected the weights here"),
         (_index_leads_out, "model.safetensors.index.json: expected files beside it"),
@@ -262,6 +273,9 @@ def _write_profile(guard: Path, **changes: object) -> None:
     ("changes", "message"),
     [
         ({"name": None}, "expected a mapping with a name"),
+        ({"name": ""}, "expected a mapping with a name"),
+        ({"name": "a guard"}, "expected a mapping with a name"),
+        ({"name": "guard@1"}, "expected a mapping with a name"),
         ({"family": "llamaguard"}, "expected family qwen3guard-gen, and it is 'llamaguard'"),
         ({"taxonomy": ["Violent"]}, "expected taxonomy as a map"),
         ({"taxonomy": {"Violent": "Violent"}}, "expected 'Non-violent Illegal Acts', a category"),
@@ -273,6 +287,23 @@ def test_a_wrong_profile_is_used(tmp_path: Path, changes: dict[str, object], mes
     _write_profile(guard, **changes)
     with pytest.raises(CheckpointError, match=f"profile.yaml: {re.escape(message)}"):
         _load(guard)
+
+
+def test_a_day_that_is_none_names_no_file(tmp_path: Path) -> None:
+    guard = copy_to(tmp_path)
+    _write_profile(guard)
+    profile = (guard / "profile.yaml").read_text()
+    (guard / "profile.yaml").write_text(profile.replace("{", "{measured: 2026-13-45, ", 1))
+    with pytest.raises(CheckpointError, match=r"profile\.yaml: expected YAML"):
+        open_checkpoint(str(guard))
+
+
+@pytest.mark.parametrize("stop", [-1, 2**40, "<|im_end|>"])
+def test_an_end_that_is_no_token_gives_a_stack_trace(tmp_path: Path, stop: object) -> None:
+    guard = copy_to(tmp_path)
+    edit(guard / "generation_config.json", lambda body: body.update({"eos_token_id": stop}))
+    with pytest.raises(CheckpointError, match=r"generation_config\.json: expected eos_token_id"):
+        open_checkpoint(str(guard))
 
 
 @pytest.mark.parametrize(

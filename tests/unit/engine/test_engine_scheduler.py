@@ -497,11 +497,36 @@ def test_a_death_would_name_no_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     beat = read_beat(tmp_path / PULSE)
     assert beat is not None
     assert not beat.running
-    assert beat.count == gen.counts.forwards
+    assert beat.count == 1 + gen.counts.forwards  # with the one at the start
     gen.close()
     after = Ledger(tmp_path / LEDGER)
     after.close()
     assert after.record.suspects == {}
+
+
+def test_the_first_full_batch_of_a_slow_guard_is_taken_for_silence(tmp_path: Path) -> None:
+    gen = engine(state=tmp_path, second_look=False)
+    beat = read_beat(tmp_path / PULSE)
+    assert beat is not None
+    assert beat.slice_s > 0
+    assert not beat.running
+    gen.close()
+
+
+def test_the_wait_of_a_long_row_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    gen = engine(second_look=False, token_budget=64)
+    gate = _Gate()
+    _Forwards(monkeypatch, gate)
+    first = _Asked(gen, prompt("the first one"))
+    assert gate.reached.wait(LONG)
+    waited = gen.counts.queue_seconds
+    long = _Asked(gen, prompt("word " * 500))
+    gate.opened.set()
+    assert first.answers() is not None
+    alone = gen.counts.queue_seconds
+    assert long.answers() is not None
+    assert gen.counts.queue_seconds > alone >= waited
+    gen.close()
 
 
 def test_a_request_is_told_twice_or_never() -> None:

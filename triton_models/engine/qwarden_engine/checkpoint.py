@@ -8,6 +8,8 @@ format (header of JSON behind an 8-byte length), `Qwen3Config` of transformers 5
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +22,10 @@ from tokenizers import Tokenizer
 FAMILY = "qwen3guard-gen"
 
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "profile.yaml"]
-_DTYPES = ("F32", "BF16", "F16")
+_DTYPES = {"F32": 4, "BF16": 2, "F16": 2}
+"""Those that are taken, and bytes of a number."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
 class CheckpointError(ValueError):
@@ -166,9 +171,10 @@ def _read_text(file: Path) -> str:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
+    text = _read_text(file)
     try:
-        value = json.loads(_read_text(file))
-    except ValueError as error:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: expected JSON ({error})") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{file}: expected a JSON object, not {type(value).__name__}")
@@ -199,9 +205,12 @@ def _config(file: Path, raw: Mapping[str, Any]) -> Config:
     must("hidden_act", ("silu",))
     must("attention_bias", (False,))
     must("use_sliding_window", (False,))
+    must("tie_word_embeddings", (False, True))
     # transformers 5 writes rope_parameters, older ones rope_theta and rope_scaling.
     rope = raw.get("rope_parameters") or {}
     scaling = raw.get("rope_scaling") or rope
+    if not isinstance(rope, dict) or not isinstance(scaling, dict):
+        raise CheckpointError(f"{file}: expected rope_parameters and rope_scaling as objects")
     kind = scaling.get("rope_type", scaling.get("type", "default")) if scaling else "default"
     if kind != "default":
         raise CheckpointError(f"{file}: expected rope of type 'default', not {kind!r}")
@@ -260,7 +269,9 @@ def _stop_ids(
 ) -> tuple[int, ...]:
     stated = generation.get("eos_token_id", config.get("eos_token_id"))
     ids = stated if isinstance(stated, list) else [stated]
-    if not ids or not all(isinstance(i, int) and tokenizer.id_to_token(i) for i in ids):
+    if not ids or not all(
+        isinstance(i, int) and 0 <= i < 2**32 and tokenizer.id_to_token(i) for i in ids
+    ):
         raise CheckpointError(
             f"{directory / 'generation_config.json'}: expected eos_token_id here or in config.json "
             f"as ids that tokenizer.json has, not {stated!r}"
@@ -282,12 +293,16 @@ def _stop_ids(
 
 
 def _profile(file: Path) -> dict[str, Any]:
+    text = _read_text(file)
     try:
-        profile = yaml.safe_load(_read_text(file))
-    except yaml.YAMLError as error:
+        profile = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a day that is none
         raise CheckpointError(f"{file}: expected YAML ({error})") from None
-    if not isinstance(profile, dict) or not isinstance(profile.get("name"), str):
-        raise CheckpointError(f"{file}: expected a mapping with a name")
+    if not isinstance(profile, dict) or not _is_name(profile.get("name")):
+        raise CheckpointError(
+            f"{file}: expected a mapping with a name of letters, digits, points, dashes, "
+            "underlines and slashes"
+        )
     if profile.get("family") != FAMILY:
         raise CheckpointError(
             f"{file}: expected family {FAMILY}, and it is {profile.get('family')!r}"
@@ -304,6 +319,10 @@ def _profile(file: Path) -> dict[str, Any]:
             f"{file}: expected calibration none, and it is {profile.get('calibration')!r}"
         )
     return profile
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
 
 
 def _weights(directory: Path) -> dict[str, Weight]:
@@ -339,6 +358,11 @@ def _header(file: Path) -> dict[str, Weight]:
             name: Weight(file, str(entry["dtype"]), tuple(entry["shape"]))
             for name, entry in header.items()
         }
+        for name, weight in weights.items():
+            first, behind = header[name]["data_offsets"]
+            bytes_ = math.prod(weight.shape) * _DTYPES.get(weight.dtype, 0)
+            if bytes_ and behind - first != bytes_:
+                raise ValueError(f"{name} has {behind - first} bytes, and its shape {bytes_}")
     except FileNotFoundError:
         raise CheckpointError(f"{file}: expected the weights here; it is missing") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -380,6 +404,11 @@ def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def _check_weights(directory: Path, config: Config, weights: Mapping[str, Weight]) -> None:
+    if config.layers > len(weights):
+        raise CheckpointError(
+            f"{directory / 'config.json'}: expected as many num_hidden_layers as there are weights "
+            f"for, not {config.layers}"
+        )
     for name, shape in expected_shapes(config).items():
         weight = weights.get(name)
         if weight is None:

@@ -134,11 +134,17 @@ class Gen:
                 f"{checkpoint.directory}: expected numbers from the network for {_GOOD!r}, and "
                 "they are none; the weights are damaged, or need another QWARDEN_ENGINE__DTYPE"
             )
+        # As slow as a micro-batch can be: full, with categories for every row. The first one of a
+        # large guard on a CPU takes longer than an engine without a beat is given.
+        decoding = Judge(model, {task: part(task, 1.0) for task in Task})
+        noise = gen._noise(checkpoint.config.vocabulary)
+        pulse = Pulse(_in(settings.state, PULSE))
+        pulse.starts()
+        full = decoding.together(noise)
+        pulse.ends()
         bound = 0.0
         if settings.second_look:
-            # With categories for every row.
-            decoding = Judge(model, {task: part(task, 1.0) for task in Task})
-            bound = near(decoding, gen._noise(checkpoint.config.vocabulary))
+            bound = near(decoding, noise, full)
             under = f"moves logits; a row with a margin under {bound:.2g} is judged again alone"
             say(f"a batch {under if bound else 'moves no logit'}")
         gen._scheduler = Scheduler(
@@ -149,7 +155,7 @@ class Gen:
             revision=revision,
             good=goods[Task.PROMPT],
             ledger=Ledger(_in(settings.state, LEDGER)),
-            pulse=Pulse(_in(settings.state, PULSE)),
+            pulse=pulse,
         )
         say(f"{revision} is ready on {device} in {conditions.dtype}")
         return gen

@@ -9,8 +9,9 @@ from itertools import groupby
 from qwarden.guard.conversation import Task
 from qwarden_engine.grammar import Draft, Grammar
 from qwarden_engine.jobs import Job
+from qwarden_engine.memory import COPIES
 from qwarden_engine.model import Past, Prefix, Qwen3, Span
-from qwarden_engine.packing import Sliced
+from qwarden_engine.packing import Sliced, blocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +44,18 @@ class Judge:
             end = read + len(some) * len(part.grammar.reads)
             made = part.grammar.drafts(forwarded.read[read:end])
             wanted = [at for at, draft in enumerate(made) if part.grammar.wants_categories(draft)]
-            if wanted:
+            room = part.grammar.room
+            lengths = [jobs[some[at]].length - part.grammar.guessed for at in wanted]
+            most = COPIES * forwarded.kept.length
+            for block in blocks([length + room for length in lengths], most) if wanted else ():
                 cache = self._model.cache(
                     forwarded,
                     part.prefix,
-                    [row + at for at in wanted],
-                    [jobs[some[at]].length - part.grammar.guessed for at in wanted],
-                    part.grammar.room,
+                    [row + wanted[at] for at in block],
+                    [lengths[at] for at in block],
+                    room,
                 )
-                part.grammar.decode(cache, [made[at] for at in wanted])
+                part.grammar.decode(cache, [made[wanted[at]] for at in block])
             for at, draft in zip(some, made, strict=True):
                 drafts[at] = draft
             read = end

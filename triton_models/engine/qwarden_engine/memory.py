@@ -11,6 +11,12 @@ MIB = 1024 * 1024
 _BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
+COPIES = 2
+"""Times the tokens of a micro-batch that rows which go on behind `Safety:` are copied out into at
+once, padded to the longest of them: rows of about one length, with room for an answer, fit in one
+block."""
+
+
 @dataclass(frozen=True, slots=True)
 class Need:
     """MiB for what stays (`weights`, `prefixes`) and for what a forward takes at most: the states
@@ -56,8 +62,7 @@ def need(
     # At its widest a layer holds the hidden state four times (as it is, normed, in float32, what
     # comes), queries and attention in both parts, gate and up.
     states = 4 * (4 * config.hidden + 5 * heads + keys) + number * 2 * config.intermediate
-    # Rows that go on behind `Safety:` are copied out of the micro-batch, all of them at worst.
-    batch = token_budget * (states + 2 * kept)
+    batch = token_budget * (states + (1 + COPIES) * kept)
     sliced = config.context * kept
     prefixes = prefix_tokens * config.layers * keys * 4  # in float32, on a CPU in any dtype
     return Need(weights / MIB, prefixes / MIB, batch / MIB, sliced / MIB)

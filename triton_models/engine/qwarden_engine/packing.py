@@ -73,6 +73,18 @@ class Slicing:
         return length if length - end < SMALLEST_SLICE else end
 
 
+def blocks(lengths: Sequence[int], most: int) -> list[range]:
+    """Rows, shortest first, in runs that fill a padded block of at most `most` places each; a row
+    that is longer has one of its own."""
+    found: list[range] = []
+    start = 0
+    for at, length in enumerate(lengths):
+        if at > start and (at + 1 - start) * length > most:
+            found.append(range(start, at))
+            start = at
+    return [*found, range(start, len(lengths))]
+
+
 @dataclass(slots=True)
 class Waiting(Generic[J]):
     """The jobs that wait, and the long one that is under way."""

@@ -18,15 +18,12 @@ ROOM = 4.0
 """Times what is seen in a few rows that a margin may move in any row."""
 
 
-def near(judge: Judge, jobs: Sequence[Job]) -> float:
+def near(judge: Judge, jobs: Sequence[Job], full: Sequence[Draft]) -> float:
     """The margin under which a row can get another answer in another micro-batch, in logits: 0
-    where no batch moves any. `jobs`: what fills one."""
+    where no batch moves any. `jobs`: what fills one; `full`: their drafts from it."""
     alone = [judge.together([job])[0] for job in jobs]
-    most = 0.0
-    for count in {len(jobs), -(-len(jobs) // 8)}:
-        beside = judge.together(jobs[:count])
-        most = max(most, *map(_moved, beside, alone))
-    return ROOM * most
+    few = judge.together(jobs[: -(-len(jobs) // 8)])
+    return ROOM * max(max(map(_moved, beside, alone)) for beside in (full, few))
 
 
 def _moved(one: Draft, other: Draft) -> float:

@@ -163,6 +163,7 @@ class Scheduler:
 
     def _slice(self, sliced: Sliced[Job]) -> None:
         job = sliced.job
+        waited = time.monotonic() - job.row.request.since
         whole = job.row.left == 1 and sliced.end == job.length
         try:
             draft = self._timed([job.row.name], lambda: self._judge.slice(sliced), whole)
@@ -173,6 +174,8 @@ class Scheduler:
             self._mend([job], error)
             return
         self.counts.tokens += sliced.end - sliced.start
+        if sliced.start == 0:
+            self.counts.queue_seconds += waited
         if draft is not None:
             self.counts.jobs += 1
             self._settle(job, draft, alone=True)

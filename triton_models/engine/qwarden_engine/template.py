@@ -303,7 +303,9 @@ class Template:
         pieces = []
         for start in range(0, count * step, step):
             end = min(start + room, len(offsets))
-            text = last.content[offsets[start][0] : offsets[end - 1][1]]
+            # Where NFC composes, a token's own end is before the marks that it took in.
+            after = offsets[end][0] if end < len(offsets) else len(last.content)
+            text = last.content[offsets[start][0] : after]
             turns = [*before, Turn(last.role, text)]
             piece = self._encode_one(task, turns, len(conversation.turns) - 1)
             if piece.tokens > limit:

@@ -32,7 +32,7 @@ from typing import Final
 
 from .english import KINDS, English
 from .escapes import wrap
-from .labels import PROMPT_CATEGORIES, SAFETIES
+from .labels import PROMPT_CATEGORIES, RESPONSE_CATEGORIES, SAFETIES
 from .row import Row
 
 #: Characters of one text that are kept, and the share of texts cut at the larger number instead.
@@ -71,16 +71,18 @@ def _row(fields: dict[str, object]) -> Row:
     named = fields["categories"]
     if task not in ("prompt", "response") or label not in SAFETIES or not isinstance(named, list):
         raise ValueError("task, label or categories")
-    unknown = set(named) - set(PROMPT_CATEGORIES)
+    unknown = set(named) - set(PROMPT_CATEGORIES if task == "prompt" else RESPONSE_CATEGORIES)
     if unknown or (label == "Safe") != (not named):
-        raise ValueError(f"categories {named} with label {label}")
-    messages = [("user", str(fields["prompt"]))]
+        raise ValueError(f"categories {named} with label {label}, of a {task}")
+    messages = [("user", _text(fields, "prompt"))]
     refusal: bool | None = None
     if task == "response":
-        answer = str(fields["response"])
+        answer = _text(fields, "response")
         messages.append(("assistant", answer))
         given = fields.get("refusal")
-        refusal = given if isinstance(given, bool) else guess_refusal(answer)
+        if given is not None and not isinstance(given, bool):
+            raise ValueError(f"refusal is {given!r}, neither true, false nor null")
+        refusal = guess_refusal(answer) if given is None else given
     return Row(
         source=str(fields["source"]),
         language=str(fields["lang"]),
@@ -90,6 +92,14 @@ def _row(fields: dict[str, object]) -> Row:
         categories=tuple(named),
         refusal=refusal,
     )
+
+
+def _text(fields: dict[str, object], name: str) -> str:
+    value = fields[name]
+    if not isinstance(value, str):
+        raise ValueError(f"{name} is {value!r}, not a text")
+    value.encode()  # raises for a lone surrogate, which no tokenizer takes
+    return value
 
 
 def shorten(text: str, keep: int) -> str:

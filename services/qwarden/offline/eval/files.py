@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import zlib
 from collections.abc import Iterator
@@ -63,7 +64,8 @@ def _lines(name: str, file: BufferedReader) -> Iterator[tuple[int, bytes]]:
     zipped = file.peek(2)[:2] == _GZIP
     try:
         for number, line in enumerate(gzip.GzipFile(fileobj=file) if zipped else file, 1):
-            if line.strip():
-                yield number, line
+            content = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+            if content.strip():
+                yield number, content
     except (EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{name} cannot be read to its end: {error}; fetch it again") from None
