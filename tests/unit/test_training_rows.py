@@ -37,11 +37,22 @@ def _file(folder: Path, *rows: dict[str, Any]) -> Path:
         (RESPONSE | {"response": None}, "response is None, not a text"),
         (RESPONSE | UNSAFE, r"\['Jailbreak'\] with label Unsafe, of a response"),
         (RESPONSE | {"refusal": "yes"}, "refusal is 'yes', neither"),
+        (PROMPT | {"refusal": 1}, "refusal is 1, neither"),
+        (PROMPT | {"response": "So."}, "response is not null, of a prompt"),
+        (PROMPT | {"source": None}, "source is None, not a text"),
+        (PROMPT | {"lang": 5}, "lang is 5, not a text"),
     ],
 )
 def test_a_row_is_learnt_as_something_else(tmp_path: Path, row: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=rf"line 2: .*{said}"):
         list(read_rows(_file(tmp_path, PROMPT, row)))
+
+
+def test_a_line_that_is_no_utf_8_stops_the_run_without_its_number(tmp_path: Path) -> None:
+    file = _file(tmp_path, PROMPT, PROMPT | {"prompt": "Hällo"})
+    file.write_bytes(file.read_bytes().replace(rb"\u00e4", b"\xe4"))
+    with pytest.raises(ValueError, match=r"rows.jsonl, line 2: UnicodeDecodeError"):
+        list(read_rows(file))
 
 
 def test_a_row_that_keeps_to_the_format_stops_the_run(tmp_path: Path) -> None:

@@ -181,6 +181,35 @@ def test_a_template_that_hides_thoughts_is_used(tmp_path: Path) -> None:
         Template(open_checkpoint(str(guard)))
 
 
+def _load_error(folder: Path, old: str, new: str) -> str:
+    guard = copy_to(folder)
+    file = guard / "chat_template.jinja"
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+    with pytest.raises(CheckpointError) as error:
+        Template(open_checkpoint(str(guard)))
+    return str(error.value)
+
+
+@pytest.mark.parametrize("written", ["USER:\n", "USER:", "USER"])
+def test_a_role_that_cannot_be_cut_is_refused_without_the_form_that_can(
+    tmp_path: Path, written: str
+) -> None:
+    said = _load_error(tmp_path, "USER: ", written.replace("\n", "\\n"))
+    form = f"{written.rstrip()} "
+    assert said.endswith(
+        f"; where the template writes {written!r} before the content, {form!r} is expected"
+    )
+
+
+def test_a_rendering_that_depends_on_the_content_is_blamed_on_the_role(tmp_path: Path) -> None:
+    start = "{{- '<|im_start|>user\\n' -}}"
+    said = _load_error(tmp_path, start, "{{- 'x' if messages[0].content == ' ' -}}" + start)
+    assert "differ for" in said
+    assert "is expected" not in said
+
+
 def test_one_row_that_the_template_refuses_takes_the_others_with_it(tmp_path: Path) -> None:
     guard = copy_to(tmp_path)
     file = guard / "chat_template.jinja"

@@ -330,7 +330,8 @@ class Template:
                 f"{self._file}: expected the content of each turn of a {task} once in its "
                 f"rendering, and {len(turns)} turns came out {text.count(_SENTINEL)} times"
             )
-        prefix = text[: text.index(_SENTINEL)].rstrip()
+        before = text[: text.index(_SENTINEL)]
+        prefix = before.rstrip()
         behind = text[text.rindex(_SENTINEL) + len(_SENTINEL) :]
         tail = behind.lstrip()
         if not prefix or not tail:
@@ -355,6 +356,20 @@ class Template:
         raise CheckpointError(
             f"{self._file}: expected the same token ids for the rendering of a {task} as a whole "
             f"and cut before and behind the conversation, and they differ for {wrong!r}"
+            f"{self._expected_before(before)}"
+        )
+
+    def _expected_before(self, before: str) -> str:
+        """What the template should write before the content, where the cut there changes a token;
+        else empty."""
+        prefix = before.rstrip()
+        ids = self._ids(prefix)
+        if all(self._ids(before + content)[: len(ids)] == ids for content in _CONTENTS):
+            return ""
+        start = prefix.rsplit("\n", 1)[-1]
+        return (
+            f"; where the template writes {start + before[len(prefix) :]!r} before the content, "
+            f"{start + ' '!r} is expected"
         )
 
     def _mismatch(self, cut: Cut, task: Task) -> str:

@@ -57,7 +57,7 @@ def guess_refusal(text: str) -> bool:
 
 def read_rows(path: Path) -> Iterator[Row]:
     """The rows of one file; a line that breaks the format raises ValueError with its number."""
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as lines:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:
                 yield _row(json.loads(line))
@@ -75,17 +75,19 @@ def _row(fields: dict[str, object]) -> Row:
     if unknown or (label == "Safe") != (not named):
         raise ValueError(f"categories {named} with label {label}, of a {task}")
     messages = [("user", _text(fields, "prompt"))]
+    given = fields.get("refusal")
+    if given is not None and not isinstance(given, bool):
+        raise ValueError(f"refusal is {given!r}, neither true, false nor null")
     refusal: bool | None = None
     if task == "response":
         answer = _text(fields, "response")
         messages.append(("assistant", answer))
-        given = fields.get("refusal")
-        if given is not None and not isinstance(given, bool):
-            raise ValueError(f"refusal is {given!r}, neither true, false nor null")
         refusal = guess_refusal(answer) if given is None else given
+    elif fields.get("response") is not None:
+        raise ValueError("response is not null, of a prompt")
     return Row(
-        source=str(fields["source"]),
-        language=str(fields["lang"]),
+        source=_text(fields, "source"),
+        language=_text(fields, "lang"),
         task="prompt" if task == "prompt" else "response",
         messages=tuple(messages),
         safety=next(name for name in SAFETIES if name == label),
