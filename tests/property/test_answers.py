@@ -16,6 +16,7 @@ from qwarden.guard.answer import (
     assessment_of,
     decode_answer,
     encode_answer,
+    safety_of,
     worst_of,
 )
 from qwarden.guard.row import View
@@ -112,7 +113,18 @@ def test_what_is_no_answer_is_read_as_one(data: bytes) -> None:
         decode_answer(data)
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+_NOT_FINITE = [float("nan"), float("inf"), -float("inf")]
+
+
+@pytest.mark.parametrize("number", _NOT_FINITE)
+@pytest.mark.parametrize("at", range(3))
+def test_what_is_no_number_is_safe(number: float, at: int) -> None:
+    safe, controversial, unsafe = (number if i == at else float(i) for i in range(3))
+    with pytest.raises(ValueError, match="not all finite"):
+        safety_of((safe, controversial, unsafe))
+
+
+@pytest.mark.parametrize("number", _NOT_FINITE)
 @pytest.mark.parametrize("which", ["whole", "entry"])
 def test_what_is_no_number_is_read_from_the_cache(number: float, which: str) -> None:
     good, bad = (Entry(View.AS_SENT, 0, (x, 0.0, 0.0), (), None, 1) for x in (1.0, number))

@@ -67,6 +67,19 @@ def test_no_row_stops_the_engine(data: bytes) -> None:
         Row.from_json(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "Expecting value: line 1 column 1"),
+        (b'{"task":"prompt",}', "line 1 column 18"),
+        (b"\xff", "can't decode byte 0xff in position 0"),
+    ],
+)
+def test_broken_json_is_refused_without_a_place(data: bytes, why: str) -> None:
+    with pytest.raises(ValueError, match=f"a conversation is JSON, and this is not .*{why}"):
+        Row.from_json(data)
+
+
 GOOD = '{"task":"prompt","messages":[{"role":"user","content":"a"}]'
 
 

@@ -35,13 +35,11 @@ class Row:
         for a conversation that the guard cannot judge."""
         try:
             body = json.loads(data)
-            named = body.get("views", [View.AS_SENT])
-            exact = body.get("exact", False)
-        except (ValueError, AttributeError, RecursionError):
-            named, exact = [View.AS_SENT], False
-            body = None
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"a conversation is JSON, and this is not ({error})") from None
         conversation = Conversation.from_body(body)
-        views = views_of(named)
+        views = views_of(body.get("views", _AS_SENT_ALONE))
+        exact = body.get("exact", False)
         if not isinstance(exact, bool):
             raise ValueError("exact is true or false")
         reason = refusal_of(conversation.task, conversation.turns)

@@ -245,6 +245,38 @@ def test_a_short_row_starves_a_long_one() -> None:
     assert turns <= 11 * (BATCHES_A_SLICE + 1)
 
 
+def test_a_slice_that_was_not_forwarded_is_left_out() -> None:
+    """The last one too; the next begins where it began, by the slicing that holds then."""
+    waiting: Waiting[_Job] = Waiting(Slicing(200, float("inf")))
+    job = _Job(400)
+    waiting.add([job])
+    waiting.next(100)
+    last = waiting.next(100)
+    assert isinstance(last, Sliced)
+    assert (last.start, last.end, waiting.long) == (200, 400, 0)
+    waiting.step_back(last)
+    assert waiting.long == 1
+    waiting.slice_by(Slicing(100, float("inf")))
+    ends = []
+    for _ in range(2):
+        waiting.next(100)
+        ends.append((last.start, last.end))
+    assert ends == [(200, 300), (300, 400)]
+    assert (waiting.long, bool(waiting)) == (0, False)
+
+
+def test_jobs_that_another_slicing_makes_long_are_miscounted() -> None:
+    waiting: Waiting[_Job] = Waiting(Slicing(200, 1e9))
+    waiting.add([_Job(100), _Job(150), _Job(300)])
+    waiting.again([_Job(160)])
+    assert (waiting.tokens, waiting.long) == (410, 1)
+    waiting.slice_by(Slicing(120, 1e9))
+    assert (waiting.tokens, waiting.long) == (100, 3)
+    while waiting:
+        waiting.next(100)
+    assert (waiting.tokens, waiting.long) == (0, 0)
+
+
 @given(st.lists(st.integers(1, 2000), min_size=1, max_size=60).map(sorted), st.integers(1, 8000))
 def test_a_long_row_pads_many_short_ones_to_more_memory_than_is_counted(
     lengths: list[int], most: int

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,8 +33,9 @@ def _load(checkpoint: Path) -> Gen:
     ],
 )
 def test_a_missing_file_is_not_named(tmp_path: Path, name: str) -> None:
-    with pytest.raises(CheckpointError, match=f"{re.escape(name)}: expected .*"):
+    with pytest.raises(CheckpointError, match=f"{re.escape(name)}: expected .*") as raised:
         open_checkpoint(str(copy_to(tmp_path, without=name)))
+    assert str(raised.value).count("expected") == 1
 
 
 @pytest.mark.parametrize(
@@ -117,6 +119,38 @@ def _other_bytes(guard: Path) -> None:
     file.write_bytes(file.read_bytes().replace(b'"BF16"', b'"F32" ', 1))
 
 
+def _one_place_for_two(guard: Path) -> None:
+    """Two tensors of one shape at the same bytes; the file's size is right."""
+
+    def change(header: dict[str, Any]) -> None:
+        first, second = (f"model.layers.{layer}.self_attn.q_norm.weight" for layer in range(2))
+        header[second]["data_offsets"] = header[first]["data_offsets"]
+
+    _edit_header(guard, change)
+
+
+def _fraction_as_size(guard: Path) -> None:
+    _edit_header(guard, lambda header: header["model.norm.weight"].update(shape=[384.0]))
+
+
+def _edit_header(guard: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    file = guard / "model.safetensors"
+    content = file.read_bytes()
+    behind = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:behind])
+    change(header)
+    _write_header(guard, json.dumps(header).encode(), content[behind:])
+
+
+def _write_header(guard: Path, header: bytes, tensors: bytes = b"") -> None:
+    length = len(header).to_bytes(8, "little")
+    (guard / "model.safetensors").write_bytes(length + header + tensors)
+
+
+def _deep_header(guard: Path) -> None:
+    _write_header(guard, b'{"a":' + b"[" * 100_000)
+
+
 def _no_header(guard: Path) -> None:
     (guard / "model.safetensors").write_bytes(b"\xff" * 64)
 
@@ -142,9 +176,12 @@ def _index_lies(guard: Path) -> None:
         (_without_tensor, "model.safetensors: expected tensor model.layers.0.mlp.up_proj.weight"),
         (_other_shape, "model.safetensors: expected model.norm.weight of shape"),
         (_other_dtype, "model.safetensors: expected model.norm.weight as one of F32, BF16, F16"),
-        (_truncated, "as its header says"),
-        (_other_bytes, "model.safetensors: expected a safetensors file (model.embed_tokens.weight"),
-        (_no_header, "model.safetensors: expected a safetensors file"),
+        (_truncated, "model.safetensors: expected a whole safetensors file; fetch it again"),
+        (_other_bytes, "model.safetensors: expected a whole safetensors file"),
+        (_one_place_for_two, "model.safetensors: expected a whole safetensors file"),
+        (_fraction_as_size, "model.safetensors: expected a whole safetensors file"),
+        (_deep_header, "model.safetensors: expected a whole safetensors file"),
+        (_no_header, "model.safetensors: expected a whole safetensors file"),
         (_index_without_shard, "model-00001-of-00002.safetensors: expected the weights here"),
         (_index_leads_out, "model.safetensors.index.json: expected files beside it"),
         (_index_lies, "model.safetensors: expected tensor no.such.tensor"),
@@ -276,6 +313,7 @@ def _write_profile(guard: Path, **changes: object) -> None:
         ({"name": ""}, "expected a mapping with a name"),
         ({"name": "a guard"}, "expected a mapping with a name"),
         ({"name": "guard@1"}, "expected a mapping with a name"),
+        ({"name": "guard\n"}, "expected a mapping with a name"),
         ({"family": "llamaguard"}, "expected family qwen3guard-gen, and it is 'llamaguard'"),
         ({"taxonomy": ["Violent"]}, "expected taxonomy as a map"),
         ({"taxonomy": {"Violent": "Violent"}}, "expected 'Non-violent Illegal Acts', a category"),
@@ -287,6 +325,13 @@ def test_a_wrong_profile_is_used(tmp_path: Path, changes: dict[str, object], mes
     _write_profile(guard, **changes)
     with pytest.raises(CheckpointError, match=f"profile.yaml: {re.escape(message)}"):
         _load(guard)
+
+
+def test_a_profile_nested_without_end_gives_a_stack_trace(tmp_path: Path) -> None:
+    guard = copy_to(tmp_path)
+    (guard / "profile.yaml").write_text("[" * 20_000)
+    with pytest.raises(CheckpointError, match=r"profile\.yaml: expected YAML"):
+        open_checkpoint(str(guard))
 
 
 def test_a_day_that_is_none_names_no_file(tmp_path: Path) -> None:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
+from torch import Tensor
 
 from qwarden_engine.checkpoint import Config, open_checkpoint
 from qwarden_engine.gen import Gen
-from qwarden_engine.memory import need
+from qwarden_engine.memory import COPIES, need
+from qwarden_engine.model import Cache, Qwen3
 from qwarden_engine.settings import EngineSettings, SettingsError
-from unit.engine.checkpoints import STAND_IN
+from unit.engine.checkpoints import STAND_IN, engine, prompt
 
 SMALL = Config(
     layers=28,
@@ -56,3 +61,48 @@ def test_a_start_takes_more_than_it_may() -> None:
 
 def test_the_size_of_an_embedding_is_guessed() -> None:
     assert open_checkpoint(str(STAND_IN)).embedding_bytes == 2
+
+
+def test_one_long_row_pads_short_ones_to_more_memory_than_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They go on in blocks, of which one is held at a time; and answer as they do alone."""
+    budget = 1024
+    gen = engine(floor=1.0, token_budget=budget, second_look=False)
+    some = [prompt("word " * 500), *(prompt(f"text {at}") for at in range(9))]
+    alone = [gen.judge([each.to_json()])[0] for each in some]
+    blocks: list[weakref.ref[Tensor]] = []
+    sizes: list[int] = []
+    cache = Qwen3.cache
+
+    def note(model: Qwen3, *args: Any) -> Cache:
+        assert [block for block in blocks if block() is not None] == []
+        made = cache(model, *args)
+        rows, slots = made.keys[0].shape[:2]
+        blocks.append(weakref.ref(made.keys[0]))
+        sizes.append(rows * slots)
+        return made
+
+    monkeypatch.setattr(Qwen3, "cache", note)
+    assert gen.judge([each.to_json() for each in some]) == alone
+    assert len(sizes) == 2
+    assert max(sizes) <= COPIES * budget
+    gen.close()
+
+
+def test_short_rows_that_memory_can_hold_go_on_one_after_another(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gen = engine(floor=1.0, second_look=False)
+    rows: list[int] = []
+    cache = Qwen3.cache
+
+    def note(model: Qwen3, *args: Any) -> Cache:
+        made = cache(model, *args)
+        rows.append(len(made.lengths))
+        return made
+
+    monkeypatch.setattr(Qwen3, "cache", note)
+    gen.judge([prompt(text).to_json() for text in ("hi", "a few words more than that")])
+    assert rows == [2]
+    gen.close()

@@ -6,13 +6,15 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
+from torch import Tensor
 
 from qwarden.guard.answer import Answer, Assessment, Failure, Unanswered
 from qwarden.guard.conversation import Conversation, Task
 from qwarden.guard.row import View, row_of
+from qwarden_engine import scheduler
 from qwarden_engine.conviction import GOOD, LEDGER, Ledger
 from qwarden_engine.gen import EngineFailed, Gen, _name
 from qwarden_engine.model import Forwarded, Past, Qwen3, Span
@@ -198,7 +200,7 @@ def test_a_batch_that_memory_cannot_hold_is_lost(monkeypatch: pytest.MonkeyPatch
     forwards = _Forwards(monkeypatch, lambda spans: _without_memory(spans, 2))
     _same(gen.judge(rows), expected)
     assert gen.counts.out_of_memory > 0
-    assert gen._scheduler._budget == budget >> gen.counts.out_of_memory
+    assert gen._scheduler._budget < budget
     done = [ids for batch in forwards.rows for ids in batch]
     assert sorted(done) == sorted(_ids(gen, each) for each in some)
     before = gen.counts.out_of_memory
@@ -207,21 +209,86 @@ def test_a_batch_that_memory_cannot_hold_is_lost(monkeypatch: pytest.MonkeyPatch
     gen.close()
 
 
+def _at_most(tokens: int) -> Hook:
+    """Memory for forwards of so many tokens."""
+
+    def full(spans: Sequence[Span]) -> None:
+        if sum(len(span.ids) for span in spans) > tokens:
+            _without_memory(spans, 0)
+
+    return full
+
+
 @pytest.mark.parametrize("words", [400, 2000], ids=["alone", "in slices"])
-def test_a_row_that_memory_cannot_hold_alone_raises(
+@pytest.mark.parametrize("most", [130, 300])
+def test_a_row_that_memory_can_hold_in_smaller_slices_has_no_answer(
+    monkeypatch: pytest.MonkeyPatch, words: int, most: int
+) -> None:
+    gen = engine(token_budget=512, second_look=False)
+    some = [prompt("hello"), prompt("word " * words), response("a", "b")]
+    rows = [each.to_json() for each in some]
+    expected = gen.judge(rows)
+    forwards = _Forwards(monkeypatch, _at_most(most))
+    _same(gen.judge(rows), expected)
+    done = [token for batch in forwards.rows for ids in batch for token in ids]
+    assert sorted(done) == sorted(token for each in some for token in _ids(gen, each))
+    assert gen._scheduler._waiting.tokens == gen._scheduler._waiting.long == 0
+    gen.close()
+
+
+def test_a_last_slice_that_memory_cannot_decode_cannot_be_run_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gen = engine(floor=1.0, token_budget=512, second_look=False)
+    row = prompt("word " * 900).to_json()
+    expected = gen.judge([row])
+    extend = Qwen3.extend
+    left = [1]
+
+    def once(model: Qwen3, *args: Any) -> Tensor:
+        if left:
+            left.pop()
+            raise MemoryError
+        return extend(model, *args)
+
+    monkeypatch.setattr(Qwen3, "extend", once)
+    _same(gen.judge([row]), expected)
+    assert gen.counts.out_of_memory == 1
+    assert gen._scheduler._judge._past is None
+    gen.close()
+
+
+def test_an_engine_that_ran_out_of_memory_once_is_slow_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its budget and its slices come back step by step, and then the same bits."""
+    monkeypatch.setattr(scheduler, "STEP_UP", 3)
+    gen = engine(token_budget=512, second_look=False)
+    row = prompt("word " * 2000).to_json()
+    expected = gen.judge([row])
+    budget, slicing = gen._scheduler._budget, gen._scheduler._waiting.slicing
+    forwards = _Forwards(monkeypatch, _at_most(100))
+    gen.judge([row])
+    assert gen._scheduler._budget < budget
+    forwards.before = lambda _: None
+    for _ in range(12):
+        gen.judge([prompt("short").to_json()])
+    assert (gen._scheduler._budget, gen._scheduler._waiting.slicing) == (budget, slicing)
+    assert gen.judge([row]) == expected
+    gen.close()
+
+
+@pytest.mark.parametrize("words", [400, 2000], ids=["alone", "in slices"])
+def test_a_row_that_memory_cannot_hold_in_any_slices_raises(
     monkeypatch: pytest.MonkeyPatch, words: int
 ) -> None:
     """It has no answer; the rows before and behind it have."""
     gen = engine(token_budget=512, second_look=False)
 
-    def full(spans: Sequence[Span]) -> None:
-        if any(len(span.ids) > 300 for span in spans):
-            _without_memory(spans, 0)
-
     small = [prompt("hello"), response("a", "b")]
     rows = [small[0].to_json(), prompt("word " * words).to_json(), small[1].to_json()]
     expected = gen.judge([rows[0], rows[2]])
-    _Forwards(monkeypatch, full)
+    _Forwards(monkeypatch, _at_most(60))
     before, large, after = gen.judge(rows)
     _same([before, after], expected)
     assert "out of memory for a row of" in _failure(large, Failure.NO_ANSWER)
@@ -526,6 +593,24 @@ def test_the_wait_of_a_long_row_is_not_counted(monkeypatch: pytest.MonkeyPatch) 
     alone = gen.counts.queue_seconds
     assert long.answers() is not None
     assert gen.counts.queue_seconds > alone >= waited
+    gen.close()
+
+
+def test_the_padding_of_rows_that_go_on_is_not_counted() -> None:
+    """To the longest of them, and the room that an answer did not take."""
+    gen = engine(floor=1.0, second_look=False)
+    some = [prompt("word " * 80), prompt("word " * 100)]
+    each = []
+    for conversation in some:
+        before = gen.counts.padding
+        gen.judge([conversation.to_json()])
+        each.append(gen.counts.padding - before)
+    room = gen._parts[Task.PROMPT].grammar.room
+    assert all(0 <= padding < room for padding in each)
+    before = gen.counts.padding
+    gen.judge([conversation.to_json() for conversation in some])
+    short, long = (len(_ids(gen, conversation)) for conversation in some)
+    assert gen.counts.padding - before == sum(each) + long - short
     gen.close()
 
 

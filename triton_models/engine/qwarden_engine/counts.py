@@ -7,6 +7,7 @@ from dataclasses import dataclass
 HELP = {
     "jobs": "Views and pieces of rows that were judged.",
     "tokens": "Tokens forwarded for them, without the prefix that is kept.",
+    "padding": "Slots held for rows whose categories were decoded that took no token.",
     "forwards": "Micro-batches and slices.",
     "forward_seconds": "Seconds of these.",
     "queue_seconds": "Seconds that jobs waited for their micro-batch, summed.",
@@ -24,6 +25,7 @@ class Counts:
 
     jobs: int = 0
     tokens: int = 0
+    padding: int = 0
     forwards: int = 0
     forward_seconds: float = 0.0
     queue_seconds: float = 0.0

@@ -24,18 +24,25 @@ class Part:
 
 
 class Judge:
-    """Runs jobs. Holds the keys and values of the one row that is sliced."""
+    """Runs jobs. Holds the keys and values of the one row that is sliced.
+
+    `padding`: slots that the last micro-batch's blocks had for rows that went on behind `Safety:`
+    and that held no token in the end.
+    """
 
     def __init__(self, model: Qwen3, parts: Mapping[Task, Part]) -> None:
         self._model = model
         self._parts = parts
         self._past: tuple[Job, Past] | None = None
+        self.padding = 0
 
-    def together(self, jobs: Sequence[Job]) -> list[Draft]:
-        """Drafts of a micro-batch, in the order of the jobs."""
+    def together(self, jobs: Sequence[Job], budget: int = 0) -> list[Draft]:
+        """Drafts of a micro-batch, in the order of the jobs. `budget`: tokens that memory is
+        counted for, where they are more than the jobs'."""
         order = sorted(range(len(jobs)), key=lambda at: (jobs[at].task, jobs[at].length))
         spans = [self._span(jobs[at]) for at in order]
         forwarded = self._model.forward(spans)
+        self.padding = 0
         drafts: list[Draft] = [Draft()] * len(jobs)
         read = row = 0
         for task, group in groupby(order, key=lambda at: jobs[at].task):
@@ -46,7 +53,7 @@ class Judge:
             wanted = [at for at, draft in enumerate(made) if part.grammar.wants_categories(draft)]
             room = part.grammar.room
             lengths = [jobs[some[at]].length - part.grammar.guessed for at in wanted]
-            most = COPIES * forwarded.kept.length
+            most = COPIES * max(budget, forwarded.kept.length)
             for block in blocks([length + room for length in lengths], most) if wanted else ():
                 cache = self._model.cache(
                     forwarded,
@@ -56,6 +63,8 @@ class Judge:
                     room,
                 )
                 part.grammar.decode(cache, [made[wanted[at]] for at in block])
+                self.padding += cache.padding
+                del cache  # or it would stand beside the next block, which `need` does not count
             for at, draft in zip(some, made, strict=True):
                 drafts[at] = draft
             read = end
@@ -63,7 +72,8 @@ class Judge:
         return drafts
 
     def slice(self, sliced: Sliced[Job]) -> Draft | None:
-        """Runs the next slice; the draft behind the last one, else None."""
+        """Runs the next slice; the draft behind the last one, else None. One that raised may be
+        run again, from the same start."""
         job = sliced.job
         part = self._parts[job.task]
         if sliced.start == 0:
@@ -71,6 +81,7 @@ class Judge:
             self._past = (job, self._model.past(job.length + part.grammar.room))
         assert self._past is not None and self._past[0] is job
         past = self._past[1]
+        past.length = sliced.start
         at_end = sliced.end == job.length
         grammar = part.grammar
         reads = tuple(sliced.end - sliced.start + read for read in grammar.reads)
@@ -79,11 +90,11 @@ class Judge:
         )
         if not at_end:
             return None
-        self._past = None
         [draft] = grammar.drafts(forwarded.read)
         if grammar.wants_categories(draft):
             cache = self._model.cache_of(past, part.prefix, job.length - grammar.guessed)
             grammar.decode(cache, [draft])
+        self._past = None
         return draft
 
     @property

@@ -12,9 +12,8 @@ _BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
 
 
 COPIES = 2
-"""Times the tokens of a micro-batch that rows which go on behind `Safety:` are copied out into at
-once, padded to the longest of them: rows of about one length, with room for an answer, fit in one
-block."""
+"""Times the token budget that rows which go on behind `Safety:` are copied out into at once, padded
+to the longest of them: rows of about one length, with room for an answer, fit in one block."""
 
 
 @dataclass(frozen=True, slots=True)

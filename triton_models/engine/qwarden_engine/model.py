@@ -95,6 +95,12 @@ class Cache:
     values: list[Tensor]
     lengths: list[int]
 
+    @property
+    def padding(self) -> int:
+        """Slots that hold no token."""
+        rows, slots = self.keys[0].shape[:2]
+        return rows * slots - sum(self.lengths)
+
     def rewind(self, tokens: Sequence[int]) -> None:
         """Takes back the last so many tokens of each row."""
         self.lengths = [held - back for held, back in zip(self.lengths, tokens, strict=True)]

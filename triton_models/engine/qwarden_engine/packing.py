@@ -116,6 +116,21 @@ class Waiting(Generic[J]):
         self._jobs.extendleft(reversed(jobs))
         self._counted(jobs, 1)
 
+    def step_back(self, sliced: Sliced[J]) -> None:
+        """A slice that was taken, but not forwarded: the next one begins where it began."""
+        if self._sliced is None:
+            self._sliced = sliced
+            self._counted([sliced.job], 1)
+        sliced.end = sliced.start
+
+    def slice_by(self, slicing: Slicing) -> None:
+        """Another slicing from now on, of what waits too."""
+        self.slicing = slicing
+        self.tokens = self.long = 0
+        self._counted([*self._jobs, *self._again], 1)
+        if self._sliced is not None:
+            self._counted([self._sliced.job], 1)
+
     def drop(self, unwanted: Callable[[J], bool]) -> list[J]:
         """Takes out what nobody waits for any more, and returns it."""
         dropped: list[J] = []

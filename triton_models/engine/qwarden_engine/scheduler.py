@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
@@ -21,7 +22,7 @@ from qwarden_engine.counts import Counts
 from qwarden_engine.grammar import Draft
 from qwarden_engine.jobs import Job, Request, Row
 from qwarden_engine.judge import Judge
-from qwarden_engine.packing import Sliced, Slicing, Together, Waiting
+from qwarden_engine.packing import SMALLEST_SLICE, Sliced, Slicing, Together, Waiting
 from qwarden_engine.pulse import Pulse
 
 T = TypeVar("T")
@@ -35,6 +36,10 @@ More would only hide the queue from Triton, whose limits, timeouts and prioritie
 WAITING_LONG = 64
 """Long jobs that are taken before `submit` blocks. One costs its ids, a quarter of a megabyte;
 a bound by their tokens would have the short rows behind them wait outside, and not take turns."""
+
+STEP_UP = 64
+"""Forwards that come back before a budget that was lowered is doubled, up to the setting. Where
+memory still has no room for that, one forward in so many is lost."""
 
 
 class Scheduler:
@@ -58,7 +63,9 @@ class Scheduler:
     ) -> None:
         self.counts = Counts()
         self._judge = judge
+        self._setting = (budget, slicing)
         self._budget = budget
+        self._came_back = 0
         self._bound = bound
         self._revision = revision
         self._good = good
@@ -150,13 +157,21 @@ class Scheduler:
         whole = all(job.row is first for job in jobs) and len(jobs) == first.left
         try:
             drafts = self._timed(
-                sorted({job.row.name for job in jobs}), lambda: self._judge.together(jobs), whole
+                sorted({job.row.name for job in jobs}),
+                lambda: self._judge.together(jobs, self._budget),
+                whole,
             )
         except Exception as error:
-            self._mend(jobs, error)
+            if self._fits_in_less(error, jobs, sum(job.length for job in jobs)):
+                with self._changed:
+                    self._waiting.put_back(jobs)
+            else:
+                self._mend(jobs, error)
             return
+        self._steps_up()
         self.counts.jobs += len(jobs)
         self.counts.tokens += sum(job.length for job in jobs)
+        self.counts.padding += self._judge.padding
         self.counts.queue_seconds += sum(now - job.row.request.since for job in jobs)
         for job, draft in zip(jobs, drafts, strict=True):
             self._settle(job, draft, alone=len(jobs) == 1)
@@ -168,11 +183,16 @@ class Scheduler:
         try:
             draft = self._timed([job.row.name], lambda: self._judge.slice(sliced), whole)
         except Exception as error:
+            if self._fits_in_less(error, [job], sliced.end - sliced.start):
+                with self._changed:
+                    self._waiting.step_back(sliced)
+                return
             self._judge.forget()
             with self._changed:
                 self._waiting.drop(lambda other: other is job)
             self._mend([job], error)
             return
+        self._steps_up()
         self.counts.tokens += sliced.end - sliced.start
         if sliced.start == 0:
             self.counts.queue_seconds += waited
@@ -211,19 +231,41 @@ class Scheduler:
                 )
         self._answer_if_whole(row.request)
 
+    def _fits_in_less(self, error: BaseException, jobs: Sequence[Job], tokens: int) -> bool:
+        """Whether a forward of so many tokens ran out of memory and can be done in smaller ones,
+        for which the budget is lowered then."""
+        if not is_out_of_memory(error):
+            return False
+        self.counts.out_of_memory += 1
+        if self._judge.on_cuda:
+            torch.cuda.empty_cache()
+        if len(jobs) == 1 and tokens < 2 * SMALLEST_SLICE:
+            return False
+        self._forward_at_most(min(self._budget, tokens // 2))
+        _log.warning("memory ran out: a forward has at most %d tokens now", self._budget)
+        return True
+
+    def _steps_up(self) -> None:
+        """After a forward that came back."""
+        self._came_back += 1
+        if self._budget < self._setting[0] and self._came_back >= STEP_UP:
+            self._forward_at_most(min(self._setting[0], 2 * self._budget))
+
+    def _forward_at_most(self, budget: int) -> None:
+        """Rows are sliced by it too: until it is back at the setting, a long row is cut elsewhere,
+        and may have other last bits."""
+        slicing = self._setting[1]
+        slice_tokens = max(SMALLEST_SLICE, min(slicing.tokens, budget))
+        self._came_back = 0
+        with self._changed:
+            self._budget = budget
+            self._waiting.slice_by(replace(slicing, tokens=slice_tokens))
+            self._changed.notify_all()
+
     def _mend(self, jobs: list[Job], error: BaseException) -> None:
-        """After a forward that raised: smaller, then alone, then the row or the engine fails."""
+        """After a forward that raised: alone, then the row or the engine fails."""
         if is_out_of_memory(error):
-            self.counts.out_of_memory += 1
-            if self._judge.on_cuda:
-                torch.cuda.empty_cache()
-            if len(jobs) > 1:
-                self._budget = max(1, self._budget // 2)
-                _log.warning("memory ran out: micro-batches have %d tokens now", self._budget)
-                with self._changed:
-                    self._waiting.put_back(jobs)
-                return
-            reason = f"out of memory for a row of {jobs[0].tokens} tokens alone"
+            reason = f"out of memory for a row of {jobs[0].tokens} tokens, in the smallest slices"
         elif len(jobs) > 1:
             _log.warning("a micro-batch failed, its rows are judged one by one: %r", error)
             self._again(jobs)
