@@ -39,14 +39,14 @@ def encoded(self, rows, request):
     _names.update(row.name for row in made if b"deadly" in bytes(rows[row.at]))
     return made
 
-def together(self, jobs):
+def together(self, jobs, *budget):
     of_the_thread = threading.current_thread().name == "engine"
     deadly = any(job.row.name in _names for job in jobs) or (_folder / "all").exists()
     if of_the_thread and deadly:
         with (_folder / "deaths").open("a") as deaths:
             deaths.write(f"{{len(jobs)}}\\n")
         os._exit(1)
-    return _together(self, jobs)
+    return _together(self, jobs, *budget)
 
 Gen._encoded, Judge.together = encoded, together
 """
