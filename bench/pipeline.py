@@ -109,7 +109,7 @@ async def moderate(environ: dict[str, str], group: str, count: int) -> float:
             await handle(records, finish)
 
         judge.handle = timed  # type: ignore[method-assign]
-        service = ModeratorService(settings, judge, dispatcher)
+        service = ModeratorService(settings, judge, dispatcher, bootstrap.control_of(settings))
         running = asyncio.create_task(service.run())
         async with kafka.admin(settings.kafka) as admin:
             committed = 0

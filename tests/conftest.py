@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out: list[pytest.Item] = []
     for item in items:
         folders = item.path.relative_to(Path(__file__).parent).parts
-        if folders[0] in SLOW:
+        if folders[0] in SLOW and not item.get_closest_marker("storm"):
             item.add_marker("parts")
         missing = item.get_closest_marker("shared") and not SHARED.is_dir()
         (left_out if missing else kept).append(item)

@@ -17,13 +17,13 @@ from qwarden import kafka as kafka_tools
 from qwarden import settings as settings_module
 from qwarden.contracts import headers, topics
 from qwarden.contracts.verdict import Verdict, decode_verdict
-from qwarden.delivery.account import Account
 from qwarden.guard.conversation import Task
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
 from qwarden.stack.service import Service
 from qwarden.stack.triton import Triton
 from qwarden.stack.valkey import Valkey
+from qwarden.verify.account import Account
 from traffic import Made
 
 DEADLINE_S = 240.0
@@ -66,11 +66,13 @@ class Fleet:
         return Service(self.home, "moderator", self.settings(QWARDEN_KAFKA__GROUP_ID=group, **more))
 
 
-async def make_topic(bootstrap: str, name: str, partitions: int) -> None:
+async def make_topic(bootstrap: str, name: str, partitions: int, **configs: str) -> None:
+    """`configs`: with _ for the . of Kafka's names."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     try:
-        await admin.create_topics([NewTopic(name, partitions, 1)])
+        named = {key.replace("_", "."): value for key, value in configs.items()}
+        await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=named)])
     finally:
         await admin.close()
 
@@ -176,14 +178,14 @@ class Outcomes:
         for record in tap.records[topics.VERDICTS]:
             origin = origin_of(record)
             verdict = decode_verdict(record.value)
-            self.account.saw(origin, verdict.verdict_id, verdict.task)
+            self.account.verdict(origin, verdict)
             of_task = self.thinking if verdict.task == Task.THINKING else self.verdicts
             before = of_task.setdefault(origin, verdict)
             if before.verdict_id == verdict.verdict_id and meaning(before) != meaning(verdict):
                 self.contradictions.append(origin)
             self.carried[origin] = headers.header(record.headers, headers.CACHE) or ""
         for record in tap.records[topics.DEAD_LETTERS]:
-            self.account.saw(origin_of(record), "dead-letter")
+            self.account.dead_letter(origin_of(record))
             self.dead[origin_of(record)] = msgspec.json.decode(record.value)["error_class"]
         self.review |= {origin_of(record) for record in tap.records[topics.REVIEW]}
         self.evidence |= {origin_of(record) for record in tap.records[topics.EVIDENCE]}

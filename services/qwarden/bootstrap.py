@@ -12,11 +12,14 @@ from qwarden.cache.memory import MemoryCache
 from qwarden.cache.outage import SkippedWhenAway
 from qwarden.cache.redis import RedisCache
 from qwarden.cache.writer import CacheWriter
+from qwarden.control.kafka import KafkaControl
+from qwarden.control.port import Control
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.in_process import InProcessGuard
 from qwarden.inference.port import Guard
 from qwarden.inference.triton import TritonGuard
 from qwarden.moderator.case import Admission
+from qwarden.moderator.halting import Halting
 from qwarden.moderator.lookup import Lookup
 from qwarden.moderator.moderator import Moderator, Publication
 from qwarden.policy.document import DocumentError
@@ -31,7 +34,8 @@ _CLOSE_S = 2.0
 def guard_of(settings: Settings) -> Guard:
     """The guard that the settings name."""
     if settings.guard.mode == "triton":
-        return TritonGuard(settings.triton.url, timeout_s=settings.triton.timeout_s)
+        triton = settings.triton
+        return TritonGuard(triton.url, timeout_s=triton.timeout_s, queue_s=triton.queue_s)
     if settings.engine is None:
         raise SettingsError(
             "QWARDEN_ENGINE__CHECKPOINT: is not set, and guard.mode is in-process; name a "
@@ -69,6 +73,11 @@ def _texts(path: Path | None, folder: str) -> dict[str, str]:
     return texts
 
 
+def control_of(settings: Settings) -> Control:
+    """What is in force for the whole fleet."""
+    return KafkaControl(settings.kafka)
+
+
 def admission_of(settings: Settings, tenants: Tenants) -> Admission:
     return Admission(tenants, settings.keys(), settings.moderator.max_event_bytes)
 
@@ -81,6 +90,10 @@ def limits_of(settings: Settings) -> Limits:
         requests_in_flight=triton.requests_in_flight,
         backoff_s=triton.backoff_s,
         max_backoff_s=triton.max_backoff_s,
+        suspects_in_flight=triton.suspects_in_flight,
+        probe_s=triton.probe_s,
+        alone_s=triton.alone_s,
+        alone_1000_tokens_s=triton.alone_1000_tokens_s,
     )
 
 
@@ -129,6 +142,11 @@ async def moderator(
                 ),
                 trace,
                 telemetry.TenantLabels(frozenset(tenants.known), settings.moderator.tenant_labels),
+                halting=Halting(
+                    contents=settings.moderator.halt_contents,
+                    outcomes=settings.moderator.halt_outcomes,
+                ),
+                guard_is_away=lambda: dispatcher.outage is not None,
             ),
             dispatcher,
         )

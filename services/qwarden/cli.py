@@ -7,15 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import getpass
 import importlib.util
 import json
 import os
+import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
+import msgspec
 import typer
+from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -23,6 +30,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from qwarden import bootstrap, kafka, render, telemetry
 from qwarden import settings as settings_module
 from qwarden.contracts import topics
+from qwarden.contracts.refusal import ErrorClass
+from qwarden.control.port import ControlUnusable
+from qwarden.dead_letters import acting, letters, reading, resuming, terminal
+from qwarden.dead_letters.acting import Done
+from qwarden.dead_letters.letters import Letter, Place, Wanted
 from qwarden.guard.row import View, views_of
 from qwarden.inference.dispatch import Dispatcher
 from qwarden.inference.port import GuardFailed, GuardUnavailable
@@ -33,6 +45,9 @@ from qwarden.settings import Settings, SettingsError
 from qwarden.stack.errors import StackError
 from qwarden.stack.home import Home
 from qwarden.stack.running import running, stop_running
+from qwarden.verify import report
+from qwarden.verify.reader import Scope, groups_of, opened
+from qwarden.verify.report import Report
 
 NO, WRONG_USE, MISSING = 1, 2, 3
 T = TypeVar("T")
@@ -47,7 +62,9 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="The topics that the fleet needs.", no_args_is_help=True)
 config_app = typer.Typer(help="The settings that a service would start with.", no_args_is_help=True)
-dlq_app = typer.Typer(help="Records that can never be judged.", no_args_is_help=True)
+dlq_app = typer.Typer(
+    help="What waits for a person: dead letters, halts, and lost records.", no_args_is_help=True
+)
 app.add_typer(topics_app, name="topics")
 app.add_typer(config_app, name="config")
 app.add_typer(dlq_app, name="dlq")
@@ -62,6 +79,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, a line a recor
 Direct = Annotated[
     bool, typer.Option("--direct", help="Run the engine in this process, without Triton.")
 ]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[LETTER]...", help="PARTITION/OFFSET, as `qwarden dlq ls` says it."),
+]
+ErrorClasses = Annotated[
+    list[str] | None, typer.Option("--error-class", help="Only letters of this class; repeat it.")
+]
+TenantNames = Annotated[
+    list[str] | None, typer.Option("--tenant", help="Only letters of this tenant; repeat it.")
+]
+Since = Annotated[
+    str | None,
+    typer.Option(help="Only letters written since then: 2026-03-01T12:00Z, or an age: 2h."),
+]
+Until = Annotated[str | None, typer.Option(help="Only letters written before then.")]
+Everything = Annotated[bool, typer.Option("--all", help="All open letters.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")]
 GuardName = Annotated[
     str | None,
     typer.Option("--guard", help="A Qwen3Guard-Gen directory or hub id; implies --direct."),
@@ -97,7 +131,8 @@ def moderator() -> None:
 
     async def run() -> int:
         async with bootstrap.moderator(settings) as (judge, dispatcher):
-            return await ModeratorService(settings, judge, dispatcher).run()
+            control = bootstrap.control_of(settings)
+            return await ModeratorService(settings, judge, dispatcher, control).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         sys.exit(runner.run(run()))
@@ -225,7 +260,9 @@ def _say(part: str, message: str, fraction: float | None) -> None:
 
 @topics_app.command("create")
 def topics_create(
-    partitions: Annotated[int, typer.Option(help="Partitions of each topic.")] = 8,
+    partitions: Annotated[
+        int, typer.Option(help="Partitions of each topic; moderation.control has one.")
+    ] = 8,
     replication_factor: Annotated[int, typer.Option(help="Replicas of each partition.")] = 1,
     min_insync_replicas: Annotated[
         int, typer.Option(help="Replicas that must have a record before it is acknowledged.")
@@ -289,17 +326,240 @@ def tail(
 
 
 @dlq_app.command("ls")
-def dlq_ls(as_json: AsJson = False) -> None:
-    """List the dead letters: where each came from, its error class, and the reason."""
+def dlq_ls(
+    error_class: ErrorClasses = None,
+    tenant: TenantNames = None,
+    since: Since = None,
+    until: Until = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the open dead letters: where each came from, its error class, and the reason.
+
+    A letter is open until it was replayed or dropped. Its place, the first column, names it to the
+    other commands.
+
+    \b
+    qwarden dlq ls --error-class crashed --since 2h
+    """
     settings = _client_settings()
+    found = _open_letters(settings, _wanted(None, error_class, tenant, since, until))
+    for letter in found.letters.values():
+        if as_json:
+            _json_line(letter)
+        else:
+            out.print(terminal.open_letter(letter))
+    err.print(_counted(found.letters.values()), markup=False)
 
-    async def show() -> None:
-        async with kafka.reading(
-            settings.kafka, topics.DEAD_LETTERS, from_beginning=True, follow=False
-        ) as records:
-            await _print(records, topics.DEAD_LETTERS, as_json)
 
-    _ask(show)
+@dlq_app.command("show")
+def dlq_show(
+    letter: Annotated[str, typer.Argument(help="PARTITION/OFFSET, as `qwarden dlq ls` says it.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show one dead letter with all that it holds, the content too; also one that is done.
+
+    \b
+    qwarden dlq show 3/17
+    """
+    settings = _client_settings()
+    place = _right(lambda: letters.place_of(letter))
+    found = _ask(lambda: reading.shown(settings.kafka, place))
+    if found is None:
+        _end(NO, f"there is no dead letter {place}; `qwarden dlq ls` lists the open ones")
+    if as_json:
+        whole = {"letter": found.letter.letter, "at": found.letter.at, "mark": found.mark}
+        _json_line(whole | {"dead_letter": found.dead})
+    else:
+        out.print(terminal.whole_letter(*found))
+
+
+@dlq_app.command("replay")
+def dlq_replay(
+    names: Names = None,
+    error_class: ErrorClasses = None,
+    tenant: TenantNames = None,
+    since: Since = None,
+    until: Until = None,
+    *,
+    everything: Everything = False,
+    rate: Annotated[
+        float,
+        typer.Option(
+            min=0.1,
+            help="Records a second at most: what is mistaken can be stopped by Ctrl-C before much "
+            "of it is out.",
+        ),
+    ] = acting.DEFAULT_RATE,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send the records of dead letters again, to content.backlog, as their producers sent them.
+
+    For when what was wrong is mended: the guard, a policy, a limit. A letter that was sent is
+    marked and no longer open; a run that was stopped goes on where it ended. A letter that does
+    not hold all of its record is completed from where it came from, or left (exit code 1).
+
+    \b
+    qwarden dlq replay 3/17 3/18
+    qwarden dlq replay --error-class crashed --since 2d --dry-run
+    """
+    settings = _client_settings()
+    wanted = _wanted(names, error_class, tenant, since, until)
+    chosen = _chosen(settings, wanted, everything=everything)
+    work = partial(acting.replay, settings.kafka, by=_who(), rate=rate, dry_run=dry_run)
+    _act("replayed", chosen, work, dry_run=dry_run, as_json=as_json)
+
+
+@dlq_app.command("drop")
+def dlq_drop(
+    names: Names = None,
+    error_class: ErrorClasses = None,
+    tenant: TenantNames = None,
+    since: Since = None,
+    until: Until = None,
+    *,
+    everything: Everything = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give dead letters up: they are marked and no longer open, and stay on the topic.
+
+    \b
+    qwarden dlq drop 3/17
+    qwarden dlq drop --error-class not_json --tenant forum --until 7d
+    """
+    settings = _client_settings()
+    wanted = _wanted(names, error_class, tenant, since, until)
+    chosen = _chosen(settings, wanted, everything=everything)
+    work = partial(acting.drop, settings.kafka, by=_who(), dry_run=dry_run)
+    _act("dropped", chosen, work, dry_run=dry_run, as_json=as_json)
+
+
+@dlq_app.command("resume")
+def dlq_resume(dry_run: DryRun = False, as_json: AsJson = False) -> None:
+    """Let the fleet go on after a halt, once the guard or its deploy is mended.
+
+    A moderator whose guard fails on many different contents writes a halt, with the figures, to
+    moderation.control, and every moderator pauses. This withdraws it.
+
+    \b
+    qwarden dlq resume --dry-run     says why the fleet stands, and changes nothing
+    qwarden dlq resume
+    """
+    settings = _client_settings()
+    halts = _ask(lambda: resuming.resume(settings.kafka, dry_run=dry_run))
+    for halt in halts.values():
+        if as_json:
+            _json_line(halt)
+        else:
+            out.print(f"{halt.at:%Y-%m-%d %H:%M:%S}  {halt.by}: {halt.reason}", markup=False)
+    if not halts:
+        err.print("No halt is in force.")
+    elif dry_run:
+        err.print("The fleet is halted; without --dry-run this lets it go on.")
+    else:
+        err.print("Withdrawn: the moderators go on within seconds.")
+
+
+@dlq_app.command("accept-loss")
+def dlq_accept_loss(
+    where: Annotated[
+        str, typer.Argument(metavar="TOPIC/PARTITION", help="As the moderator's log names it.")
+    ],
+    group: Annotated[
+        str | None, typer.Option(help="Who has lost records; by default the moderators' own group.")
+    ] = None,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+) -> None:
+    """Accept that records of a partition are lost, so that its moderator goes on behind them.
+
+    A partition stops where the group's offset is not in the topic any more: its retention was
+    shorter than an outage, or it was made again. First see whether the records can come from their
+    producers once more.
+
+    \b
+    qwarden dlq accept-loss content.events/1 --dry-run
+    """
+    settings = _client_settings()
+    topic, slash, partition = where.rpartition("/")
+    if not (slash and topic and partition.isdecimal()):
+        _end(WRONG_USE, f"{where!r} names no partition; name it as TOPIC/PARTITION")
+    group = group or groups_of(settings.kafka).get(topic, settings.kafka.group_id)
+    try:
+        loss = _ask(
+            lambda: resuming.accept_loss(
+                settings.kafka,
+                TopicPartition(topic, int(partition)),
+                group,
+                at=datetime.now(UTC),
+                by=_who(),
+                dry_run=dry_run,
+            )
+        )
+    except resuming.NothingLost as nothing:
+        _end(NO, str(nothing))
+    if as_json:
+        _json_line(loss)
+    lost = (
+        f"the records {loss.committed} to {loss.resume_at - 1}"
+        if loss.committed < loss.resume_at
+        else f"what stood before its offset {loss.committed}, since the topic was made again,"
+    )
+    err.print(
+        f"{where}: the group {loss.group} has lost {lost} and "
+        f"{'would go' if dry_run else 'goes'} on at {loss.resume_at}.",
+        markup=False,
+    )
+
+
+@app.command()
+def verify(
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since", help="Only events from then on: 2026-03-01T12:00Z; else from the beginning."
+        ),
+    ] = None,
+    to_end: Annotated[
+        bool,
+        typer.Option(
+            "--to-end",
+            help="Judge everything that is there, not only what lies below the committed offsets.",
+        ),
+    ] = False,
+    examples: Annotated[
+        int, typer.Option(min=0, help="How many events to name for each kind of finding.")
+    ] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the input and the output topics: whether every event got what it is owed.
+
+    It exits with 1 where anything is missing, out of order, or has two values under one id; what
+    was published twice after a crash is counted, and no fault.
+    """
+    settings = _client_settings()
+    scope = Scope(
+        to_end=to_end,
+        since=_time("--since", since),
+        max_event_bytes=settings.moderator.max_event_bytes,
+    )
+
+    async def run() -> Report:
+        async with opened(settings.kafka, scope) as reader:
+            with _bar("reading", reader.total) as step:
+                return await reader.report(step, examples)
+
+    found = _ask(run)
+    if as_json:
+        sys.stdout.buffer.write(found.json() + b"\n")
+        sys.stdout.buffer.flush()
+    else:
+        for line in (report.table(found), *report.lines(found)):
+            out.print(line, markup=False)
+        out.print(report.sentence(found), markup=False)
+    if not found.is_good:
+        raise SystemExit(NO)
 
 
 # Files.
@@ -524,6 +784,8 @@ def _ask(work: Callable[[], Awaitable[T]]) -> T:
             f"Kafka does not answer as it should: {error}. Is QWARDEN_KAFKA__BOOTSTRAP_SERVERS "
             "right, or the local stack up (`qwarden up`)?",
         )
+    except ControlUnusable as error:
+        _end(MISSING, str(error))
     except GuardUnavailable as error:
         _end(MISSING, f"{error}; is the stack up (`qwarden up`), or is --direct meant?")
     except GuardFailed as error:
@@ -532,6 +794,126 @@ def _ask(work: Callable[[], Awaitable[T]]) -> T:
         _end(WRONG_USE, str(error))
     except ImportError as error:
         _end(MISSING, f"{error.name} is not installed; the engine needs the extra: qwarden[engine]")
+    except ValueError as error:
+        _end(WRONG_USE, str(error))
+
+
+def _time(option: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        _end(WRONG_USE, f"{option}: {text!r} is no time; write it as 2026-03-01T12:00Z")
+    if time.tzinfo is None:
+        _end(WRONG_USE, f"{option}: {text!r} has no time zone; add Z, or +01:00")
+    return time
+
+
+def _wanted(
+    names: list[str] | None,
+    error_classes: list[str] | None,
+    tenants: list[str] | None,
+    since: str | None,
+    until: str | None,
+) -> Wanted:
+    now = datetime.now(UTC)
+    known = [each.value for each in ErrorClass]
+    for error_class in error_classes or []:
+        if error_class not in known:
+            _end(WRONG_USE, f"there is no error class {error_class!r}; known: {', '.join(known)}")
+    return _right(
+        lambda: Wanted(
+            places=frozenset(map(letters.place_of, names or ())),
+            error_classes=frozenset(error_classes or ()),
+            tenants=frozenset(tenants or ()),
+            since=letters.instant_of(since, now) if since else None,
+            until=letters.instant_of(until, now) if until else None,
+        )
+    )
+
+
+def _open_letters(settings: Settings, wanted: Wanted) -> letters.Open:
+    with err.status("reading the dead letters …"):
+        found = _ask(lambda: reading.open_letters(settings.kafka, wanted))
+    if found.unreadable:
+        err.print(f"{found.unreadable} records of the topic are neither letters nor marks")
+    return found
+
+
+def _chosen(settings: Settings, wanted: Wanted, *, everything: bool) -> letters.Open:
+    """The open letters that a command is to act on."""
+    if wanted == Wanted() and not everything:
+        _end(WRONG_USE, "which letters? Name them, filter them, or say --all")
+    return _open_letters(settings, wanted)
+
+
+def _act(
+    what: str,
+    chosen: letters.Open,
+    work: Callable[[list[Place]], AsyncIterator[Done]],
+    *,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Acts on letters and tells of each, as it is done; exits 1 where any is left."""
+    places = list(chosen.letters)
+    left = 0
+
+    async def run() -> None:
+        nonlocal left
+        with _bar(what, len(places)) as step:
+            async for done in work(places):
+                left += done.left is not None
+                if as_json:
+                    _json_line({"letter": str(done.place), what: done.left is None} | _told(done))
+                elif done.left is not None:
+                    err.print(f"{done.place} is left: {done.left}", style="red", markup=False)
+                elif dry_run:
+                    out.print(terminal.open_letter(chosen.letters[done.place]))
+                step(1)
+
+    missing = chosen.missing()
+    for sentence in missing:
+        err.print(sentence, style="red", markup=False)
+    _ask(run)
+    would = "would be " if dry_run else ""
+    err.print(f"{len(places) - left} letters {would}{what}, {left} left")
+    if left or missing:
+        raise SystemExit(NO)
+
+
+def _told(done: Done) -> dict[str, object]:
+    told = {"sent_to": done.sent_to, "reason": done.left}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _counted(found: Collection[Letter]) -> str:
+    """How many letters there are, and of which error classes."""
+    if not found:
+        return "No dead letter is open that these filters take."
+    classes = Counter(letter.error_class for letter in found).most_common()
+    return f"{len(found)} open: " + ", ".join(f"{count} {name}" for name, count in classes)
+
+
+def _json_line(record: object) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(record) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _who() -> str:
+    """Who runs this command, for what stands on topics."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        name = "cli"
+    return f"{name}@{socket.gethostname()}"
+
+
+def _right(read: Callable[[], T]) -> T:
+    """What a person has typed, read; a mistake becomes a sentence and an exit code."""
+    try:
+        return read()
     except ValueError as error:
         _end(WRONG_USE, str(error))
 

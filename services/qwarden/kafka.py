@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
     KafkaError,
     TopicAlreadyExistsError,
@@ -84,11 +85,12 @@ async def create_topics(
     wanted = [
         NewTopic(
             name,
-            num_partitions=partitions,
+            num_partitions=1 if name in topics.COMPACTED else partitions,
             replication_factor=replication_factor,
             topic_configs={
                 "min.insync.replicas": str(min_insync_replicas),
                 "max.message.bytes": str(_max_message_bytes(name, max_event_bytes)),
+                "cleanup.policy": "compact" if name in topics.COMPACTED else "delete",
             },
         )
         for name in topics.ALL
@@ -103,6 +105,47 @@ async def create_topics(
         elif error is not TopicAlreadyExistsError:
             raise KafkaError(f"the broker refuses the topic {name}: {error.__name__} {rest[:1]}")
     return made
+
+
+async def message_limits(kafka: Kafka, names: Iterable[str]) -> dict[str, int]:
+    """Each topic's `max.message.bytes`, as the broker has it, without those that are not there.
+
+    Raises `KafkaError`.
+    """
+    limits = {}
+    async with admin(kafka) as client:
+        there = set(await client.list_topics()) & set(names)
+        wanted = [ConfigResource(ConfigResourceType.TOPIC, name) for name in sorted(there)]
+        for response in await client.describe_configs(wanted):
+            for code, reason, _, name, entries in response.resources:
+                if code:
+                    raise for_code(code)(f"the broker does not describe {name}: {reason}")
+                limits[name] = int(dict(entry[:2] for entry in entries)["max.message.bytes"])
+    return limits
+
+
+async def open_producer(
+    kafka: Kafka, *, max_batch_bytes: int, max_message_bytes: int
+) -> AIOKafkaProducer:
+    """A producer that has started: idempotent, and acknowledged by all in-sync replicas.
+
+    Raises `KafkaError` where the broker is away.
+    """
+    producer = AIOKafkaProducer(
+        **client_arguments(kafka),
+        client_id="qwarden",
+        enable_idempotence=True,
+        acks="all",
+        linger_ms=5,
+        max_batch_size=max_batch_bytes,
+        max_request_size=max_message_bytes,
+    )
+    try:
+        await producer.start()
+    except BaseException:
+        await producer.stop()
+        raise
+    return producer
 
 
 def _max_message_bytes(topic: str, max_event_bytes: int) -> int:
@@ -162,15 +205,21 @@ class _Keyed(msgspec.Struct):
 
 @asynccontextmanager
 async def reading(
-    kafka: Kafka, topic: str, *, from_beginning: bool, follow: bool
+    kafka: Kafka,
+    topic: str,
+    *,
+    from_beginning: bool,
+    follow: bool,
+    starts: Mapping[int, int] | None = None,
 ) -> AsyncIterator[AsyncIterator[ConsumerRecord]]:
     """The records of a topic, without a group, positioned once the context is entered.
 
-    They end at the topic's present end unless `follow`. Raises `KafkaError`, and
-    `UnknownTopicOrPartitionError` for a topic that is not there.
+    They end at the topic's present end unless `follow`. `starts`: only these partitions, each from
+    this offset on where it begins before it. Raises `KafkaError`, `UnknownTopicOrPartitionError`
+    for a topic that is not there, and `ValueError` for such a partition.
     """
     consumer = AIOKafkaConsumer(
-        topic,
+        *((topic,) if starts is None else ()),
         **client_arguments(kafka),
         group_id=None,
         enable_auto_commit=False,
@@ -178,18 +227,46 @@ async def reading(
         fetch_max_wait_ms=100,
     )
     try:
+        if starts is not None:
+            consumer.assign(await assigned(kafka, topic, starts))
         await consumer.start()
         if topic not in await consumer.topics():
             raise UnknownTopicOrPartitionError(f"there is no topic {topic}")
         partitions = sorted(consumer.assignment())
         begins = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
+        at = begins if from_beginning else ends
+        if starts is not None:
+            at = {p: max(begins[p], starts[p.partition]) for p in partitions}
         for partition in partitions:
-            consumer.seek(partition, begins[partition] if from_beginning else ends[partition])
-        unread = {p for p in partitions if from_beginning and begins[p] < ends[p]}
+            consumer.seek(partition, at[partition])
+        unread = {p for p in partitions if at[p] < ends[p]}
         yield _records(consumer, ends, unread, follow)
     finally:
         await consumer.stop()
+
+
+async def partitions_of(kafka: Kafka, topic: str) -> set[int]:
+    """The partitions of a topic. Raises `UnknownTopicOrPartitionError` where it is not there, at
+    once: a consumer that subscribes to it waits for it as long as for any answer."""
+    async with admin(kafka) as client:
+        (found,) = await client.describe_topics([topic])
+    if found["error_code"]:
+        raise UnknownTopicOrPartitionError(f"there is no topic {topic}")
+    return {each["partition"] for each in found["partitions"]}
+
+
+async def assigned(kafka: Kafka, topic: str, partitions: Iterable[int]) -> list[TopicPartition]:
+    """These partitions of a topic, for a consumer to be assigned. Raises as `partitions_of` does,
+    and `ValueError` for one that is not there."""
+    known = await partitions_of(kafka, topic)
+    wanted = [TopicPartition(topic, partition) for partition in partitions]
+    for each in wanted:
+        if each.partition not in known:
+            raise ValueError(
+                f"{topic} has no partition {each.partition}; it has those from 0 to {max(known)}"
+            )
+    return wanted
 
 
 async def _records(

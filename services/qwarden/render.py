@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from qwarden.contracts import headers, topics
-from qwarden.contracts.dead_letter import DeadLetter
+from qwarden.contracts.dead_letter import DeadLetter, Mark, Origin, is_mark
 from qwarden.contracts.escalation import Escalation
 from qwarden.contracts.headers import Header
 from qwarden.contracts.verdict import Scores, Verdict, decode_verdict
@@ -35,6 +35,8 @@ def record(topic: str, value: bytes | None, carried: Iterable[Header]) -> Render
         if topic == topics.REVIEW:
             return escalation(msgspec.json.decode(value or b"", type=Escalation), carried)
         if topic == topics.DEAD_LETTERS:
+            if is_mark(carried):
+                return mark(msgspec.json.decode(value or b"", type=Mark))
             return letter(msgspec.json.decode(value or b"", type=DeadLetter))
         return Text(plain(json.dumps(json.loads(value or b"null"), ensure_ascii=False)))
     except (msgspec.DecodeError, ValueError):
@@ -105,20 +107,42 @@ def escalation(record: Escalation, carried: list[Header]) -> RenderableType:
 
 
 def _turn(role: str, text: str) -> Text:
-    shown = text if len(text) <= _WIDEST_TEXT else f"{text[:_WIDEST_TEXT]}… ({len(text):,})"
-    return Text.assemble((f"{plain(role)}: ", "bold"), plain(shown))
+    return Text.assemble((f"{plain(role)}: ", "bold"), shortened(text))
 
 
 def letter(dead: DeadLetter) -> Text:
     """Where a dead letter came from and why; its content is not shown."""
-    origin = dead.origin
+    said = (dead.origin, dead.error_class, dead.tenant, dead.event_id)
+    return refused(*said, size=dead.content.bytes, reason=dead.reason)
+
+
+def refused(
+    origin: Origin, error_class: str, tenant: str, event_id: str, *, size: int, reason: str
+) -> Text:
+    """The same of what is told of one."""
     line = Text()
-    line.append(f"{origin.topic}/{origin.partition}/{origin.offset}".ljust(24))
-    line.append(f"{dead.error_class:<15}", "red")
-    line.append(plain(f"{dead.tenant or '-'}/{dead.event_id or '-'}  "))
-    line.append(f"{dead.content.bytes:,} bytes  ")
-    line.append(plain(dead.reason), "dim")
+    line.append(plain(f"{origin.topic}/{origin.partition}/{origin.offset}").ljust(24))
+    line.append(plain(f"{error_class:<15}"), "red")
+    line.append(plain(f"{tenant or '-'}/{event_id or '-'}  "))
+    line.append(f"{size:,} bytes  ")
+    line.append(plain(reason), "dim")
     return line
+
+
+def mark(said: Mark) -> Text:
+    """What was done with a letter."""
+    line = Text(f"the letter {said.partition}/{said.offset} was {said.what}", "dim")
+    if said.sent_to is not None:
+        to = said.sent_to
+        line.append(plain(f" to {to.topic}/{to.partition}/{to.offset}"))
+    line.append(plain(f" by {said.by} at {said.at:%Y-%m-%d %H:%M:%S}"))
+    return line
+
+
+def shortened(text: str) -> Text:
+    """A text of a record, as far as a terminal has room."""
+    shown = text if len(text) <= _WIDEST_TEXT else f"{text[:_WIDEST_TEXT]}… ({len(text):,})"
+    return Text(plain(shown))
 
 
 def plain(text: str) -> str:

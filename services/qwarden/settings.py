@@ -46,9 +46,14 @@ class Kafka(Group):
     """How long a dead moderator keeps its partitions. Over a garbage collection or a frozen node
     of some seconds, under what people notice."""
     max_poll_interval_ms: Annotated[int, Field(ge=1000)] = 300_000
-    """How long the poll loop may wait, in an outage of the guard, before the group takes the
-    partitions away; that costs a rebalance and no record."""
+    """How long after its last poll a moderator counts as hung and loses its partitions. It polls at
+    least every other second, in an outage too, so that only a blocked process comes near it."""
     request_timeout_ms: Annotated[int, Field(ge=1000)] = 30_000
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """The consumer group of each lane, by its topic: a lane's offsets are its own."""
+        return {topics.CONTENT: self.group_id, topics.BACKLOG: f"{self.group_id}-backlog"}
 
 
 class Redis(Group):
@@ -85,7 +90,22 @@ class Triton(Group):
     """gRPC, host:port."""
     timeout_s: Seconds = 120.0
     """Of one request, its time in Triton's queue included; a full request of long texts on a CPU
-    takes most of a minute."""
+    takes most of a minute, behind the queue_s that it may wait."""
+    queue_s: Seconds = 60.0
+    """How long a request may wait in Triton's queue before it is refused there, which makes this
+    client send less at a time; at most half of what the request may take."""
+    probe_s: Seconds = 60.0
+    """Of the known good conversation, which is asked after a failure and in an outage. Over what
+    the engine may have begun before it: a full micro-batch of a 4B guard on two cores takes 36 s.
+    So long may an outage of a guard that hangs be taken for the fault of a row."""
+    alone_s: Seconds = 150.0
+    alone_1000_tokens_s: Seconds = 20.0
+    """Of a row that has failed and is sent alone, and what each 1,000 of its tokens add: over
+    timeout_s, so that it gets more time than it had, and what a 4B guard on two cores takes for
+    them. Twice that passes before a row is answered `no_answer`."""
+    suspects_in_flight: Annotated[int, Field(ge=1)] = 2
+    """Rows that have failed and are tried alone, beside requests_in_flight: one that waits out its
+    deadline keeps nobody else waiting, and the other clears those that only stood beside it."""
     rows_a_request: Annotated[int, Field(ge=1, le=256)] = 64
     """A request costs its client 200 µs whatever it carries; from 64 rows on that is small. At
     most the model's max_batch_size."""
@@ -130,13 +150,30 @@ class Moderator(Group):
     """Of the values that are judged at a time; with what is made of them some 300 MiB of memory."""
     poll_records: Annotated[int, Field(ge=1)] = 2000
     """Records a poll at most; polls of 500 give half the throughput of 2,000."""
+    backlog_records: Annotated[int, Field(ge=1)] = 256
+    """Records a poll of the backlog's lane, and judged of it at a time: its share of the guard
+    beside the fresh lane, which waits behind so many at most (a fifth of a second at 1,400 rows a
+    second on two CPU cores, less on a GPU), and never so few that it starves."""
+    uncommitted_records: Annotated[int, Field(ge=1)] = 200_000
+    """Delivered and not committed, at most: what lies done behind one slow record is what a crash
+    repeats. A minute of a busy partition; its notes take some 30 MB."""
     commit_interval_s: Seconds = 0.5
-    """How often offsets are committed: what a crash may repeat, beside what is in flight."""
+    commit_records: Annotated[int, Field(ge=1)] = 10_000
+    """How often offsets are committed, whichever comes first: what a crash may repeat, beside what
+    is in flight."""
     revoke_s: Seconds = 5.0
-    """How long a revoke may take to commit; under kafka.session_timeout_ms, which is also the
-    group's rebalance timeout."""
+    """How long a revoke may take: half of it to finish what is published in part, half to commit.
+    Under kafka.session_timeout_ms, which is also the group's rebalance timeout."""
+    publisher_close_s: Seconds = 5.0
+    """How long a producer that failed may take to close before it is abandoned: what it has sent
+    may still be acknowledged, and need not be sent again."""
     drain_s: Seconds = 20.0
     """How long a stopping moderator may finish what it has; under the pod's grace period (30 s)."""
+    halt_contents: Annotated[int, Field(ge=2)] = 5
+    halt_outcomes: Annotated[int, Field(ge=2)] = 100
+    """So many different contents that crashed the guard, or that it never answered, among so many
+    rows that it was asked about, halt the fleet: one may be a row's own fault, five are the
+    deploy's, and each crash costs half a minute of everybody's time."""
     max_event_bytes: Annotated[int, Field(ge=1000)] = topics.MAX_EVENT_BYTES
     """The largest event. The topics' max.message.bytes must have room for it and what we add."""
     evidence_sample: Annotated[float, Field(ge=0, le=1)] = 0.01

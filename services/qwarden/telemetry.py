@@ -53,7 +53,7 @@ GUARD_ROWS = Histogram(
     "qwarden_guard_request_rows", "Conversations in one request to the guard.",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
 )  # fmt: skip
-IN_FLIGHT = Gauge("qwarden_in_flight_records", "Records delivered and not done.")
+IN_FLIGHT = Gauge("qwarden_in_flight_records", "Records delivered and not done.", ["topic"])
 LOOKUPS = Counter(
     "qwarden_cache_lookups_total",
     "Where an assessment came from: memory, redis, joined (one in flight), or miss.",
@@ -68,10 +68,33 @@ LAG = Gauge(
 OLDEST_SECONDS = Gauge(
     "qwarden_oldest_uncommitted_seconds",
     "Age of the oldest record that is not committed; 0 when idle.",
+    ["topic"],
 )
-COMMITS = Counter("qwarden_commits_total", "Commits of offsets.", ["result"])
-PARTITIONS = Gauge("qwarden_partitions", "Partitions by state: assigned, stopped.", ["state"])
+COMMITS = Counter("qwarden_commits_total", "Commits of offsets.", ["topic", "result"])
+RELAYED = Counter(
+    "qwarden_relayed_total",
+    "Records put on the backlog's lane: stale, quota, outage.",
+    ["reason", "tenant"],
+)
+PARTITIONS = Gauge(
+    "qwarden_partitions", "Partitions by state: assigned, stopped, paused.", ["topic", "state"]
+)
+PUBLISH_UP = Gauge("qwarden_publish_up", "1 while outcomes can be published.")
 GUARD_UP = Gauge("qwarden_guard_up", "1 while the guard answers.")
+HALTS = Gauge("qwarden_halts", "Halts in force on moderation.control.")
+GUARD_REQUESTS_ALLOWED = Gauge(
+    "qwarden_guard_requests_allowed",
+    "Requests to the guard that may be in flight: the setting, or fewer while it is busy.",
+)
+GUARD_PROBES = Counter(
+    "qwarden_guard_probes_total",
+    "Known good conversations, asked in an outage and after a failure: answered or failed.",
+    ["result"],
+)
+ROWS_GIVEN_UP = Counter(
+    "qwarden_guard_rows_given_up_total",
+    "Rows that failed alone while the known good conversation was answered: no_answer.",
+)
 POLICY_INFO = Gauge("qwarden_policy_info", "Policies in force.", ["policy", "version"])
 
 

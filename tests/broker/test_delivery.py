@@ -8,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
@@ -17,8 +18,12 @@ from faststream.kafka import KafkaBroker
 import fleet
 from qwarden.delivery.consumer import Delivery, Finish, Handler, Records
 from qwarden.delivery.owed import Message, Owed
-from qwarden.delivery.subscriber import producer_of, subscribe
+from qwarden.delivery.publisher import Publisher
+from qwarden.delivery.room import Room
+from qwarden.delivery.subscriber import subscribe
 from qwarden.delivery.window import Partition
+from qwarden.kafka import open_producer
+from qwarden.settings import Kafka as KafkaSettings
 from qwarden.stack.kafka import Kafka
 
 
@@ -34,9 +39,14 @@ class Topics:
     def out(self) -> str:
         return f"{self.name}-out"
 
-    async def make(self) -> None:
+    @property
+    def dead(self) -> str:
+        return f"{self.name}-dead"
+
+    async def make(self, **of_the_output: str) -> None:
         await fleet.make_topic(self.bootstrap, self.name, self.partitions)
-        await fleet.make_topic(self.bootstrap, self.out, self.partitions)
+        await fleet.make_topic(self.bootstrap, self.out, self.partitions, **of_the_output)
+        await fleet.make_topic(self.bootstrap, self.dead, 1)
 
     async def publish(self, count: int, *, keys: int | None = None) -> list[str]:
         records: list[tuple[bytes | None, bytes | None]] = [
@@ -68,6 +78,12 @@ def echo(topics: Topics, record: ConsumerRecord) -> Owed:
     return (Message(topics.out, record.key, record.value, [("qw-origin", origin.encode())]),)
 
 
+def refusal(topics: Topics, record: ConsumerRecord) -> Owed:
+    """Owes a dead letter."""
+    origin = f"{record.topic}/{record.partition}/{record.offset}"
+    return (Message(topics.dead, record.key, b"refused", [("qw-origin", origin.encode())]),)
+
+
 def echoing(topics: Topics) -> Handler:
     """A handler that finishes each record at once."""
 
@@ -85,43 +101,62 @@ async def consuming(
     *,
     polls: int = 4,
     most_bytes: int = 10_000_000,
+    uncommitted: int = 100_000,
     max_records: int = 100,
+    limit: int = 1_000_000,
+    max_poll_interval_ms: int = 300_000,
     drain: bool = True,
 ) -> AsyncIterator[Delivery]:
     """One consumer of the group; with `drain` it ends as a service does, else as a crash does."""
     delivery = Delivery(
+        topics.name,
         handler,
-        polls_in_flight=polls,
-        bytes_in_flight=most_bytes,
+        lambda record, reason: refusal(topics, record),
+        room=Room(polls=polls, most_bytes=most_bytes, uncommitted=uncommitted),
         commit_interval_s=0.1,
+        commit_records=1000,
         revoke_s=5,
         on_failure=lambda: None,
     )
-    broker = KafkaBroker(
-        topics.bootstrap, enable_idempotence=True, acks="all", linger_ms=2, logger=None
+    settings = KafkaSettings(bootstrap_servers=topics.bootstrap)
+    publisher = Publisher(
+        partial(
+            open_producer, settings, max_batch_bytes=min(65_536, limit), max_message_bytes=1_000_000
+        ),
+        limits={topics.out: limit, topics.dead: 1_000_000},
+        close_s=5,
+        on_failure=lambda error: None,
     )
-    subscriber = subscribe(
+    broker = KafkaBroker(topics.bootstrap, consumer_only=True, logger=None)
+    subscribe(
         broker,
-        topics.name,
         delivery,
         group_id=topics.name,
         max_records=max_records,
-        connection={"session_timeout_ms": 6000, "heartbeat_interval_ms": 500},
+        connection={
+            "session_timeout_ms": 6000,
+            "heartbeat_interval_ms": 500,
+            "max_poll_interval_ms": max_poll_interval_ms,
+        },
     )
+    publisher.start()
+    delivery.start(publisher)
     await broker.start()
-    assert subscriber.consumer is not None
-    delivery.start(subscriber.consumer, producer_of(broker))
     try:
         yield delivery
     finally:
         await delivery.drain(10 if drain else 0)
         await broker.stop()
+        await publisher.close()
 
 
-async def read_out(topics: Topics, origins: list[str], within_s: float = 60) -> list[str]:
-    """Reads the output from its beginning until all origins are there; returns all origins."""
+async def read_out(
+    topics: Topics, origins: list[str], within_s: float = 60, topic: str | None = None
+) -> list[str]:
+    """Reads the output, or another topic, from its beginning until all origins are there; returns
+    all origins."""
     consumer = AIOKafkaConsumer(
-        topics.out,
+        topic or topics.out,
         bootstrap_servers=topics.bootstrap,
         group_id=None,
         auto_offset_reset="earliest",
@@ -137,7 +172,7 @@ async def read_out(topics: Topics, origins: list[str], within_s: float = 60) -> 
                 seen.extend(fleet.origin_of(record) for record in records)
             return set(origins) <= set(seen)
 
-        await fleet.until(complete, f"{len(origins)} records on {topics.out}", within_s)
+        await fleet.until(complete, f"{len(origins)} records on {topic or topics.out}", within_s)
         await complete()
     finally:
         await consumer.stop()
@@ -405,6 +440,177 @@ async def test_an_offset_out_of_range_stops_its_partition_and_jumps_nowhere(
     assert f"{topics.name}/1" in said[0]
 
 
+@dataclass
+class Guard:
+    """A handler that answers while it is let, after a random while."""
+
+    topics: Topics
+    most_s: float = 0.0
+    seed: int = 0
+    up: asyncio.Event = field(default_factory=asyncio.Event)
+    judged: int = 0
+
+    async def __call__(self, records: Records, finish: Finish) -> None:
+        rng = random.Random(self.seed)
+
+        async def one(index: int) -> None:
+            await asyncio.sleep(rng.random() * self.most_s)
+            await self.up.wait()
+            self.judged += 1
+            finish(index, echo(self.topics, records[index]))
+
+        await asyncio.gather(*(one(index) for index in range(len(records))))
+
+
+async def test_an_outage_longer_than_the_poll_interval_takes_the_partitions_away(
+    topics: Topics,
+) -> None:
+    origins = await topics.publish(2000)
+    guard = Guard(topics)
+
+    async with consuming(topics, guard, max_records=50, max_poll_interval_ms=3000) as delivery:
+
+        async def full() -> bool:
+            return delivery._paused
+
+        await fleet.until(full, "the window is full and the partitions are paused")
+        epoch, in_flight = delivery._window._epoch, delivery._window.in_flight
+        await asyncio.sleep(9)  # three times what a consumer may take from poll to poll
+        assert delivery._window._epoch == epoch, "a rebalance in an outage"
+        assert delivery._window.in_flight == in_flight <= 5 * 50
+        guard.up.set()
+        seen = await read_out(topics, origins)
+    assert sorted(seen) == sorted(origins)
+
+
+async def test_partitions_paused_for_want_of_room_are_read_again_after_a_rebalance(
+    topics: Topics,
+) -> None:
+    origins = await topics.publish(1000)
+    guard = Guard(topics)
+
+    async with consuming(topics, guard, max_records=20, polls=2) as one:
+
+        async def full() -> bool:
+            return one._paused
+
+        await fleet.until(full, "the window is full")
+        async with consuming(topics, guard, max_records=20, polls=2) as other:
+
+            async def shared() -> bool:
+                return len(one._window.partitions) == len(other._window.partitions) == 2
+
+            await fleet.until(shared, "both have partitions")
+            await asyncio.sleep(2.5)  # two polls, each of which would find records
+            assert one.failure is None
+            assert one._window.in_flight <= 20, "more than the batch that waits"
+            guard.up.set()
+            seen = await read_out(topics, origins)
+    assert sorted(seen) == sorted(origins)
+
+
+async def test_more_is_delivered_than_may_lie_uncommitted_behind_one_slow_record(
+    topics: Topics,
+) -> None:
+    origins = await topics.publish(2000)
+    slow = asyncio.Event()
+
+    async def handler(records: Records, finish: Finish) -> None:
+        for index, record in enumerate(records):
+            if record.offset or record.partition:
+                finish(index, echo(topics, record))
+        if any(record.offset == record.partition == 0 for record in records):
+            await slow.wait()
+            (index,) = [i for i, r in enumerate(records) if r.offset == r.partition == 0]
+            finish(index, echo(topics, records[index]))
+
+    async with consuming(topics, handler, max_records=50, uncommitted=200) as delivery:
+
+        async def waits() -> bool:
+            return delivery._paused and delivery._window.uncommitted >= 200
+
+        await fleet.until(waits, "the window holds what it may")
+        assert delivery._window.uncommitted <= 200 + 2 * 50
+        slow.set()
+        assert sorted(await read_out(topics, origins)) == sorted(origins)
+
+
+async def test_a_hold_gives_the_partitions_away_or_judges_on(topics: Topics) -> None:
+    guard = Guard(topics)
+    guard.up.set()
+
+    async with consuming(topics, guard, max_poll_interval_ms=3000) as delivery:
+
+        async def joined() -> bool:
+            return bool(delivery._window.partitions)
+
+        await fleet.until(joined, "the consumer has partitions")
+        delivery.hold("a person wants it")
+        epoch = delivery._window._epoch
+        origins = await topics.publish(500)
+        await asyncio.sleep(5)
+        assert guard.judged == 0
+        assert delivery._window._epoch == epoch
+        delivery.release()
+        assert sorted(await read_out(topics, origins)) == sorted(origins)
+
+
+async def test_a_restart_while_records_are_judged_repeats_what_was_published(
+    topics: Topics,
+) -> None:
+    origins = await topics.publish(3000, keys=50)
+    guard = Guard(topics, most_s=0.3)
+    guard.up.set()
+
+    async with consuming(topics, guard, max_records=50):
+        for _ in range(3):
+            before = guard.judged
+            async with consuming(topics, guard, max_records=50) as other:
+
+                async def has_some(other: Delivery = other) -> bool:
+                    return bool(other._window.in_flight)
+
+                await fleet.until(has_some, "the second consumer judges")
+            assert guard.judged > before
+        seen = await read_out(topics, origins)
+    assert len(seen) == len(set(seen)), "a rebalance repeats records"
+    assert sorted(seen) == sorted(origins)
+
+
+@pytest.mark.parametrize("commits", ["the second commits", "the second dies before it commits"])
+async def test_a_partition_that_comes_back_goes_on_where_its_first_owner_was(
+    topics: Topics, commits: str
+) -> None:
+    """From A to B and back to A, while A still works on what it had before."""
+    origins = await topics.publish(400)
+    first, second = Guard(topics), Guard(topics)
+
+    async with consuming(topics, first, max_records=20, polls=2) as one:
+
+        async def judging() -> bool:
+            return one._window.in_flight > 0
+
+        await fleet.until(judging, "the first works")
+        drains = commits == "the second commits"
+        async with consuming(topics, second, max_records=20, polls=2, drain=drains) as other:
+
+            async def shared() -> bool:
+                return len(one._window.partitions) == len(other._window.partitions) == 2
+
+            await fleet.until(shared, "both have partitions")
+            if drains:
+                second.up.set()
+
+                async def has_done_some() -> bool:
+                    return second.judged > 100
+
+                await fleet.until(has_done_some, "the second has done some")
+        first.up.set()  # also what it began before the second came
+        seen = await read_out(topics, origins, within_s=90)
+    assert set(seen) == set(origins)
+    assert len(seen) == len(set(seen)), "what an older epoch finished was published too"
+
+
 async def test_a_waiting_batch_counts_as_unfinished(topics: Topics) -> None:
     await topics.publish(200)
     release = asyncio.Event()
@@ -445,3 +651,38 @@ async def test_a_spare_without_partitions_counts_as_not_joined(kafka: Kafka) -> 
         assert one.joined
         assert other.joined
         assert set(await read_out(topics, origins)) == set(origins)
+
+
+@pytest.mark.parametrize("known", ["the limit is known", "only the broker knows it"])
+async def test_a_record_that_no_broker_takes_stops_publication_or_takes_others_along(
+    kafka: Kafka, known: str
+) -> None:
+    topics = Topics(kafka.bootstrap)
+    await topics.make(max_message_bytes="3000")
+    sizes = [5000 if n in (7, 8, 301) else 10 for n in range(600)]
+    origins = await fleet.publish(
+        topics.bootstrap,
+        topics.name,
+        [(f"k{n % 20}".encode(), f"{n}".encode().ljust(size)) for n, size in enumerate(sizes)],
+    )
+    small = [origin for origin, size in zip(origins, sizes, strict=True) if size == 10]
+    limit = 3000 if known == "the limit is known" else 1_000_000
+
+    async with consuming(topics, echoing(topics), limit=limit) as delivery:
+        seen = await read_out(topics, small)
+        dead = await read_out(topics, sorted(set(origins) - set(small)), topic=topics.dead)
+
+        async def all_is_committed() -> bool:
+            await delivery.commit()
+            ends = await fleet.ends_of(topics.bootstrap, topics.name)
+            return await topics.committed() == {p.partition: end for p, end in ends.items()}
+
+        await fleet.until(all_is_committed, "everything is committed")
+        assert delivery.failure is None
+    assert sorted(seen) == sorted(small)
+    assert len(dead) == 3
+    arrival = {origin: number for number, origin in enumerate(origins)}
+    by_key: dict[int, list[int]] = {}
+    for origin in seen:
+        by_key.setdefault(arrival[origin] % 20, []).append(arrival[origin])
+    assert all(arrived == sorted(arrived) for arrived in by_key.values())

@@ -22,10 +22,12 @@ from qwarden.guard.row import Row, View, row_of
 from qwarden.guard.taxonomy import categories_of
 from qwarden.inference.in_process import InProcessGuard
 from qwarden.inference.memory import MemoryGuard
-from qwarden.inference.port import Guard, GuardUnavailable
+from qwarden.inference.port import Guard, GuardUnavailable, Trouble
+from qwarden.inference.trials import KNOWN_GOOD
 from qwarden.inference.triton import TritonGuard
 from qwarden.stack.local import STAND_IN
 from qwarden.stack.ports import free_ports
+from qwarden_engine.gen import Gen
 from qwarden_engine.settings import EngineSettings
 
 pytestmark = pytest.mark.parts
@@ -177,11 +179,49 @@ async def test_an_exact_row_is_answered_otherwise(opened: Open) -> None:
         assert one.safety == other.safety
 
 
+async def test_the_known_good_conversation_is_not_answered(opened: Open) -> None:
+    async with opened() as guard:
+        [answer] = await guard.judge([KNOWN_GOOD])
+    assert isinstance(answer, Assessment)
+
+
+async def test_a_deadline_that_passes_is_an_outage_or_ends_the_guard(opened: Open) -> None:
+    async with opened() as guard:
+        await guard.revision()
+        try:
+            await guard.judge([row("what " * 1500)], timeout_s=0.002)
+        except GuardUnavailable as error:
+            assert error.trouble is Trouble.FAILED
+        else:
+            assert isinstance(guard, MemoryGuard), "nothing else answers in no time"
+        [answer] = await guard.judge([row("Hello")], timeout_s=60)
+    assert isinstance(answer, Assessment)
+
+
+async def test_an_engine_that_cannot_read_a_row_ends_its_callers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guard = InProcessGuard(EngineSettings(checkpoint=str(STAND_IN)))
+    await guard.revision()
+
+    def fails(*_: object) -> None:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(Gen, "submit", fails)
+    try:
+        with pytest.raises(GuardUnavailable, match="too deep") as raised:
+            await guard.judge([row("Hello")])
+    finally:
+        await guard.close()
+    assert raised.value.trouble is Trouble.FAILED
+
+
 async def test_an_absent_triton_is_an_outage_and_not_an_answer() -> None:
     (port,) = free_ports(1)
     guard = TritonGuard(f"127.0.0.1:{port}", timeout_s=2)
     try:
-        with pytest.raises(GuardUnavailable, match=f"127.0.0.1:{port}"):
+        with pytest.raises(GuardUnavailable, match=f"127.0.0.1:{port}") as raised:
             await guard.judge([row("Hello")])
+        assert raised.value.trouble is Trouble.AWAY
     finally:
         await guard.close()

@@ -24,7 +24,7 @@ async def main(groups: list[str]) -> None:
         for group in groups:
             kafka = settings.kafka.model_copy(update={"group_id": group})
             own = settings.model_copy(update={"kafka": kafka})
-            service = ModeratorService(own, judge, dispatcher)
+            service = ModeratorService(own, judge, dispatcher, bootstrap.control_of(own))
             running = asyncio.create_task(service.run())
             await lines.readline()
             service.stop()

@@ -26,11 +26,11 @@ import traffic
 from fleet import Fleet, Outcomes
 from qwarden.contracts import topics
 from qwarden.contracts.verdict import Action
-from qwarden.delivery.account import Account
 from qwarden.guard.conversation import Task
 from qwarden.stack.child import Child
 from qwarden.stack.ports import free_ports
 from qwarden.stack.service import Service
+from qwarden.verify.account import Account
 
 COUNT, DISTINCT = 2000, 1600
 TENANTS = ("paper", "club")

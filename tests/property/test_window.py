@@ -23,6 +23,8 @@ class _Epoch:
     done: set[int] = field(default_factory=set)
     committed: int | None = None
     highest_watermark: int = 0
+    sent: int = -1
+    let_go: bool = False
 
     def uncommitted(self) -> list[tuple[int, int]]:
         below = self.committed if self.committed is not None else -1
@@ -85,7 +87,7 @@ class WindowMachine(RuleBasedStateMachine):
             log.append((log[-1] if log else 0) + hole)
         records = [(offset, timestamp) for offset in log[first : first + len(holes)]]
         epoch = self.window.deliver(partition, records)
-        if partition not in self.current:
+        if partition not in self.current or self.current[partition].let_go:
             assert epoch is None, "records of a partition that is gone must not be handled"
             return
         assert epoch == self.current[partition].number
@@ -104,8 +106,34 @@ class WindowMachine(RuleBasedStateMachine):
                 ]
             )
         )
-        assert self.window.finish(partition, epoch.number, offset)
-        epoch.done.add(offset)
+        counts = not epoch.let_go or offset <= epoch.sent
+        assert self.window.finish(partition, epoch.number, offset) == counts
+        if counts:
+            epoch.done.add(offset)
+
+    @precondition(lambda self: any(epoch.delivered for epoch in self.current.values()))
+    @rule(data=st.data())
+    def send(self, data: st.DataObject) -> None:
+        """Also once more, as when publication begins anew."""
+        partition, epoch, offset = data.draw(
+            st.sampled_from(
+                [
+                    (partition, epoch, offset)
+                    for partition, epoch in self.current.items()
+                    for offset, _ in epoch.delivered
+                ]
+            )
+        )
+        goes = not epoch.let_go or offset <= epoch.sent
+        assert self.window.send(partition, epoch.number, offset) == goes
+        if goes:
+            epoch.sent = max(epoch.sent, offset)
+
+    @rule()
+    def let_go(self) -> None:
+        self.window.let_go()
+        for epoch in self.current.values():
+            epoch.let_go = True
 
     @precondition(lambda self: any(epoch.delivered for _, epoch in self.ended))
     @rule(data=st.data())
@@ -120,6 +148,7 @@ class WindowMachine(RuleBasedStateMachine):
             )
         )
         before = self.window.watermarks(), self.window.in_flight
+        assert not self.window.send(partition, epoch.number, offset)
         assert not self.window.finish(partition, epoch.number, offset)
         assert before == (self.window.watermarks(), self.window.in_flight)
 
@@ -192,7 +221,18 @@ class WindowMachine(RuleBasedStateMachine):
         assert self.window.oldest_timestamp() == oldest
         assert self.window.partitions == self.current.keys()
         for partition, epoch in self.current.items():
-            assert self.window.is_current(partition, epoch.number)
+            assert self.window.is_worth_judging(partition, epoch.number) != epoch.let_go
+        assert self.window.uncommitted == sum(
+            len(epoch.uncommitted()) for epoch in self.current.values()
+        )
+
+    @invariant()
+    def it_is_torn_where_something_undone_is_not_behind_all_that_was_sent(self) -> None:
+        assert self.window.is_torn == any(
+            offset <= epoch.sent
+            for epoch in self.current.values()
+            for offset, _ in epoch.unfinished()
+        )
 
 
 TestWindow = WindowMachine.TestCase

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
+
+import msgspec
 
 from qwarden.contracts.headers import Header
 from qwarden.contracts.keys import ContentKey
+from qwarden.contracts.verdict import Verdict
 from qwarden.guard.answer import (
     Assessment,
     Entry,
@@ -31,8 +35,9 @@ UNSAFE: Triple = (0.0, 0.0, 4.0)
 def admission(
     *, max_bytes: int = 900_000, strict: bool = False, default: str = "default"
 ) -> Admission:
-    """A door that knows the tenant `demo`, which may use all built-in policies."""
-    demo = Tenant("demo", BUILT_IN, BUILT_IN[default], "demo")
+    """A door that knows the tenant `demo`, which may use all built-in policies, and to whom no
+    event is too old."""
+    demo = Tenant("demo", BUILT_IN, BUILT_IN[default], "demo", fresh_horizon_s=math.inf)
     return Admission(Tenants({"demo": demo}, strict), KEY, max_bytes)
 
 
@@ -70,6 +75,23 @@ def assessment(
     dropped_turns: int = 0,
 ) -> Assessment:
     return Assessment(logits, categories, refusal, 12, dropped_turns, REVISION)
+
+
+def verdict(identity: str, **fields: Any) -> Verdict:
+    """An allowed prompt of `demo`, with these fields instead of its own."""
+    body = {
+        "verdict_id": identity, "event_id": "e1", "edit": 0, "tenant": "demo", "subject": None,
+        "task": "prompt", "safety": "Safe", "scores": None, "categories": [],
+        "category_scores": None, "refusal": None, "language": None, "content_hash": None,
+        "facts": {}, "action": "allow", "basis": "guard", "cause": None, "guard": None,
+        "policy": None, "dropped": [],
+    }  # fmt: skip
+    return msgspec.convert(body | fields, Verdict)
+
+
+def withdrawal(identity: str) -> Verdict:
+    nothing = dict.fromkeys(("task", "safety", "categories", "action"))
+    return verdict(identity, basis="withdrawn", **nothing)
 
 
 def assessment_of_views(as_sent: Triple, markers_broken: Triple) -> Assessment:

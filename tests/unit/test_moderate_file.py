@@ -15,6 +15,7 @@ from qwarden.guard.row import Row, View
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.memory import MemoryGuard
 from qwarden.moderator.case import Admission
+from qwarden.moderator.halting import Halting
 from qwarden.moderator.lookup import Lookup
 from qwarden.moderator.moderator import Moderator, Publication
 from qwarden.offline.moderate import ResumeError, moderate, resume
@@ -57,6 +58,8 @@ async def _written(lines: list[bytes], door: Admission, first: int = 0) -> list[
         Publication(evidence_sample=1.0, consumer="c@h", max_event_bytes=900_000),
         telemetry.Trace(None, "test"),
         telemetry.TenantLabels(frozenset(), 0),
+        halting=Halting(contents=5, outcomes=100),
+        guard_is_away=lambda: False,
     )
     written: list[bytes] = []
     done: list[int] = []

@@ -20,6 +20,7 @@ from qwarden.guard.row import Row, View
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.memory import MemoryGuard
 from qwarden.moderator.case import Source
+from qwarden.moderator.halting import Halting
 from qwarden.moderator.lookup import Lookup
 from qwarden.moderator.moderator import Moderator, Publication
 from unit.builders import (
@@ -68,6 +69,8 @@ class Fixture:
             Publication(evidence_sample=0.0, consumer="c@h", max_event_bytes=900_000),
             telemetry.Trace(None, "test"),
             telemetry.TenantLabels(frozenset({"demo"}), 0),
+            halting=Halting(contents=5, outcomes=100),
+            guard_is_away=lambda: False,
         )
 
     def _answer(self, row: bytes) -> Answer:

@@ -33,7 +33,7 @@ def test_a_loss_by_retention_names_the_records_and_the_way_on() -> None:
     sentence = Lost(19, 25).sentence("content.events", 3)
     assert "content.events/3 is stopped" in sentence
     assert "the records 19 to 24 are lost" in sentence
-    assert "set the group's offset to 25" in sentence
+    assert "qwarden dlq accept-loss content.events/3" in sentence
 
 
 def test_a_topic_that_was_made_again_is_not_called_a_loss_by_retention() -> None:

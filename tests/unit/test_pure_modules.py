@@ -58,10 +58,17 @@ PURE = [
     "qwarden.delivery.key_order",
     "qwarden.delivery.positions",
     "qwarden.delivery.owed",
-    "qwarden.delivery.account",
+    "qwarden.inference.backoff",
+    "qwarden.inference.breaker",
+    "qwarden.inference.pace",
+    "qwarden.inference.trials",
     "qwarden.moderator.case",
     "qwarden.moderator.verdicts",
     "qwarden.moderator.outcome",
+    "qwarden.moderator.halting",
+    "qwarden.dead_letters.letters",
+    "qwarden.verify.account",
+    "qwarden.verify.report",
 ]
 
 

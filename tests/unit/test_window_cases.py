@@ -83,3 +83,25 @@ def test_partitions_do_not_hold_each_other_back() -> None:
     window.finish(other, second, 30)
     window.committed(window.to_commit())
     assert window.oldest_timestamp() is None
+
+
+def test_what_was_let_go_unsent_is_committed_as_done() -> None:
+    window, epoch = _delivered(4, 5, 6)
+    window.send(P, epoch, 4)
+    window.let_go()
+    assert not window.send(P, epoch, 5)
+    window.finish(P, epoch, 5)
+    window.finish(P, epoch, 4)
+    assert window.to_commit() == {P: (epoch, 5)}
+
+
+def test_a_gap_below_what_was_published_is_left_to_the_next_owner_who_repeats_all_of_it() -> None:
+    window, epoch = _delivered(4, 5, 6)
+    window.send(P, epoch, 5)
+    window.finish(P, epoch, 5)
+    window.let_go()
+    assert window.is_torn
+    assert window.send(P, epoch, 4)
+    window.finish(P, epoch, 4)
+    assert not window.is_torn
+    assert window.to_commit() == {P: (epoch, 6)}

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import msgspec
 
 from qwarden.contracts.event import Event, Message, Report
-from qwarden.contracts.verdict import Verdict
+from qwarden.contracts.verdict import Action, Basis, Verdict
 
 
 class Kind(enum.StrEnum):
@@ -66,6 +66,29 @@ def content_of(event: Event) -> Content:
         reports=event.reports,
         metadata=event.metadata,
     )
+
+
+def escalation_of(verdict: Verdict) -> Kind | None:
+    """As what this verdict goes to `moderation.review`, if it does."""
+    if verdict.action is Action.REVIEW:
+        return Kind.REVIEW
+    if verdict.basis is Basis.WITHDRAWN or verdict.edit > 0:
+        return Kind.CLOSE
+    return None
+
+
+def must_be_kept(verdict: Verdict) -> bool:
+    """Whether this verdict goes to `moderation.evidence` whatever the sample's rate."""
+    if verdict.basis is Basis.WITHDRAWN:
+        return False
+    return verdict.action is not Action.ALLOW or verdict.basis is not Basis.GUARD
+
+
+def is_evidence(verdict: Verdict, sample_rate: float) -> bool:
+    """Whether this verdict goes to `moderation.evidence`."""
+    if must_be_kept(verdict):
+        return True
+    return verdict.basis is not Basis.WITHDRAWN and is_sampled(verdict.verdict_id, sample_rate)
 
 
 def is_sampled(verdict_id: str, rate: float) -> bool:

@@ -11,7 +11,10 @@ from collections.abc import Iterable
 Header = tuple[str, bytes]
 
 ORIGIN = "qw-origin"
-"""topic/partition/offset of the record that this outcome answers."""
+"""topic/partition/offset of the record that this outcome answers, or that was put on another lane;
+believed only on what the fleet itself writes."""
+REPLAY = "qw-replay"
+"""topic/partition/offset of the dead letter that a person sent again."""
 CACHE = "qw-cache"
 QUEUE_MS = "qw-queue-ms"
 MODEL_MS = "qw-model-ms"
@@ -23,21 +26,38 @@ TRACESTATE = "tracestate"
 _CONTENT_TYPE: Header = ("content-type", b"application/json")
 _SPEC: Header = ("ce_specversion", b"1.0")
 _SOURCE: Header = ("ce_source", b"/qwarden/moderator")
+_CLI: Header = ("ce_source", b"/qwarden/cli")
 
 
-def cloud_event(kind: str, identity: str) -> list[Header]:
-    """CloudEvents 1.0 attributes, binary mode: `kind` is `verdict`, `review`, …"""
+def cloud_event(kind: str, identity: str, *, by_hand: bool = False) -> list[Header]:
+    """CloudEvents 1.0 attributes, binary mode: `kind` is `verdict`, `review`, …
+
+    `by_hand`: written by a person's command, not by a moderator.
+    """
     return [
         _SPEC,
         ("ce_id", identity.encode()),
-        _SOURCE,
-        ("ce_type", f"qwarden.{kind}.v1".encode()),
+        _CLI if by_hand else _SOURCE,
+        ce_type(kind),
         _CONTENT_TYPE,
     ]
 
 
+def ce_type(kind: str) -> Header:
+    """The header by which a reader tells the kinds of a topic's records apart."""
+    return ("ce_type", f"qwarden.{kind}.v1".encode())
+
+
 def origin(topic: str, partition: int, offset: int) -> Header:
     return (ORIGIN, f"{topic}/{partition}/{offset}".encode())
+
+
+def parsed_origin(text: str | None) -> tuple[str, int, int] | None:
+    """Topic, partition and offset of an `origin`, or None for what is none."""
+    topic, *where = (text or "").rsplit("/", 2)
+    if not topic or len(where) != 2 or not all(each.isdecimal() for each in where):
+        return None
+    return topic, int(where[0]), int(where[1])
 
 
 def milliseconds(name: str, seconds: float) -> Header:
@@ -56,7 +76,7 @@ def event_attributes(headers: Iterable[Header]) -> dict[str, str]:
     return found
 
 
-def header(headers: Iterable[Header], name: str) -> str | None:
+def header(headers: Iterable[tuple[str, bytes | None]], name: str) -> str | None:
     """The first header of that name, or None."""
     return next(
         ((data or b"").decode(errors="replace") for key, data in headers if key == name), None

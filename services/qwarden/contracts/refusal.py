@@ -17,6 +17,7 @@ class ErrorClass(enum.StrEnum):
     CONVERSATION = "conversation"
     GUARD_REFUSED = "guard_refused"
     CRASHED = "crashed"
+    UNPUBLISHABLE = "unpublishable"
 
 
 MAX_REASON_CHARACTERS = 1000

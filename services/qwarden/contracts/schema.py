@@ -16,8 +16,9 @@ from typing import Any
 
 import msgspec
 
-from qwarden.contracts import dead_letter, escalation, event, verdict
-from qwarden.contracts.dead_letter import DeadLetter
+from qwarden.contracts import control, dead_letter, escalation, event, verdict
+from qwarden.contracts.control import Halt, LossAccepted
+from qwarden.contracts.dead_letter import DeadLetter, Mark
 from qwarden.contracts.escalation import Escalation, Evidence
 from qwarden.contracts.event import Event
 from qwarden.contracts.verdict import Verdict
@@ -32,6 +33,9 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "escalation": Escalation,
     "evidence": Evidence,
     "dead-letter": DeadLetter,
+    "dead-letter-mark": Mark,
+    "halt": Halt,
+    "loss-accepted": LossAccepted,
 }
 """Each kind of record by the name of its schema."""
 
@@ -49,7 +53,7 @@ _RESERVED = {"Basis": ("human", "quota")}
 
 _CLASSES: dict[str, type] = {
     name: found
-    for module in (event, verdict, escalation, dead_letter)
+    for module in (event, verdict, escalation, dead_letter, control)
     for name, found in vars(module).items()
     if isinstance(found, type) and found.__module__ == module.__name__
 }

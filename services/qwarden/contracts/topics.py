@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 CONTENT = "content.events"
+BACKLOG = "content.backlog"
+"""The moderator's own side lane: only the fleet and its command line write to it."""
 VERDICTS = "moderation.verdicts"
 REVIEW = "moderation.review"
 EVIDENCE = "moderation.evidence"
 DEAD_LETTERS = "moderation.dead-letters"
+CONTROL = "moderation.control"
+"""What all services must know within seconds."""
 
 CARRY_CONTENT: tuple[str, ...] = (REVIEW, EVIDENCE, DEAD_LETTERS)
 """Output topics whose records hold an event's content beside what is said of it."""
 
-ALL: tuple[str, ...] = (CONTENT, VERDICTS, REVIEW, EVIDENCE, DEAD_LETTERS)
+COMPACTED: tuple[str, ...] = (CONTROL,)
+"""Topics that keep the last record of each key for ever, in one partition: what is in force is
+read in one order by everybody."""
+
+ALL: tuple[str, ...] = (CONTENT, BACKLOG, VERDICTS, REVIEW, EVIDENCE, DEAD_LETTERS, CONTROL)
 
 MAX_EVENT_BYTES = 900_000
 """The default limit of one event's value: under Kafka's own default of 1 MiB a request, with

@@ -1,5 +1,6 @@
-"""The driver: it polls, lets a handler judge, sends what records owe, and commits. It decides
-nothing: the window, the key order and the start positions do (their modules say what holds).
+"""The driver: it polls, lets a handler judge, publishes what records owe, and commits. It decides
+nothing: the window, the room, the key order and the start positions do (their modules say what
+holds).
 
 FastStream is the frame, with one subscriber whose acknowledgement is ours: FastStream's own commits
 the fetch position of every partition, and passes over a failed or unfinished record.
@@ -12,25 +13,20 @@ import contextlib
 import logging
 import time
 import traceback
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from aiokafka.abc import ConsumerRebalanceListener
-from aiokafka.errors import (
-    KafkaError,
-    KafkaTimeoutError,
-    NoOffsetForPartitionError,
-    OffsetOutOfRangeError,
-    UnknownTopicOrPartitionError,
-)
+from aiokafka.errors import KafkaError, NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from qwarden import telemetry
 from qwarden.delivery.key_order import KeyOrder, Place
-from qwarden.delivery.owed import Message, Owed
-from qwarden.delivery.positions import Lost, start_of
+from qwarden.delivery.owed import Owed
+from qwarden.delivery.positions import Accepted, Lost, start_of
+from qwarden.delivery.publisher import Outcome, Publisher
+from qwarden.delivery.room import Room
 from qwarden.delivery.window import Partition, Window
 
 _log = logging.getLogger(__name__)
@@ -39,20 +35,29 @@ Records = Sequence[ConsumerRecord]
 Finish = Callable[[int, Owed], None]
 """Called once for each record of a batch, by its index, with what it owes."""
 Handler = Callable[[Records, Finish], Awaitable[None]]
+Refuse = Callable[[ConsumerRecord, str], Owed]
+"""A record's dead letter, where what it owes cannot be published, and the reason."""
 
-_SEND_CHUNK = 500
-"""Outcomes sent before their acknowledgements are awaited together."""
+_WAIT_S = 1.0
+"""How long a poll or a batch waits for room before it lets the frame's loop turn. aiokafka counts
+the time between two polls against `max_poll_interval_ms`, past which the group goes on without
+this consumer."""
 
 
 class _Batch:
-    """One poll's records until each of them is done or belongs to somebody else."""
+    """One poll's records until each of them is settled."""
 
-    __slots__ = ("at", "bytes", "epochs", "left", "places", "records")
+    __slots__ = ("at", "bytes", "epochs", "left", "places", "records", "where")
 
     def __init__(
-        self, records: Records, epochs: list[int], places: list[Place[_Outcome] | None]
+        self,
+        records: Records,
+        where: list[Partition],
+        epochs: list[int],
+        places: list[Place[Outcome] | None],
     ) -> None:
         self.records = records
+        self.where = where
         self.epochs = epochs
         self.places = places
         self.left = len(records)
@@ -60,66 +65,75 @@ class _Batch:
         self.at = time.monotonic()
 
 
-class _Room:
-    """How much may be judged at a time: so many polls and bytes, or one poll of any size."""
+class _Outcome:
+    """What one record of a batch owes."""
 
-    def __init__(self, polls: int, most_bytes: int) -> None:
-        self._polls = polls
-        self._most_bytes = most_bytes
-        self._inside = 0
-        self._bytes = 0
-        self._left = asyncio.Event()
+    __slots__ = ("_batch", "_delivery", "_index", "owed")
 
-    async def enter(self, size: int) -> None:
-        while self._inside and (
-            self._inside >= self._polls or self._bytes + size > self._most_bytes
-        ):
-            self._left.clear()
-            await self._left.wait()
-        self._inside += 1
-        self._bytes += size
+    def __init__(self, delivery: Delivery, batch: _Batch, index: int, owed: Owed) -> None:
+        self._delivery = delivery
+        self._batch = batch
+        self._index = index
+        self.owed = owed
 
-    def leave(self, size: int) -> None:
-        self._inside -= 1
-        self._bytes -= size
-        self._left.set()
+    def goes(self) -> bool:
+        batch, index = self._batch, self._index
+        return self._delivery._window.send(
+            batch.where[index], batch.epochs[index], batch.records[index].offset
+        )
 
+    def settle(self) -> None:
+        self._delivery._settle(self._batch, self._index)
 
-_Outcome = tuple[_Batch, int, Owed]
+    def refused(self, reason: str) -> Owed:
+        return self._delivery._refuse(self._batch.records[self._index], reason)
 
 
 class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
-    """One consumer of one topic. `handler` judges a batch and calls `finish` for each record.
+    """One consumer of `topic`. `handler` judges a batch and calls `finish` for each record.
 
-    `polls_in_flight` and `bytes_in_flight`: batches judged at a time, and the bytes of their
-    values; the next one waits, unhandled and uncommitted, and nothing more is polled.
+    `room` bounds what is judged at a time; a batch that finds none waits in the window, unfinished,
+    while its partitions are paused and polled on. `commit_interval_s` and `commit_records`: how
+    long, and after how many records that are done, a commit waits. `revoke_s`: how long a revoke
+    may take.
     """
 
     def __init__(
         self,
+        topic: str,
         handler: Handler,
+        refuse: Refuse,
         *,
-        polls_in_flight: int,
-        bytes_in_flight: int,
+        room: Room,
         commit_interval_s: float,
+        commit_records: int,
         revoke_s: float,
         on_failure: Callable[[], None],
     ) -> None:
+        self.topic = topic
         self._handler = handler
-        self._polled: _Batch | None = None
-        self._room = _Room(polls_in_flight, bytes_in_flight)
+        self._refuse = refuse
+        self._room = room
         self._commit_interval_s = commit_interval_s
+        self._commit_records = commit_records
         self._revoke_s = revoke_s
         self._on_failure = on_failure
         self._window = Window()
-        self._order: KeyOrder[_Outcome] = KeyOrder()
-        self._outbox: deque[_Outcome] = deque()
-        self._outbox_filled = asyncio.Event()
+        self._order: KeyOrder[Outcome] = KeyOrder()
+        self._polled: _Batch | None = None
+        """Between a poll and its handler."""
+        self._waiting: _Batch | None = None
+        """Handled, and not let in yet."""
+        self._paused = False
+        self._held: str | None = None
         self._progressed = asyncio.Event()
-        """Set when records were finished, or none will be."""
+        """Set when anything has changed that somebody may wait for."""
+        self._done = 0
+        """Records done since the last commit."""
+        self._commit_due = asyncio.Event()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._consumer: AIOKafkaConsumer | None = None
-        self._producer: AIOKafkaProducer | None = None
+        self._publisher: Publisher | None = None
         self._commit_lock = asyncio.Lock()
         self._commit_failing = False
         self._stopping = False
@@ -127,16 +141,59 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         """Whether the group has given this consumer an assignment, if only an empty one."""
         self.lost: dict[Partition, Lost] = {}
         """Partitions that are stopped since records were lost, until a person has seen it."""
+        self._accepted: Mapping[Partition, Accepted] = {}
         self.failure: BaseException | None = None
 
-    # What the frame calls.
+    # What the service calls.
 
-    def start(self, consumer: AIOKafkaConsumer, producer: AIOKafkaProducer) -> None:
-        """Begins to send and commit."""
-        self._consumer, self._producer = consumer, producer
-        self._spawn(self._send_outbox(), "delivery-send")
+    def start(self, publisher: Publisher) -> None:
+        """Begins to publish and commit. To be called before the frame polls."""
+        self._publisher = publisher
         self._spawn(self._commit_from_time_to_time(), "delivery-commit")
         self._spawn(self._measure_from_time_to_time(), "delivery-measure")
+
+    def hold(self, reason: str) -> None:
+        """Judges nothing more, and keeps the partitions, until `release`."""
+        self._held = reason
+
+    def release(self) -> None:
+        self._held = None
+        self._progressed.set()
+
+    def accept_losses(self, accepted: Mapping[Partition, Accepted]) -> None:
+        """Goes on where people have accepted a loss. A commit stands there only after a record has
+        come, so that the next owner may meet the same loss: these stay known."""
+        self._accepted = accepted
+        for where, lost in list(self.lost.items()):
+            self._go_on_behind(where, lost)
+
+    @property
+    def held(self) -> str | None:
+        """Why nothing is judged, or None."""
+        return self._held
+
+    async def drain(self, budget_s: float) -> None:
+        """Takes nothing more, finishes what is in flight within the budget, and commits."""
+        self._stopping = True
+        await self._soon(self._is_finished, budget_s)
+        if self._window.in_flight:
+            _log.warning(
+                "%d records were not finished; they will be delivered again: %s",
+                self._window.in_flight,
+                self.in_flight(),
+            )
+        await self._let_go()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def in_flight(self) -> str:
+        """Which records are in flight, for a log line: partitions, first offsets, and how many."""
+        marks = self._window.watermarks()
+        starts = ", ".join(f"{p.topic}/{p.partition} from {at}" for p, at in sorted(marks.items()))
+        return f"({self._window.in_flight} records in flight: {starts or 'none'})"
+
+    # What the frame calls.
 
     async def poll(
         self, consumer: AIOKafkaConsumer, *, timeout_ms: int, max_records: int | None
@@ -152,8 +209,14 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
             # Only a fault in the frame comes here; what it left behind would hold the watermark.
             self._fail(RuntimeError("a polled batch did not reach its handler"))
             return ()
+        if self._held is not None and not self._paused:
+            self._pause()
+        if self._paused and await self._soon(self._may_go_on, _WAIT_S):
+            self._resume()
         try:
-            polled = await consumer.getmany(timeout_ms=timeout_ms, max_records=max_records)
+            polled = await consumer.getmany(
+                timeout_ms=0 if self._paused else timeout_ms, max_records=max_records
+            )
         except (NoOffsetForPartitionError, OffsetOutOfRangeError) as error:
             await self._position(consumer, error.args[0])
             return ()
@@ -161,58 +224,88 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         return self._polled.records if self._polled else ()
 
     async def take(self) -> None:
-        """The batch of the last poll. Returns when there is room for the next one, not when it is
-        judged; until then the batch waits in the window, unfinished."""
+        """The batch of the last poll: judges it, or pauses the partitions where there is no room
+        for it soon. Returns when it is clear which, not when it is judged."""
         batch, self._polled = self._polled, None
-        if batch is not None:
-            await self._room.enter(batch.bytes)
-            self._spawn(self._judge(batch), "delivery-judge")
+        if batch is None:
+            return
+        if self._waiting is not None:
+            # Paused partitions give nothing; to drop the one that waits would hold the watermark.
+            self._fail(RuntimeError("a poll beside a batch that waits"))
+            return
+        self._waiting = batch
+        if not await self._soon(self._let_in, _WAIT_S):
+            self._pause()
 
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         for partition in assigned:
             self._window.assign(Partition(*partition))
+        if self._paused:
+            self._pause()  # an assignment begins without the pauses of the one before
         self.joined = True
 
     async def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
-        """Commits what is done and lets the rest go: the next owner gets it again."""
+        """Finishes what is torn, commits what is done, and lets the rest go: the next owner gets
+        it again."""
         if not revoked:
             return
-        try:
-            await asyncio.wait_for(self.commit(), self._revoke_s)
-        except TimeoutError:
-            _log.warning("the last commit before a rebalance took over %s s", self._revoke_s)
+        await self._let_go()
         for partition in revoked:
             self._window.revoke(Partition(*partition))
             self.lost.pop(Partition(*partition), None)
         self._progressed.set()
 
-    async def drain(self, budget_s: float) -> None:
-        """Takes nothing more, finishes what is in flight within the budget, and commits."""
-        self._stopping = True
+    async def _let_go(self) -> None:
+        """Half of the budget is for what is torn, half for the commit."""
+        self._window.let_go()
+        if not await self._soon(lambda: not self._window.is_torn, self._revoke_s / 2):
+            _log.warning("records are let go that were published in part, and come again")
+        try:
+            await asyncio.wait_for(self.commit(), self._revoke_s / 2)
+        except TimeoutError:
+            _log.warning("the last commit took over %s s", self._revoke_s / 2)
+
+    async def _soon(self, holds: Callable[[], bool], within_s: float) -> bool:
+        """Waits until it holds, that long at most, or until delivery has failed."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(budget_s):
-                while self._window.in_flight and not self.failure:
+            async with asyncio.timeout(within_s):
+                while not (held := holds()) and self.failure is None:
                     self._progressed.clear()
                     await self._progressed.wait()
-        if self._window.in_flight:
-            _log.warning(
-                "%d records were not finished; they will be delivered again: %s",
-                self._window.in_flight,
-                self.held(),
-            )
-        try:
-            await asyncio.wait_for(self.commit(), self._revoke_s)
-        except TimeoutError:
-            _log.warning("the last commit took over %s s", self._revoke_s)
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+                return held
+        return False
 
-    def held(self) -> str:
-        """Which records are in flight, for a log line: partitions, first offsets, and how many."""
-        marks = self._window.watermarks()
-        starts = ", ".join(f"{p.topic}/{p.partition} from {at}" for p, at in sorted(marks.items()))
-        return f"({self._window.in_flight} records in flight: {starts or 'none'})"
+    # Intake.
+
+    def _may_go_on(self) -> bool:
+        return self._let_in() and self._held is None and self._room.is_low(self._window.uncommitted)
+
+    def _pause(self) -> None:
+        assert self._consumer is not None
+        self._paused = True
+        self._consumer.pause(*self._consumer.assignment())
+
+    def _resume(self) -> None:
+        assert self._consumer is not None
+        self._paused = False
+        stopped = {TopicPartition(*where) for where in self.lost}
+        self._consumer.resume(*(self._consumer.assignment() - stopped))
+
+    def _let_in(self) -> bool:
+        """Judges the batch that waits, if there is room for it. Whether none waits any more."""
+        batch = self._waiting
+        if batch is None:
+            return True
+        before = self._window.uncommitted - len(batch.records)
+        if self._held is not None or not self._room.has(batch.bytes, before):
+            return False
+        self._waiting = None
+        self._room.enter(batch.bytes)
+        self._spawn(self._judge(batch), "delivery-judge")
+        return True
+
+    def _is_finished(self) -> bool:
+        return self._room.is_empty and (self._waiting is None or self._held is not None)
 
     # Judging.
 
@@ -224,27 +317,34 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
             where = Partition(record.topic, record.partition)
             by_partition.setdefault(where, []).append((record.offset, record.timestamp))
         epochs = {where: self._window.deliver(where, of) for where, of in by_partition.items()}
-        kept = [r for r in records if epochs[Partition(r.topic, r.partition)] is not None]
+        names = {where: where for where in epochs}
+        kept: list[ConsumerRecord] = []
+        stood: list[Partition] = []
+        of_epoch: list[int] = []
+        for record in records:
+            where = names[Partition(record.topic, record.partition)]
+            epoch = epochs[where]
+            if epoch is not None:
+                kept.append(record)
+                stood.append(where)
+                of_epoch.append(epoch)
         if not kept:
             return None
-        return _Batch(
-            kept,
-            [epochs[Partition(r.topic, r.partition)] or 0 for r in kept],
-            [self._order.enter(record.key) for record in kept],
-        )
+        return _Batch(kept, stood, of_epoch, [self._order.enter(record.key) for record in kept])
 
     async def _judge(self, batch: _Batch) -> None:
         finished = [False] * len(batch.records)
+        publisher = self._publisher
+        assert publisher is not None
 
         def finish(index: int, owed: Owed) -> None:
             if finished[index]:
                 raise RuntimeError(f"record {index} of a batch was finished twice")
             finished[index] = True
-            outcome = (batch, index, owed)
-            self._outbox.extend(self._order.finish(batch.places[index], outcome))
-            self._outbox_filled.set()
+            outcome = _Outcome(self, batch, index, owed)
+            publisher.publish(self._order.finish(batch.places[index], outcome))
 
-        if not any(self._is_ours(batch, index) for index in range(len(batch.records))):
+        if not any(map(self._window.is_worth_judging, batch.where, batch.epochs)):
             for index in range(len(batch.records)):
                 finish(index, ())
             return
@@ -256,74 +356,24 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         except Exception as error:
             self._fail(error)
 
-    # Sending.
-
-    async def _send_outbox(self) -> None:
-        while True:
-            await self._outbox_filled.wait()
-            self._outbox_filled.clear()
-            while self._outbox:
-                chunk = [self._outbox.popleft() for _ in range(min(_SEND_CHUNK, len(self._outbox)))]
-                acknowledgements = []
-                for batch, index, owed in chunk:
-                    if self._is_ours(batch, index):
-                        for message in owed:
-                            acknowledgements.append(await self._send(message))
-                self._spawn(self._settle(chunk, acknowledgements), "delivery-settle")
-
-    async def _send(self, message: Message) -> asyncio.Future[Any]:
-        """Hands a message to the producer, and waits as long as it has no room or no leader.
-
-        Both of these errors are local: the message is in no batch, so trying again repeats nothing.
-        """
-        assert self._producer is not None
-        said = False
-        while True:
-            try:
-                sent: asyncio.Future[Any] = await self._producer.send(
-                    message.topic,
-                    value=message.value,
-                    key=message.key,
-                    headers=message.headers,
-                )
-                return sent
-            except (KafkaTimeoutError, UnknownTopicOrPartitionError) as error:
-                if not said:
-                    _log.warning("cannot publish to %s, waiting: %r", message.topic, error)
-                    said = True
-                await asyncio.sleep(0.2)
-
-    async def _settle(
-        self, chunk: list[_Outcome], acknowledgements: list[asyncio.Future[Any]]
-    ) -> None:
-        try:
-            await asyncio.gather(*acknowledgements)
-        except KafkaError as error:
-            self._fail(error)
-            return
-        now = time.monotonic()
-        for batch, index, _ in chunk:
-            record = batch.records[index]
-            self._window.finish(
-                Partition(record.topic, record.partition), batch.epochs[index], record.offset
-            )
-            telemetry.TOTAL_SECONDS.observe(now - batch.at)
-            batch.left -= 1
-            if batch.left == 0:
-                self._room.leave(batch.bytes)
-        self._progressed.set()
-
-    def _is_ours(self, batch: _Batch, index: int) -> bool:
+    def _settle(self, batch: _Batch, index: int) -> None:
         record = batch.records[index]
-        return self._window.is_current(
-            Partition(record.topic, record.partition), batch.epochs[index]
-        )
+        if self._window.finish(batch.where[index], batch.epochs[index], record.offset):
+            telemetry.TOTAL_SECONDS.observe(time.monotonic() - batch.at)
+            self._done += 1
+            if self._done >= self._commit_records:
+                self._commit_due.set()
+        batch.left -= 1
+        if batch.left == 0:
+            self._room.leave(batch.bytes)
+        self._progressed.set()
 
     # Committing.
 
     async def commit(self) -> None:
         """Commits every watermark that is not committed; what fails stays to be committed."""
         async with self._commit_lock:
+            self._done = 0
             marks = self._window.to_commit()
             if not marks or self._consumer is None:
                 return
@@ -331,18 +381,21 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
             try:
                 await self._consumer.commit(offsets)
             except KafkaError as error:
-                telemetry.COMMITS.labels("failed").inc()
+                telemetry.COMMITS.labels(self.topic, "failed").inc()
                 if not self._commit_failing:
                     _log.warning("a commit failed and stays to be made: %r", error)
                 self._commit_failing = True
                 return
-            telemetry.COMMITS.labels("done").inc()
+            telemetry.COMMITS.labels(self.topic, "done").inc()
             self._commit_failing = False
             self._window.committed(marks)
+            self._progressed.set()
 
     async def _commit_from_time_to_time(self) -> None:
         while True:
-            await asyncio.sleep(self._commit_interval_s)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._commit_due.wait(), self._commit_interval_s)
+            self._commit_due.clear()
             await self.commit()
 
     async def _measure_from_time_to_time(self) -> None:
@@ -352,20 +405,22 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
             self._measure()
 
     def _measure(self) -> None:
-        telemetry.IN_FLIGHT.set(self._window.in_flight)
-        telemetry.PARTITIONS.labels("assigned").set(len(self._window.partitions))
-        telemetry.PARTITIONS.labels("stopped").set(len(self.lost))
-        oldest = self._window.oldest_timestamp()
+        window, topic = self._window, self.topic
+        assigned = len(window.partitions)
+        telemetry.IN_FLIGHT.labels(topic).set(window.in_flight)
+        telemetry.PARTITIONS.labels(topic, "assigned").set(assigned)
+        telemetry.PARTITIONS.labels(topic, "stopped").set(len(self.lost))
+        telemetry.PARTITIONS.labels(topic, "paused").set(assigned if self._paused else 0)
+        oldest = window.oldest_timestamp()
         age = 0.0 if oldest is None else max(0.0, time.time() - oldest / 1000)
-        telemetry.OLDEST_SECONDS.set(age)
+        telemetry.OLDEST_SECONDS.labels(topic).set(age)
         if self._consumer is None:
             return
-        lag: dict[str, int] = {}
-        for where, at in self._window.watermarks().items():
+        lag = 0
+        for where, at in window.watermarks().items():
             end = self._consumer.highwater(TopicPartition(*where)) or at
-            lag[where.topic] = lag.get(where.topic, 0) + max(0, end - at)
-        for topic, records in lag.items():
-            telemetry.LAG.labels(topic).set(records)
+            lag += max(0, end - at)
+        telemetry.LAG.labels(topic).set(lag)
 
     # Positions.
 
@@ -384,11 +439,25 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
             if isinstance(start, Lost):
                 where = Partition(*partition)
                 consumer.pause(partition)
-                if where not in self.lost:
+                if where not in self.lost and not self._is_accepted(where, start):
                     _log.error("%s", start.sentence(where.topic, where.partition))
                 self.lost[where] = start
+                self._go_on_behind(where, start)
             elif start.seek:
                 consumer.seek(partition, start.offset)
+
+    def _is_accepted(self, where: Partition, lost: Lost) -> bool:
+        return where in self._accepted and self._accepted[where].committed == lost.first
+
+    def _go_on_behind(self, where: Partition, lost: Lost) -> None:
+        if self._consumer is None or not self._is_accepted(where, lost):
+            return
+        partition = TopicPartition(*where)
+        self._consumer.seek(partition, self._accepted[where].resume_at)
+        del self.lost[where]
+        _log.warning("%s/%s goes on behind a loss that a person has accepted", *where)
+        if not self._paused:
+            self._consumer.resume(partition)
 
     def _spawn(self, running: Any, name: str) -> None:
         task = asyncio.create_task(running, name=name)
@@ -409,7 +478,7 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
                 "delivery failed, the process ends; nothing unfinished was committed: %s at %s %s",
                 type(error).__name__,
                 ", ".join(f"{at.filename}:{at.lineno}" for at in place) or "an unknown place",
-                self.held(),
+                self.in_flight(),
             )
             self._progressed.set()
             self._on_failure()

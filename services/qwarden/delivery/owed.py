@@ -6,6 +6,12 @@ from typing import NamedTuple
 
 from qwarden.contracts.headers import Header
 
+_BATCH_BYTES = 61
+_RECORD_BYTES = 36
+_HEADER_BYTES = 10
+"""Kafka's record format 2 (KIP-98): a batch of one record, the record's own lengths at their
+longest, and those of a header."""
+
 
 class Message(NamedTuple):
     """One message to publish."""
@@ -17,3 +23,12 @@ class Message(NamedTuple):
 
 
 Owed = tuple[Message, ...]
+
+
+def size_of(message: Message) -> int:
+    """How large the message is on its topic, alone in its batch and uncompressed, at most (bytes):
+    what `max.message.bytes` bounds."""
+    size = _BATCH_BYTES + _RECORD_BYTES + len(message.key or b"") + len(message.value)
+    for name, data in message.headers:
+        size += _HEADER_BYTES + len(name) + len(data or b"")
+    return size

@@ -30,14 +30,22 @@ class Lost:
             return (
                 f"{topic}/{partition} is stopped: the group committed offset {self.first} and the "
                 f"topic begins at {self.end}, so the records {self.first} to {self.end - 1} are "
-                "lost; see why its retention was shorter than the outage, then stop the moderators "
-                f"and set the group's offset to {self.end} to go on"
+                "lost; see why its retention was shorter than the outage, then go on with: "
+                f"qwarden dlq accept-loss {topic}/{partition}"
             )
         return (
             f"{topic}/{partition} is stopped: the group committed offset {self.first} and the "
-            f"topic ends at {self.end}; it was probably deleted and made again, so stop "
-            "the moderators and set the group's offset to its beginning to go on"
+            f"topic ends at {self.end}; it was probably deleted and made again, so go on with: "
+            f"qwarden dlq accept-loss {topic}/{partition}"
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A person has seen that what stood behind the offset `committed` is lost."""
+
+    committed: int
+    resume_at: int
 
 
 def start_of(committed: int | None, begin: int, end: int) -> StartAt | Lost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
 from faststream import AckPolicy
 from faststream._internal.broker.registrator import Registrator
 from faststream._internal.endpoint.subscriber.call_item import CallsCollection
@@ -44,16 +44,15 @@ class _Subscriber(BatchSubscriber):
 
 def subscribe(
     broker: KafkaBroker,
-    topic: str,
     delivery: Delivery,
     *,
     group_id: str,
     max_records: int,
     connection: dict[str, Any],
 ) -> BatchSubscriber:
-    """Subscribes `delivery` to a topic. `connection`: arguments of `AIOKafkaConsumer`."""
+    """Subscribes `delivery` to its topic. `connection`: arguments of `AIOKafkaConsumer`."""
     config: Any = broker.config  # FastStream's own factories cast it too
-    topics = [Topic.validate(topic)]
+    topics = [Topic.validate(delivery.topic)]
     calls: CallsCollection[Any] = CallsCollection()
     subscriber = _Subscriber(
         delivery,
@@ -89,13 +88,6 @@ def subscribe(
         await delivery.take()
 
     return subscriber
-
-
-def producer_of(broker: KafkaBroker) -> AIOKafkaProducer:
-    """The broker's own producer, once it has started."""
-    frame: Any = broker.config.producer
-    producer: AIOKafkaProducer = frame._producer.producer
-    return producer
 
 
 async def _parsed(records: Any) -> KafkaMessage:

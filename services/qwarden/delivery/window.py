@@ -8,6 +8,9 @@ Invariants, each held by `tests/property/test_window.py`:
   (aiokafka stamps a commit with the group's generation at the time of sending, so the broker
   would not refuse it).
 - The watermark of an epoch never goes back.
+- A partition that is let go delivers nothing more, and of its outcomes only those go out that
+  stand below one that has gone out: what is published behind an unfinished record is what the next
+  owner publishes again, so that no partition is torn any more as soon as these are done.
 """
 
 from __future__ import annotations
@@ -35,6 +38,11 @@ class _Assigned:
     uncommitted: dict[int, int] = field(default_factory=dict)
     """The same of all that is delivered and not committed, done or not."""
 
+    sent: int = -1
+    """The highest offset whose outcome has gone out."""
+
+    is_let_go: bool = False
+
     def watermark(self) -> int | None:
         return next(iter(self.unfinished), self.position)
 
@@ -55,6 +63,19 @@ class Window:
         """How many records of current epochs are delivered and not done."""
         return sum(len(assigned.unfinished) for assigned in self._assigned.values())
 
+    @property
+    def uncommitted(self) -> int:
+        """How many records of current epochs are delivered and not committed."""
+        return sum(len(assigned.uncommitted) for assigned in self._assigned.values())
+
+    @property
+    def is_torn(self) -> bool:
+        """Whether an outcome went out that a commit would not cover now."""
+        return any(
+            assigned.unfinished and next(iter(assigned.unfinished)) <= assigned.sent
+            for assigned in self._assigned.values()
+        )
+
     def assign(self, partition: Partition) -> int:
         """A new epoch of this partition; what was in flight in an older one is forgotten."""
         self._epoch += 1
@@ -68,11 +89,11 @@ class Window:
     def deliver(self, partition: Partition, records: Iterable[tuple[int, int]]) -> int | None:
         """Notes records (offset, timestamp in ms) that one poll returned.
 
-        Returns their epoch, or None where the partition is not assigned any more: such records
-        must not be handled, since nobody would commit them.
+        Returns their epoch, or None where the partition is not assigned any more or let go: such
+        records must not be handled, since nobody would commit them.
         """
         assigned = self._assigned.get(partition)
-        if assigned is None:
+        if assigned is None or assigned.is_let_go:
             return None
         for offset, timestamp in records:
             assigned.unfinished[offset] = timestamp
@@ -80,15 +101,35 @@ class Window:
             assigned.position = offset + 1
         return assigned.epoch
 
-    def is_current(self, partition: Partition, epoch: int) -> bool:
-        assigned = self._assigned.get(partition)
-        return assigned is not None and assigned.epoch == epoch
+    def let_go(self) -> None:
+        """Nothing new is delivered or goes out of any partition; what is torn may be mended."""
+        for assigned in self._assigned.values():
+            assigned.is_let_go = True
+
+    def is_worth_judging(self, partition: Partition, epoch: int) -> bool:
+        """Whether the outcome of a record that nobody has judged yet would go out."""
+        assigned = self._current(partition, epoch)
+        return assigned is not None and not assigned.is_let_go
+
+    def send(self, partition: Partition, epoch: int, offset: int) -> bool:
+        """Whether a record's outcome may go out, which is noted. False where its epoch is over, or
+        where it is let go and the outcome would be torn off."""
+        assigned = self._current(partition, epoch)
+        if assigned is None:
+            return False
+        if offset > assigned.sent:
+            if assigned.is_let_go:
+                return False
+            assigned.sent = offset
+        return True
 
     def finish(self, partition: Partition, epoch: int, offset: int) -> bool:
-        """Marks a record done. False where its epoch is over, so that it counts for nothing."""
-        if not self.is_current(partition, epoch):
+        """Marks a record done. False where its epoch is over, or where it was let go before its
+        outcome went out: it counts for nothing."""
+        assigned = self._current(partition, epoch)
+        if assigned is None or (assigned.is_let_go and offset > assigned.sent):
             return False
-        return self._assigned[partition].unfinished.pop(offset, None) is not None
+        return assigned.unfinished.pop(offset, None) is not None
 
     def to_commit(self) -> dict[Partition, tuple[int, int]]:
         """Partition to (epoch, watermark), for those whose watermark is not committed yet."""
@@ -101,8 +142,8 @@ class Window:
     def committed(self, committed: Mapping[Partition, tuple[int, int]]) -> None:
         """Notes that the broker took these; a commit that failed stays to be made."""
         for partition, (epoch, watermark) in committed.items():
-            if self.is_current(partition, epoch):
-                assigned = self._assigned[partition]
+            assigned = self._current(partition, epoch)
+            if assigned is not None:
                 assigned.committed = watermark
                 for offset in [o for o in assigned.uncommitted if o < watermark]:
                     del assigned.uncommitted[offset]
@@ -123,3 +164,7 @@ class Window:
             for partition, assigned in self._assigned.items()
             if (watermark := assigned.watermark()) is not None
         }
+
+    def _current(self, partition: Partition, epoch: int) -> _Assigned | None:
+        assigned = self._assigned.get(partition)
+        return assigned if assigned is not None and assigned.epoch == epoch else None

@@ -2,35 +2,52 @@
 
 A batch that waits is sent when one before it returns: an idle guard adds no delay, a busy one
 fills its batches. Triton's own batcher then joins what several clients send.
+
+What a failure means is decided by `trials` (a row), `breaker` (the guard) and `pace` (how much at a
+time); here it is only waited and done.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import logging
+import random
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from qwarden import telemetry
-from qwarden.guard.answer import Answer
-from qwarden.inference.port import Guard, GuardUnavailable
+from qwarden.guard.answer import Answer, Failure, Unanswered
+from qwarden.inference.backoff import Backoff
+from qwarden.inference.breaker import Breaker
+from qwarden.inference.pace import Pace
+from qwarden.inference.port import Guard, GuardUnavailable, Trouble
+from qwarden.inference.trials import FAILURES_ALONE, KNOWN_GOOD, UNTRIED, Trial, deadline_s
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How rows are packed. `bytes_a_request` keeps one request's work bounded where texts are
-    long; a row that alone is larger goes alone."""
+    """How rows are packed, and how those are tried that fail.
+
+    `bytes_a_request` keeps one request's work bounded where texts are long; a row that alone is
+    larger goes alone. `suspects_in_flight`: beside `requests_in_flight`. `probe_s`: how long the
+    known good conversation may take. `alone_s`, `alone_1000_tokens_s`: how long a suspect may.
+    """
 
     rows_a_request: int
     bytes_a_request: int
     requests_in_flight: int
     backoff_s: float
     max_backoff_s: float
+    suspects_in_flight: int = 2
+    probe_s: float = 60.0
+    alone_s: float = 150.0
+    alone_1000_tokens_s: float = 20.0
 
 
 @dataclass(slots=True)
@@ -44,38 +61,72 @@ class Judged:
 
 @dataclass(slots=True)
 class _Row:
+    number: int
     data: bytes
     future: asyncio.Future[Judged]
-    since: float = field(default_factory=time.monotonic)
+    since: float
+    trial: Trial = UNTRIED
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A row that failed, and what would be said of it if it were given up now."""
+
+    row: _Row
+    reason: str
+    started: float
+    ended: float
 
 
 class Dispatcher:
     """Rows in, one answer each out; never an exception of the guard's for a row.
 
-    While the guard is unavailable, rows wait: one request at a time asks again, with backoff, and
-    it is said once. `held` tells the log which records wait.
+    While the guard is unavailable, rows wait: one known good conversation at a time asks for it,
+    with backoff, and it is said once. A row that fails where that conversation does not is tried
+    alone, and then answered `no_answer`. `held` tells the log which records wait; `on_change` is
+    called when an outage begins or ends. `chance` gives numbers in [0, 1) for the backoff.
     """
 
-    def __init__(self, guard: Guard, limits: Limits) -> None:
+    def __init__(
+        self, guard: Guard, limits: Limits, chance: Callable[[], float] = random.random
+    ) -> None:
         self.held: Callable[[], str] = lambda: ""
+        self.on_change: Callable[[], None] = lambda: None
         self._guard = guard
         self._limits = limits
+        self._chance = chance
+        self._backoff = Backoff(limits.backoff_s, limits.max_backoff_s)
+        self._numbered = 0
         self._waiting: deque[_Row] = deque()
-        self._running: set[asyncio.Task[None]] = set()
-        self._outage: str | None = None
-        self._backoff_s = limits.backoff_s
-        self._probe: asyncio.TimerHandle | None = None
+        self._suspects: list[tuple[int, int, _Row]] = []
+        """A heap, by failures and then by arrival: who has not been tried alone goes first."""
+        self._together: set[asyncio.Task[None]] = set()
+        self._alone: set[asyncio.Task[None]] = set()
+        self._failed: list[_Failed] = []
+        """Failures whose proof, the known good conversation after them, is still to be asked."""
+        self._asking: asyncio.Task[None] | None = None
+        self._breaker = Breaker()
+        self._up = asyncio.Event()
+        self._up.set()
+        self._pace = Pace.of(limits.requests_in_flight)
+        self._pause: asyncio.TimerHandle | None = None
         self._revision: asyncio.Task[str] | None = None
+        telemetry.GUARD_REQUESTS_ALLOWED.set(self._pace.allowed)
 
     @property
     def outage(self) -> str | None:
         """Why the guard is unavailable, or None where it answers."""
-        return self._outage
+        return self._breaker.reason
 
     def submit(self, rows: Sequence[bytes]) -> list[asyncio.Future[Judged]]:
         """A future for each row, in their order."""
         loop = asyncio.get_running_loop()
-        waiting = [_Row(row, loop.create_future()) for row in rows]
+        since = time.monotonic()
+        waiting = [
+            _Row(number, row, loop.create_future(), since)
+            for number, row in enumerate(rows, self._numbered)
+        ]
+        self._numbered += len(waiting)
         self._waiting.extend(waiting)
         self._fill()
         return [row.future for row in waiting]
@@ -88,57 +139,50 @@ class Dispatcher:
 
     async def close(self) -> None:
         """Ends what runs; rows that have no answer stay without one."""
-        if self._probe is not None:
-            self._probe.cancel()
-        tasks: list[asyncio.Task[Any]] = [*self._running]
-        if self._revision is not None:
-            tasks.append(self._revision)
+        if self._pause is not None:
+            self._pause.cancel()
+        tasks: list[asyncio.Task[Any]] = [*self._together, *self._alone]
+        tasks += [task for task in (self._asking, self._revision) if task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _ask_revision(self) -> str:
-        backoff = self._limits.backoff_s
         while True:
+            await self._up.wait()
+            cuts = self._pace.cuts
             try:
                 revision = await self._guard.revision()
             except GuardUnavailable as error:
-                self._went(str(error))
-                await asyncio.sleep(backoff)
-                backoff = min(backoff * 2, self._limits.max_backoff_s)
+                if error.trouble is Trouble.BUSY:
+                    self._refused(cuts)
+                    await asyncio.sleep(self._pause_s())
+                else:  # it is asked about no row, so none can be to blame
+                    self._went(str(error))
             else:
-                self._came_back()
-                self._fill()
+                telemetry.GUARD_UP.set(1)
                 return revision
 
+    # Sending.
+
     def _fill(self) -> None:
-        if self._outage is not None:
-            self._probe_later()
+        """Sends what may be sent now."""
+        if not self._breaker.closed or self._pause is not None:
             return
-        while self._waiting and len(self._running) < self._limits.requests_in_flight:
-            self._start()
+        while self._suspects and len(self._alone) < self._limits.suspects_in_flight:
+            self._start([heapq.heappop(self._suspects)[-1]], self._alone)
+        while self._waiting and len(self._together) < self._pace.allowed:
+            self._start(self._next(), self._together)
 
-    def _start(self) -> None:
-        task = asyncio.create_task(self._send(self._next()), name="guard-request")
-        self._running.add(task)
-        task.add_done_callback(self._sent)
+    def _start(self, rows: list[_Row], running: set[asyncio.Task[None]]) -> None:
+        def sent(task: asyncio.Task[None]) -> None:
+            running.discard(task)
+            if not task.cancelled():
+                self._fill()
 
-    def _sent(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        if not task.cancelled():
-            self._fill()
-
-    def _probe_later(self) -> None:
-        """In an outage one request asks again; the others would only fail beside it."""
-        if self._probe is None and not self._running and self._waiting:
-            loop = asyncio.get_running_loop()
-            self._probe = loop.call_later(self._backoff_s, self._probe_now)
-            self._backoff_s = min(self._backoff_s * 2, self._limits.max_backoff_s)
-
-    def _probe_now(self) -> None:
-        self._probe = None
-        if self._waiting:
-            self._start()
+        task = asyncio.create_task(self._send(rows), name="guard-request")
+        running.add(task)
+        task.add_done_callback(sent)
 
     def _next(self) -> list[_Row]:
         rows = [self._waiting.popleft()]
@@ -153,33 +197,226 @@ class Dispatcher:
         return rows
 
     async def _send(self, rows: list[_Row]) -> None:
+        cuts = self._pace.cuts
         started = time.monotonic()
+        timeout_s = self._alone_s(rows[0]) if rows[0].trial.suspect else None
         try:
-            answers = await self._guard.judge([row.data for row in rows])
+            answers = await self._judge([row.data for row in rows], timeout_s)
         except GuardUnavailable as error:
-            self._waiting.extendleft(reversed(rows))
-            self._went(str(error))
+            ended = time.monotonic()
+            if error.trouble is Trouble.FAILED:
+                self._fail([_Failed(row, str(error), started, ended) for row in rows])
+                return
+            self._take_back(rows)
+            if error.trouble is Trouble.BUSY:
+                self._refused(cuts)
+            else:
+                self._went(str(error))
             return
         except Exception as error:  # a fault that waiting does not mend: its callers must know
             for row in rows:
-                row.future.set_exception(error)
+                _raise_to(row, error)
             return
-        self._came_back()
+        self._came(rows, answers, started)
+
+    def _came(self, rows: list[_Row], answers: list[Answer], started: float) -> None:
+        """Hands out the answers of one request."""
         ended = time.monotonic()
+        self._breaker = self._breaker.answered()
+        self._paced(self._pace.answered())
+        if self._breaker.closed:
+            telemetry.GUARD_UP.set(1)
         telemetry.GUARD_ROWS.observe(len(rows))
         telemetry.MODEL_SECONDS.observe(ended - started)
+        failed = []
         for row, answer in zip(rows, answers, strict=True):
-            row.future.set_result(Judged(answer, started - row.since, ended - started))
+            if isinstance(answer, Unanswered) and answer.failure is Failure.NO_ANSWER:
+                failed.append(_Failed(row, answer.reason, started, ended))
+            else:
+                _answer(row, answer, started, ended)
+        if failed:
+            self._fail(failed)
+
+    async def _judge(self, rows: Sequence[bytes], timeout_s: float | None) -> list[Answer]:
+        answers = await self._guard.judge(rows, timeout_s=timeout_s)
+        if len(answers) != len(rows):
+            raise GuardUnavailable(
+                f"the guard gave {len(answers)} answers for {len(rows)} rows", Trouble.FAILED
+            )
+        return answers
+
+    def _alone_s(self, row: _Row) -> float:
+        return deadline_s(
+            len(row.data),
+            base_s=self._limits.alone_s,
+            per_1000_tokens_s=self._limits.alone_1000_tokens_s,
+        )
+
+    def _take_back(self, rows: Sequence[_Row]) -> None:
+        """Puts rows where they were: none is overtaken by what came after it."""
+        together = []
+        for row in rows:
+            if row.trial.suspect:
+                heapq.heappush(self._suspects, (row.trial.failures, row.number, row))
+            else:
+                together.append(row)
+        last = max((row.number for row in together), default=-1)
+        while self._waiting and self._waiting[0].number < last:
+            together.append(self._waiting.popleft())
+        together.sort(key=lambda row: row.number)
+        self._waiting.extendleft(reversed(together))
+
+    # Failing.
+
+    def _fail(self, failed: list[_Failed]) -> None:
+        """Has each failure proven or forgotten: in an outage it proves nothing."""
+        if self._breaker.closed:
+            self._failed += failed
+            self._ask()
+        else:
+            self._take_back([each.row for each in failed])
+
+    def _ask(self) -> None:
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask_until_settled(), name="guard-probe")
+
+    async def _ask_until_settled(self) -> None:
+        """Asks the known good conversation until there is neither outage nor failure to prove."""
+        since = time.monotonic()
+        while self._failed or not self._breaker.closed:
+            if not self._breaker.closed:
+                failures = self._breaker.failures
+                await asyncio.sleep(self._backoff.wait_s(failures, self._chance()))
+            failed, self._failed = self._failed, []
+            cuts = self._pace.cuts
+            self._breaker = self._breaker.asks()
+            try:
+                revision = await self._ask_once()
+            except GuardUnavailable as error:
+                if error.trouble is Trouble.BUSY:
+                    self._refused(cuts)
+                    if self._breaker.closed and time.monotonic() - since < self._limits.probe_s:
+                        # It says nothing of the failures yet: ask again.
+                        self._failed = [*failed, *self._failed]
+                        await asyncio.sleep(self._pause_s())
+                        continue
+                self._did_not_come_back(str(error))
+                self._settle(failed, None)
+            except Exception as error:  # a fault that waiting does not mend: its callers must know
+                for each in failed:
+                    _raise_to(each.row, error)
+                self._breaker = Breaker()  # who waits asks, and hears it for itself
+                self._up.set()
+            else:
+                self._close_breaker()
+                # Open still, it went while it was asked: what failed just before went with it.
+                self._settle(failed, revision if self._breaker.closed else None)
+            since = time.monotonic()
+            self._fill()
+
+    async def _ask_once(self) -> str:
+        """The revision that answered the known good conversation."""
+        try:
+            [answer] = await self._judge([KNOWN_GOOD], self._limits.probe_s)
+            if isinstance(answer, Unanswered):
+                raise GuardUnavailable(
+                    f"the known good conversation is answered {answer.failure}: {answer.reason}",
+                    Trouble.FAILED,
+                )
+        except GuardUnavailable:
+            telemetry.GUARD_PROBES.labels("failed").inc()
+            raise
+        telemetry.GUARD_PROBES.labels("answered").inc()
+        return answer.revision
+
+    def _settle(self, failed: Sequence[_Failed], revision: str | None) -> None:
+        """Draws the conclusion from failures; `revision`: of the guard that answered the known
+        good conversation after them, None where there was no such answer."""
+        back = []
+        suspects = [each for each in failed if not each.row.trial.suspect]
+        if suspects and revision is not None:
+            _log.warning(
+                "%d rows are tried alone; the guard failed on them and not on the known good "
+                "conversation: %s",
+                len(suspects),
+                suspects[0].reason,
+            )
+        for each in failed:
+            row = each.row
+            row.trial = row.trial.failed(good_came_back=revision is not None)
+            if revision is not None and row.trial.given_up:
+                reason = f"no answer {FAILURES_ALONE} times alone, at last: {each.reason}"
+                _log.warning("a row of %d bytes is given up: %s", len(row.data), reason)
+                telemetry.ROWS_GIVEN_UP.inc()
+                answer = Unanswered(Failure.NO_ANSWER, reason, revision)
+                _answer(row, answer, each.started, each.ended)
+            else:
+                back.append(row)
+        self._take_back(back)
+
+    # The guard's states.
 
     def _went(self, reason: str) -> None:
-        if self._outage is None:
-            _log.warning("the guard is unavailable, waiting for it: %s %s", reason, self.held())
-            telemetry.GUARD_UP.set(0)
-        self._outage = reason
+        """A request found it away."""
+        self._open_breaker(self._breaker.went(reason))
 
-    def _came_back(self) -> None:
-        if self._outage is not None:
-            _log.warning("the guard is back")
-            self._outage = None
-        self._backoff_s = self._limits.backoff_s
+    def _did_not_come_back(self, reason: str) -> None:
+        self._open_breaker(self._breaker.good_did_not(reason))
+
+    def _open_breaker(self, opened: Breaker) -> None:
+        was, self._breaker = self._breaker, opened
+        if was.closed:
+            _log.warning(
+                "the guard is unavailable, waiting for it: %s %s", opened.reason, self.held()
+            )
+            telemetry.GUARD_UP.set(0)
+            self._up.clear()
+            self.on_change()
+        failed, self._failed = self._failed, []
+        self._settle(failed, None)
+        self._ask()
+
+    def _close_breaker(self) -> None:
+        was, self._breaker = self._breaker, self._breaker.good_came_back()
+        if was.closed or not self._breaker.closed:
+            return
+        _log.warning("the guard is back")
         telemetry.GUARD_UP.set(1)
+        self._up.set()
+        self.on_change()
+
+    def _refused(self, cuts: int) -> None:
+        """The guard has enough: fewer requests, after a pause."""
+        self._paced(self._pace.refused(cuts))
+        if self._pause is None:
+            loop = asyncio.get_running_loop()
+            self._pause = loop.call_later(self._pause_s(), self._resume)
+
+    def _pause_s(self) -> float:
+        return self._backoff.wait_s(self._pace.refusals, self._chance())
+
+    def _resume(self) -> None:
+        self._pause = None
+        self._fill()
+
+    def _paced(self, pace: Pace) -> None:
+        was, self._pace = self._pace, pace
+        if was.allowed == pace.allowed:
+            return
+        telemetry.GUARD_REQUESTS_ALLOWED.set(pace.allowed)
+        if was.allowed == was.most:
+            _log.warning(
+                "the guard is busy: %d requests in flight, not %d", pace.allowed, pace.most
+            )
+        elif pace.allowed == pace.most:
+            _log.warning("the guard takes %d requests in flight again", pace.most)
+
+
+def _answer(row: _Row, answer: Answer, started: float, ended: float) -> None:
+    if not row.future.done():
+        row.future.set_result(Judged(answer, started - row.since, ended - started))
+
+
+def _raise_to(row: _Row, error: Exception) -> None:
+    if not row.future.done():
+        row.future.set_exception(error)

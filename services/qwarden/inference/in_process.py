@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from qwarden.guard.answer import Answer
-from qwarden.inference.port import GuardFailed
+from qwarden.inference.port import GuardFailed, GuardUnavailable, Trouble
 
 if TYPE_CHECKING:
     from qwarden_engine.gen import Gen
@@ -20,9 +20,10 @@ Progress = Callable[[str], None]
 class InProcessGuard:
     """Loads the checkpoint in a thread of its own at the first call, and hands rows over there.
 
-    Where the engine cannot judge at all, it has failed: here nobody starts it again. Needs the
-    extra `engine` (torch). Errors of the checkpoint come through as they are: a wrong checkpoint
-    is no outage, and waiting does not mend it.
+    Where the engine cannot judge at all, it has failed: here nobody starts it again, so it is
+    never away, and it takes all that it is given, so it is never busy. A request alone can fail.
+    Needs the extra `engine` (torch). Errors of the checkpoint come through as they are: a wrong
+    checkpoint is no outage, and waiting does not mend it.
     """
 
     def __init__(self, settings: EngineSettings) -> None:
@@ -46,11 +47,17 @@ class InProcessGuard:
             loop.call_soon_threadsafe(set_answers, answers)
 
         try:
-            await loop.run_in_executor(self._thread, gen.submit, rows, done, answered.cancelled)
-            answers = await answered
-        except asyncio.CancelledError:
+            async with asyncio.timeout(timeout_s):
+                await loop.run_in_executor(self._thread, gen.submit, rows, done, answered.cancelled)
+                answers = await answered
+        except TimeoutError:
+            raise GuardUnavailable(
+                f"the engine has not answered within {timeout_s} s", Trouble.FAILED
+            ) from None
+        except Exception as error:  # of reading these rows: the engine's thread goes on
+            raise GuardUnavailable(f"the engine failed: {error!r}", Trouble.FAILED) from error
+        finally:
             answered.cancel()  # the engine asks it whether anybody waits
-            raise
         if answers is None:
             raise GuardFailed("the engine cannot judge what it could at its start; start it anew")
         return answers

@@ -9,7 +9,8 @@ from qwarden.guard.row import Row
 
 
 class MemoryGuard:
-    """Answers at once, with what `judge` says of a row's bytes."""
+    """Answers at once, with what `judge` says of a row's bytes; what it raises is raised, also a
+    `GuardUnavailable` of any trouble."""
 
     def __init__(self, judge: Callable[[bytes], Answer], *, revision: str = "memory@0") -> None:
         self._judge = judge

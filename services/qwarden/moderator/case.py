@@ -9,9 +9,10 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
+from qwarden.contracts import topics
 from qwarden.contracts.escalation import content_of
 from qwarden.contracts.event import Event, decode_event
-from qwarden.contracts.headers import Header, event_attributes
+from qwarden.contracts.headers import ORIGIN, Header, event_attributes, header, parsed_origin
 from qwarden.contracts.judged import conversations_of
 from qwarden.contracts.keys import ContentKey
 from qwarden.contracts.refusal import ErrorClass, Refused
@@ -57,10 +58,16 @@ class Source(NamedTuple):
 
     @classmethod
     def of(cls, record: Record) -> Source:
+        """What a record carries, and where it stood first: on the backlog its origin is believed,
+        since only the fleet writes there."""
+        where = None
+        if record.topic == topics.BACKLOG:
+            where = parsed_origin(header(record.headers, ORIGIN))
+        topic, partition, offset = where or (record.topic, record.partition, record.offset)
         return cls(
-            record.topic,
-            record.partition,
-            record.offset,
+            topic,
+            partition,
+            offset,
             record.timestamp,
             record.key,
             record.value,

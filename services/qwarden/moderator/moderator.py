@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import zip_longest
 
 from prometheus_client import Counter
 
 from qwarden import telemetry
-from qwarden.contracts import headers
+from qwarden.contracts import headers, topics
+from qwarden.contracts.dead_letter import KEPT_BYTES
 from qwarden.contracts.headers import Header
-from qwarden.contracts.refusal import Refused
+from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.contracts.verdict import Verdict
+from qwarden.delivery.lanes import Quotas, Relay, estimated_tokens, is_stale
 from qwarden.delivery.owed import Owed
 from qwarden.moderator import verdicts
 from qwarden.moderator.case import Admission, Case, Record, Source
+from qwarden.moderator.halting import Halting, Run, may_be_the_guards_fault
 from qwarden.moderator.lookup import Found, Lookup, Wanted
-from qwarden.moderator.outcome import owed_by_refusal, owed_by_verdict
+from qwarden.moderator.outcome import owed_by_refusal, owed_by_relay, owed_by_verdict
 from qwarden.moderator.verdicts import Verdicts
 from qwarden.telemetry import TenantLabels
 
@@ -42,11 +47,15 @@ class Publication:
 class _Pending:
     """A case whose questions are asked, until all of their answers are here."""
 
-    __slots__ = ("case", "found", "index", "left")
+    __slots__ = ("case", "finish", "found", "is_interactive", "left", "polled")
 
-    def __init__(self, index: int, case: Case) -> None:
-        self.index = index
+    def __init__(
+        self, case: Case, is_interactive: bool, polled: float, finish: Callable[[Owed], None]
+    ) -> None:
         self.case = case
+        self.is_interactive = is_interactive
+        self.polled = polled
+        self.finish = finish
         self.left = len(case.questions)
         self.found: list[Found | None] = [None] * self.left
 
@@ -68,8 +77,22 @@ class Moderator:
         publication: Publication,
         trace: telemetry.Trace,
         tenant_labels: TenantLabels,
+        *,
+        halting: Halting,
+        guard_is_away: Callable[[], bool],
     ) -> None:
+        self.on_run: Callable[[Run], None] = lambda run: None
+        """Told of a run of failures that should halt the fleet."""
+        self._halting = halting
+        self._resumed = asyncio.Event()
+        self._resumed.set()
         self._admission = admission
+        self._guard_is_away = guard_is_away
+        policies = admission.tenants.policies().values()
+        self._reads_on = any(policy.in_outage() is not None for policy in policies)
+        """Whether there is a policy that answers in an outage, so that intake may not wait."""
+        self._quotas = Quotas()
+        self._pending: set[_Pending] = set()
         self._lookup = lookup
         self._publication = publication
         self._trace = trace
@@ -81,38 +104,122 @@ class Moderator:
         polled = time.monotonic()
         now = datetime.now(UTC)
         asked: list[tuple[_Pending, int]] = []
-        wanted: list[Wanted] = []
         for index, record in enumerate(records):
             telemetry.QUEUE_SECONDS.observe(max(0.0, now.timestamp() - record.timestamp / 1000))
             source = Source.of(record)
             try:
                 case = self._admission.admit(source)
             except Refused as refused:
-                finish(index, self._dead_letter(source, refused))
+                finish(index, self._dead_letter(source, refused, polled))
                 continue
-            if case.event.deleted:
-                said = verdicts.withdrawn(case, self._admission.keys.id)
-                finish(index, self._owed(case, said, polled, ()))
-            elif case.is_expired(now):
-                said = verdicts.expired(case, self._admission.keys.id)
-                finish(index, self._owed(case, said, polled, ()))
-            else:
-                pending = _Pending(index, case)
-                for at, wants in enumerate(_wanted(case)):
-                    asked.append((pending, at))
-                    wanted.append(wants)
-        if not wanted:
+            owed = self._unasked(case, record, now, polled)
+            if owed is not None:
+                finish(index, owed)
+                continue
+            pending = _Pending(case, record.topic == topics.CONTENT, polled, partial(finish, index))
+            self._pending.add(pending)
+            asked += [(pending, at) for at in range(len(case.questions))]
+        while asked:
+            stayed: list[tuple[_Pending, int]] = []
+            await self._lookup.find(
+                [_wanted(pending.case, at) for pending, at in asked],
+                partial(self._found, asked, stayed),
+            )
+            await self._resumed.wait()
+            asked = stayed
+
+    def _found(
+        self,
+        asked: list[tuple[_Pending, int]],
+        stayed: list[tuple[_Pending, int]],
+        which: int,
+        found: Found,
+    ) -> None:
+        """The answer to one of the questions `asked`; what a halt leaves open has `stayed`."""
+        pending, at = asked[which]
+        question = pending.case.questions[at]
+        if found.place == "miss" and self._resumed.is_set():
+            tenant = pending.case.event.tenant
+            run = self._halting.saw(tenant, question.content_hash, found.answer)
+            if run is not None:
+                self.on_run(run)
+        if not self._resumed.is_set() and may_be_the_guards_fault(found.answer):
+            stayed.append((pending, at))
+        elif pending.take(at, found) and pending in self._pending:
+            self._pending.discard(pending)
+            pending.finish(self._answered(pending))
+
+    def halt(self) -> None:
+        """What the guard fails on from now on is neither a dead letter nor given up: it is asked
+        again after `resume`."""
+        self._resumed.clear()
+
+    def resume(self) -> None:
+        if not self._resumed.is_set():
+            self._halting.reset()
+            self._resumed.set()
+
+    def guard_went_away(self) -> None:
+        """Where a policy answers in an outage: answers what is asked already, and relays what its
+        policies let wait, so that intake goes on. What the guard says of them later is kept in the
+        cache and published by nobody."""
+        if not self._reads_on:
             return
+        for pending in list(self._pending):
+            owed = self._in_outage(pending.case, pending.is_interactive, pending.polled)
+            if owed is not None:
+                self._pending.discard(pending)
+                pending.finish(owed)
 
-        def on_found(which: int, found: Found) -> None:
-            pending, at = asked[which]
-            if pending.take(at, found):
-                finish(pending.index, self._answered(pending, polled))
+    def _unasked(self, case: Case, record: Record, now: datetime, polled: float) -> Owed | None:
+        """What a case owes that is not for the guard, or not now; None for the others."""
+        key_id = self._admission.keys.id
+        if case.event.deleted:
+            return self._owed(case, verdicts.withdrawn(case, key_id), polled, ())
+        if case.is_expired(now):
+            return self._owed(case, verdicts.expired(case, key_id), polled, ())
+        is_interactive = record.topic == topics.CONTENT
+        if self._reads_on and self._guard_is_away():
+            owed = self._in_outage(case, is_interactive, polled)
+            if owed is not None:
+                return owed
+        tenant = case.tenant
+        if not is_interactive or not tenant.relay:
+            return None
+        age_s = now.timestamp() - record.timestamp / 1000
+        if is_stale(age_s=age_s, fresh_s=tenant.fresh_horizon_s):
+            return self._relayed(case, Relay.STALE)
+        if tenant.tokens_a_minute is not None and not self._quotas.admits(
+            tenant.name,
+            estimated_tokens(len(case.source.value or b"")),
+            a_minute=tenant.tokens_a_minute,
+            now_s=polled,
+        ):
+            return self._relayed(case, Relay.QUOTA)
+        return None
 
-        await self._lookup.find(wanted, on_found)
+    def _in_outage(self, case: Case, is_interactive: bool, polled: float) -> Owed | None:
+        said = verdicts.in_outage(case, self._admission.keys.id)
+        if said is not None:
+            return self._owed(case, said, polled, ())
+        if is_interactive and case.tenant.relay:
+            return self._relayed(case, Relay.OUTAGE)
+        return None
 
-    def _answered(self, pending: _Pending, polled: float) -> Owed:
+    def _relayed(self, case: Case, why: Relay) -> Owed:
+        telemetry.EVENTS.labels("relayed").inc()
+        telemetry.RELAYED.labels(why.value, self._labels(case.event.tenant)).inc()
+        return owed_by_relay(case.source)
+
+    def unpublishable(self, record: Record, reason: str) -> Owed:
+        """The dead letter of a record whose outcome no broker takes. Its content is kept in part:
+        what is too large for one topic may be for the dead letters too."""
+        refused = Refused(ErrorClass.UNPUBLISHABLE, reason)
+        return self._dead_letter(Source.of(record), refused, time.monotonic(), max_bytes=KEPT_BYTES)
+
+    def _answered(self, pending: _Pending) -> Owed:
         """What a case owes whose questions all have their answers."""
+        polled = pending.polled
         case, key_id = pending.case, self._admission.keys.id
         found = [each for each in pending.found if each is not None]
         if case.is_expired(datetime.now(UTC)):
@@ -120,7 +227,7 @@ class Moderator:
         try:
             said = verdicts.judged(case, [each.answer for each in found], key_id)
         except Refused as refused:
-            return self._dead_letter(case.source, refused)
+            return self._dead_letter(case.source, refused, polled)
         return self._owed(case, said, polled, found)
 
     def _owed(self, case: Case, said: Verdicts, polled: float, found: Sequence[Found]) -> Owed:
@@ -158,7 +265,9 @@ class Moderator:
             counter = self._counters[key] = metric.labels(*labels)
         return counter
 
-    def _dead_letter(self, source: Source, refused: Refused) -> Owed:
+    def _dead_letter(
+        self, source: Source, refused: Refused, polled: float, *, max_bytes: int | None = None
+    ) -> Owed:
         telemetry.EVENTS.labels("dead_letter").inc()
         _log.info(
             "dead letter: %s/%s/%s, tenant %r, event %r, %s",
@@ -171,21 +280,21 @@ class Moderator:
         )
         tenant = self._labels(refused.tenant) if refused.tenant else "unknown"
         telemetry.DEAD_LETTERS.labels(refused.error_class.value, tenant).inc()
+        now = datetime.now(UTC)
         return owed_by_refusal(
             source,
             refused,
             consumer=self._publication.consumer,
-            max_bytes=self._publication.max_event_bytes,
+            max_bytes=max_bytes or self._publication.max_event_bytes,
             volatile=self._trace.forward(source.headers, source, "dead_letter"),
+            tried=(now - timedelta(seconds=time.monotonic() - polled), now),
         )
 
 
-def _wanted(case: Case) -> Iterator[Wanted]:
+def _wanted(case: Case, at: int) -> Wanted:
     assert case.policy is not None
-    for question in case.questions:
-        yield Wanted(
-            question.row, question.content_hash, case.policy.views, case.tenant.cache_scope
-        )
+    question = case.questions[at]
+    return Wanted(question.row, question.content_hash, case.policy.views, case.tenant.cache_scope)
 
 
 def _place(found: Found) -> list[Header]:

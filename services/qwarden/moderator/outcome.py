@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 from qwarden.contracts import headers, topics
 from qwarden.contracts.dead_letter import Origin, dead_letter
 from qwarden.contracts.escalation import (
@@ -9,11 +11,12 @@ from qwarden.contracts.escalation import (
     Evidence,
     Kind,
     content_of,
-    is_sampled,
+    escalation_of,
+    is_evidence,
 )
 from qwarden.contracts.headers import Header
 from qwarden.contracts.refusal import Refused
-from qwarden.contracts.verdict import Action, Basis, Verdict, encode
+from qwarden.contracts.verdict import Verdict, encode
 from qwarden.delivery.owed import Message, Owed
 from qwarden.moderator.case import MAX_ENVELOPE_BYTES, Case, Source
 
@@ -35,31 +38,46 @@ def owed_by_verdict(
         return Message(topic, key, value, [*about, where, *volatile, *more])
 
     owed = [message(topics.VERDICTS, "verdict", encode(verdict))]
-    kind = _escalation(verdict)
+    kind = escalation_of(verdict)
     if kind is not None:
         content = content_of(case.event) if kind is Kind.REVIEW else None
         escalation = Escalation(kind=kind, verdict=verdict, content=content)
         owed.append(message(topics.REVIEW, "review", encode(escalation)))
-    if _is_evidence(verdict, sample_rate):
+    if is_evidence(verdict, sample_rate):
         evidence = Evidence(verdict=verdict, content=content_of(case.event))
         rate = (headers.SAMPLE_RATE, str(sample_rate).encode())
         owed.append(message(topics.EVIDENCE, "evidence", encode(evidence), rate))
     return tuple(owed)
 
 
+def owed_by_relay(source: Source) -> Owed:
+    """The record itself on the backlog's lane, with its origin."""
+    carried = [each for each in source.headers if each[0] not in (headers.ORIGIN, headers.REPLAY)]
+    where = headers.origin(source.topic, source.partition, source.offset)
+    return (Message(topics.BACKLOG, source.key, source.value or b"", [*carried, where]),)
+
+
 def owed_by_refusal(
-    source: Source, refused: Refused, *, consumer: str, max_bytes: int, volatile: list[Header]
+    source: Source,
+    refused: Refused,
+    *,
+    consumer: str,
+    max_bytes: int,
+    volatile: list[Header],
+    tried: tuple[datetime, datetime] | None = None,
 ) -> Owed:
-    """The dead letter, with the record's own key, headers and value as far as they fit."""
+    """The dead letter, with the record's own key, headers and value as far as they fit. `tried`:
+    when it was first and last tried."""
     fits = source.envelope_bytes() <= MAX_ENVELOPE_BYTES
     letter = dead_letter(
         refused,
         origin=Origin(source.topic, source.partition, source.offset, source.timestamp),
-        key=source.key if fits else None,
+        key=source.key,
         value=source.value,
-        headers=source.headers if fits else (),
+        headers=source.headers,
         consumer=consumer,
         max_bytes=max_bytes,
+        tried=tried,
     )
     identity = f"{source.topic}/{source.partition}/{source.offset}"
     return (
@@ -75,19 +93,3 @@ def owed_by_refusal(
             ],
         ),
     )
-
-
-def _escalation(verdict: Verdict) -> Kind | None:
-    if verdict.action is Action.REVIEW:
-        return Kind.REVIEW
-    if verdict.basis is Basis.WITHDRAWN or verdict.edit > 0:
-        return Kind.CLOSE
-    return None
-
-
-def _is_evidence(verdict: Verdict, sample_rate: float) -> bool:
-    if verdict.basis is Basis.WITHDRAWN:
-        return False
-    if verdict.action is not Action.ALLOW or verdict.basis is not Basis.GUARD:
-        return True
-    return is_sampled(verdict.verdict_id, sample_rate)

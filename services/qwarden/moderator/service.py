@@ -8,6 +8,8 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import uvicorn
@@ -18,34 +20,69 @@ from faststream.kafka import KafkaBroker
 from prometheus_client import make_asgi_app
 
 from qwarden.contracts import topics
+from qwarden.contracts.control import Halt
+from qwarden.control.port import Control
 from qwarden.delivery.consumer import Delivery
-from qwarden.delivery.subscriber import producer_of, subscribe
+from qwarden.delivery.positions import Accepted
+from qwarden.delivery.publisher import Publisher
+from qwarden.delivery.room import Room
+from qwarden.delivery.subscriber import subscribe
+from qwarden.delivery.window import Partition
 from qwarden.inference.dispatch import Dispatcher
-from qwarden.kafka import admin, security
+from qwarden.kafka import message_limits, open_producer, security
+from qwarden.moderator.halting import Run
 from qwarden.moderator.moderator import Moderator
 from qwarden.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+_BATCH_BYTES = 65_536
+"""Of the producer's batches; larger ones gain nothing here."""
+
 
 class ModeratorService:
     """One moderator. `run` returns the process's exit code."""
 
-    def __init__(self, settings: Settings, moderator: Moderator, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self, settings: Settings, moderator: Moderator, dispatcher: Dispatcher, control: Control
+    ) -> None:
         self._settings = settings
         self._dispatcher = dispatcher
+        self._control = control
+        self._run_seen: Run | None = None
+        """A run that halts, until the halt is read like everybody's."""
+        self._writing_halt: asyncio.Task[None] | None = None
         self._end = asyncio.Event()
         self._guard_known = False
-        self._guard_unusable = False
-        self._delivery = Delivery(
+        self._failed = False
+        self._interactive = self._delivery(
+            topics.CONTENT, moderator, settings.moderator.polls_in_flight
+        )
+        self._backlog = self._delivery(topics.BACKLOG, moderator, 1)
+        self._lanes = (self._interactive, self._backlog)
+        self._publisher: Publisher | None = None
+        dispatcher.held = self._in_flight
+        dispatcher.on_change = self._guard_changed
+        control.on_change(self._control_changed)
+        moderator.on_run = self._halt
+        self._moderator = moderator
+
+    def _delivery(self, topic: str, moderator: Moderator, polls: int) -> Delivery:
+        limits = self._settings.moderator
+        return Delivery(
+            topic,
             moderator.handle,
-            polls_in_flight=settings.moderator.polls_in_flight,
-            bytes_in_flight=settings.moderator.bytes_in_flight,
-            commit_interval_s=settings.moderator.commit_interval_s,
-            revoke_s=settings.moderator.revoke_s,
+            moderator.unpublishable,
+            room=Room(
+                polls=polls,
+                most_bytes=limits.bytes_in_flight,
+                uncommitted=limits.uncommitted_records,
+            ),
+            commit_interval_s=limits.commit_interval_s,
+            commit_records=limits.commit_records,
+            revoke_s=limits.revoke_s,
             on_failure=self.stop,
         )
-        dispatcher.held = self._delivery.held
 
     async def run(self) -> int:
         """Serves until SIGTERM or SIGINT (0), or until it cannot go on (3)."""
@@ -76,7 +113,7 @@ class ModeratorService:
         except KafkaError as error:  # no outage, those are waited for: no right to a topic, say
             _log.critical("Kafka refuses to serve this moderator: %r", error)
             return 3
-        return 3 if self._delivery.failure or self._guard_unusable else 0
+        return 3 if self._failed or any(lane.failure for lane in self._lanes) else 0
 
     def stop(self) -> None:
         """Asks `run` to finish what is in flight and return."""
@@ -84,45 +121,116 @@ class ModeratorService:
 
     async def _consume(self) -> None:
         """Waits for the broker, consumes until the end is asked for, drains, leaves the group."""
-        if not await self._topics_are_there():
+        limits = await self._message_limits()
+        if limits is None:
             return
         kafka = self._settings.kafka
         most = self._settings.moderator.max_event_bytes + topics.CONTENT_OVERHEAD_BYTES
+        publisher = self._publisher = Publisher(
+            partial(
+                open_producer,
+                kafka,
+                max_batch_bytes=min(_BATCH_BYTES, *limits.values()),
+                max_message_bytes=max(limits.values()),
+            ),
+            limits=limits,
+            close_s=self._settings.moderator.publisher_close_s,
+            on_failure=self._publication_failed,
+        )
         broker = KafkaBroker(
             kafka.bootstrap_servers,
             security=security(kafka),
             client_id="qwarden-moderator",
             request_timeout_ms=kafka.request_timeout_ms,
-            enable_idempotence=True,
-            acks="all",
-            linger_ms=5,
-            max_batch_size=65536,
-            max_request_size=most + topics.CONTENT_OVERHEAD_BYTES,
+            consumer_only=True,
             logger=_log,
             log_level=logging.DEBUG,
             allow_auto_create_topics=False,
         )
-        subscriber = subscribe(
-            broker,
-            topics.CONTENT,
-            self._delivery,
-            group_id=kafka.group_id,
-            max_records=self._settings.moderator.poll_records,
-            connection={
-                "session_timeout_ms": kafka.session_timeout_ms,
-                "heartbeat_interval_ms": kafka.session_timeout_ms // 3,
-                "max_poll_interval_ms": kafka.max_poll_interval_ms,
-                "max_partition_fetch_bytes": most,
-                "fetch_max_wait_ms": 50,
-            },
-        )
+        connection = {
+            "session_timeout_ms": kafka.session_timeout_ms,
+            "heartbeat_interval_ms": kafka.session_timeout_ms // 3,
+            "max_poll_interval_ms": kafka.max_poll_interval_ms,
+            "max_partition_fetch_bytes": most,
+            "fetch_max_wait_ms": 50,
+        }
+        most_records = {
+            topics.CONTENT: self._settings.moderator.poll_records,
+            topics.BACKLOG: self._settings.moderator.backlog_records,
+        }
+        await self._control.start()
+        publisher.start()
+        for lane in self._lanes:
+            subscribe(
+                broker,
+                lane,
+                group_id=kafka.groups[lane.topic],
+                max_records=most_records[lane.topic],
+                connection=connection,
+            )
+            lane.start(publisher)
         app = FastStream(broker, logger=_log)
         await app.start()
-        assert subscriber.consumer is not None
-        self._delivery.start(subscriber.consumer, producer_of(broker))
         await self._end.wait()
-        await self._delivery.drain(self._settings.moderator.drain_s)
+        await asyncio.gather(
+            *(lane.drain(self._settings.moderator.drain_s) for lane in self._lanes)
+        )
         await app.stop()
+        await publisher.close()
+        await self._control.close()
+
+    def _guard_changed(self) -> None:
+        self._hold_or_release()
+        if self._dispatcher.outage is not None:
+            self._moderator.guard_went_away()
+
+    def _control_changed(self) -> None:
+        if self._control.halts():
+            self._run_seen = None
+        self._hold_or_release()
+        groups = self._settings.kafka.groups
+        for lane in self._lanes:
+            lane.accept_losses(
+                {
+                    Partition(loss.topic, loss.partition): Accepted(loss.committed, loss.resume_at)
+                    for loss in self._control.accepted_losses().values()
+                    if (loss.topic, loss.group) == (lane.topic, groups[lane.topic])
+                }
+            )
+
+    def _hold_or_release(self) -> None:
+        """A halt holds both lanes; an outage of the guard only the backlog, which waits on its
+        topic: the other one fills its room and pauses, or its policies answer instead."""
+        halts = [halt.reason for halt in self._control.halts().values()]
+        if self._run_seen is not None:
+            halts.append(self._run_seen.reason)
+        if halts:
+            self._moderator.halt()
+        else:
+            self._moderator.resume()
+        away = [] if self._dispatcher.outage is None else ["the guard is away"]
+        for lane, reasons in ((self._interactive, halts), (self._backlog, halts + away)):
+            if reasons:
+                lane.hold("; ".join(reasons))
+            else:
+                lane.release()
+
+    def _halt(self, run: Run) -> None:
+        """Holds at once here; everybody else follows when the record is read."""
+        _log.critical("the fleet is halted: %s", run.reason)
+        self._run_seen = run
+        self._hold_or_release()
+        by = f"{self._settings.kafka.group_id}@{socket.gethostname()}"
+        halt = Halt(reason=run.reason, at=datetime.now(UTC), by=by)
+        self._writing_halt = asyncio.create_task(self._control.write(halt), name="halt")
+
+    def _in_flight(self) -> str:
+        return " ".join(lane.in_flight() for lane in self._lanes)
+
+    def _publication_failed(self, error: BaseException) -> None:
+        _log.critical("publication failed, the process ends: %r", error)
+        self._failed = True
+        self.stop()
 
     def _http_config(self) -> uvicorn.Config:
         routes = AsgiFastStream(
@@ -146,22 +254,22 @@ class ModeratorService:
             revision = await self._dispatcher.revision()
         except Exception as error:  # of the checkpoint: waiting does not mend it
             _log.critical("the guard cannot be used: %s", error)
-            self._guard_unusable = True
+            self._failed = True
             self.stop()
             return
         self._guard_known = True
         _log.info("the guard is %s", revision)
 
-    async def _topics_are_there(self) -> bool:
-        """Waits for a broker that is away and for topics that a Job has yet to make; False where
+    async def _message_limits(self) -> dict[str, int] | None:
+        """Waits for a broker that is away and for topics that a Job has yet to make; None where
         the end was asked for before."""
         said = ""
         while not self._end.is_set():
             try:
-                async with admin(self._settings.kafka) as client:
-                    missing = sorted(set(topics.ALL) - set(await client.list_topics()))
+                limits = await message_limits(self._settings.kafka, topics.ALL)
+                missing = sorted(set(topics.ALL) - limits.keys())
                 if not missing:
-                    return True
+                    return limits
                 reason = (
                     f"the topics {', '.join(missing)} are missing; make them with: "
                     "qwarden topics create"
@@ -173,19 +281,25 @@ class ModeratorService:
                 said = reason
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._end.wait(), 1.0)
-        return False
+        return None
 
     async def _healthz(self, scope: Any) -> AsgiResponse:
         """Alive: this loop turns, and delivery has not failed. An outage is waited out, alive."""
-        if self._delivery.failure is not None:
+        if any(lane.failure is not None for lane in self._lanes):
             return _text(503, "delivery failed; the process ends")
         return _text(200, "alive")
 
     async def _readyz(self, scope: Any) -> AsgiResponse:
         """Ready: what it cannot do without is there. Never Redis; having no partitions is fine."""
-        reasons = [stopped.sentence(*where) for where, stopped in self._delivery.lost.items()]
-        if not self._delivery.joined:
+        reasons = [
+            stopped.sentence(*where) for lane in self._lanes for where, stopped in lane.lost.items()
+        ]
+        if not all(lane.joined for lane in self._lanes):
             reasons.append("the consumer group has not assigned anything yet")
+        if self._publisher is not None and self._publisher.outage is not None:
+            reasons.append(f"nothing can be published: {self._publisher.outage}")
+        if self._interactive.held is not None:
+            reasons.append(f"nothing is judged: {self._interactive.held}")
         if self._dispatcher.outage is not None:
             reasons.append(f"the guard is unavailable: {self._dispatcher.outage}")
         elif not self._guard_known:

@@ -46,6 +46,17 @@ def expired(case: Case, key_id: str) -> Verdicts:
     )
 
 
+def in_outage(case: Case, key_id: str) -> Verdicts | None:
+    """What the policy says while the guard is away; None where it waits for the guard."""
+    decided = case.policy.in_outage() if case.policy else None
+    if decided is None:
+        return None
+    return tuple(
+        _verdict(case, question, key_id, basis=Basis.DEGRADED, cause="outage", decided=decided)
+        for question in case.questions
+    )
+
+
 def judged(case: Case, answers: Sequence[Answer], key_id: str) -> Verdicts:
     """What the guard said to each question, and what the policy does about it.
 

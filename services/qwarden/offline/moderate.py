@@ -13,8 +13,10 @@ from typing import Any, BinaryIO, NamedTuple
 import msgspec
 
 from qwarden.contracts import topics
+from qwarden.contracts.dead_letter import DeadLetter
 from qwarden.contracts.refusal import Refused
-from qwarden.delivery.owed import Owed
+from qwarden.contracts.verdict import encode
+from qwarden.delivery.owed import Message, Owed
 from qwarden.moderator.case import Admission, Source
 from qwarden.moderator.moderator import Moderator
 
@@ -68,10 +70,19 @@ async def moderate(
             assert owed is not None
             for message in owed:
                 if message.topic in _WRITTEN:
-                    write(message.value + b"\n")
+                    write(_line(message) + b"\n")
         offset += len(batch)
         done(len(batch))
         await asyncio.sleep(0)
+
+
+def _line(message: Message) -> bytes:
+    """What stands in the file: a dead letter without its times, so that the same input gives the
+    same file however often it is judged, and wherever it was gone on with."""
+    if message.topic != topics.DEAD_LETTERS:
+        return message.value
+    letter = msgspec.json.decode(message.value, type=DeadLetter)
+    return encode(msgspec.structs.replace(letter, first_tried_at=None, last_tried_at=None))
 
 
 class _Named(msgspec.Struct):

@@ -38,6 +38,8 @@ class PolicyFile(Document):
     unsafe: Actions
     on_unjudged: Literal["review", "block"] = "review"
     """What happens to content that the guard cannot judge. No answer is never Safe."""
+    on_outage: Literal["hold", "review", "allow"] = "hold"
+    """What happens to content while the guard is away: it waits, or it is answered unjudged."""
     on_expired: Literal["allow", "disclaim", "review", "block"] = "review"
     """What happens to content whose deadline passed before it was judged."""
     views: Annotated[tuple[View, ...], AfterValidator(views_of)] = tuple(View)
@@ -56,16 +58,21 @@ class Decided:
 class Policy:
     """A policy in force. `version` is 12 hexadecimal digits of a hash of all it says."""
 
-    __slots__ = ("_expired", "_file", "_unjudged", "name", "version", "views")
+    __slots__ = ("_expired", "_file", "_outage", "_unjudged", "name", "version", "views")
 
     def __init__(self, file: PolicyFile) -> None:
-        body = json.dumps(file.model_dump(mode="json"), sort_keys=True).encode()
+        # Without defaults: a key that a later release adds makes no policy another one.
+        said = file.model_dump(mode="json", exclude_defaults=True)
+        body = json.dumps(said, sort_keys=True).encode()
         self.name = file.name
         self.version = hashlib.sha256(body).hexdigest()[:12]
         self.views = file.views
         self._file = file
         self._expired = Decided(Action(file.on_expired), "on_expired")
         self._unjudged = Decided(Action(file.on_unjudged), "on_unjudged")
+        self._outage = (
+            None if file.on_outage == "hold" else Decided(Action(file.on_outage), "on_outage")
+        )
 
     def decide(self, safety: Safety, assessment: Assessment) -> Decided:
         """The severest action of the assessment's categories under its safety."""
@@ -89,6 +96,10 @@ class Policy:
     def expired(self) -> Decided:
         """For content whose deadline passed."""
         return self._expired
+
+    def in_outage(self) -> Decided | None:
+        """For content while the guard is away; None where it waits."""
+        return self._outage
 
     def unjudged(self) -> Decided:
         """For content that the guard could not judge."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo
@@ -21,12 +21,24 @@ def _known(policy: str, info: ValidationInfo) -> str:
     return policy
 
 
+FRESH_HORIZON_S = 600.0
+"""Ten minutes: by then people have seen what was posted, and what is posted now is more urgent."""
+
+
 class TenantFile(Document):
     """The file `tenants/NAME.yaml`."""
 
     name: Annotated[str, AfterValidator(as_its_file)] = Field(min_length=1, max_length=256)
     policies: list[Annotated[str, AfterValidator(_known)]] = Field(min_length=1)
     """The policies that its events may name; the first is used where they name none."""
+    relay: bool = True
+    """Whether its events may wait on the backlog's lane: where they must keep the order of
+    publication, whatever is old or too much, they may not."""
+    fresh_horizon_s: float = Field(default=FRESH_HORIZON_S, gt=0)
+    """An event that is older lets newer ones go first: it waits on the backlog's lane."""
+    tokens_a_minute: int | None = Field(default=None, gt=0)
+    """What one moderator judges of its events at once; what is more waits on the backlog's lane.
+    Without it a tenant that floods delays the others."""
     share_cache: bool = False
     """Whether assessments are shared with the other tenants that say so. A hit, and its speed,
     then tells one what another has sent."""
@@ -40,11 +52,14 @@ class Tenant:
     policies: Mapping[str, Policy]
     default: Policy
     cache_scope: str
+    relay: bool = True
+    fresh_horizon_s: float = FRESH_HORIZON_S
+    tokens_a_minute: int | None = None
 
     def with_views(self, views: Sequence[View]) -> Tenant:
         """This tenant, whose policies all judge these views."""
         policies = {name: policy.with_views(views) for name, policy in self.policies.items()}
-        return Tenant(self.name, policies, policies[self.default.name], self.cache_scope)
+        return replace(self, policies=policies, default=policies[self.default.name])
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +157,9 @@ def read_tenants(
             policies={policy: by_name[policy] for policy in document.policies},
             default=by_name[document.policies[0]],
             cache_scope="" if document.share_cache else document.name,
+            relay=document.relay,
+            fresh_horizon_s=document.fresh_horizon_s,
+            tokens_a_minute=document.tokens_a_minute,
         )
         for document in documents
     }

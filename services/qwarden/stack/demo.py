@@ -16,13 +16,11 @@ from rich.table import Table
 from qwarden import kafka, render
 from qwarden import settings as settings_module
 from qwarden.contracts import headers, topics
-from qwarden.contracts.event import decode_event
-from qwarden.contracts.judged import conversations_of
-from qwarden.contracts.refusal import Refused
 from qwarden.contracts.verdict import decode_verdict
-from qwarden.delivery.account import Account
 from qwarden.settings import Settings
 from qwarden.stack.home import Home
+from qwarden.verify.account import Account
+from qwarden.verify.reader import tasks_of
 
 OUTCOMES = (topics.VERDICTS, topics.DEAD_LETTERS)
 ALL_ANSWERED_S = 120.0
@@ -42,16 +40,6 @@ def sample_records() -> list[bytes]:
     }
     lines = [*text.splitlines(), json.dumps(too_long, ensure_ascii=False)]
     return [line.encode() for line in lines]
-
-
-def tasks_of(value: bytes) -> list[str]:
-    """The tasks on which an event must get verdicts; none where its outcome is of the whole."""
-    try:
-        event = decode_event(value, max_bytes=topics.MAX_EVENT_BYTES)
-        conversations, _ = ((), ()) if event.deleted else conversations_of(event)
-    except Refused:
-        return []
-    return [each.task.value for each in conversations]
 
 
 class Demo:
@@ -105,7 +93,7 @@ class Demo:
 
         await kafka.publish(self._settings.kafka, topics.CONTENT, values, sent)
         for origin, value in zip(origins, values, strict=True):
-            self._account.expect(origin, tasks_of(value))
+            self._account.expect(origin, tasks_of(value, max_bytes=topics.MAX_EVENT_BYTES))
         self._check()
 
     async def _show(self, topic: str, records: AsyncIterator[ConsumerRecord]) -> None:
@@ -117,10 +105,9 @@ class Demo:
     def _note(self, topic: str, record: ConsumerRecord) -> None:
         origin = headers.header(record.headers, headers.ORIGIN) or ""
         if topic == topics.VERDICTS:
-            verdict = decode_verdict(record.value)
-            self._account.saw(origin, verdict.verdict_id, verdict.task)
+            self._account.verdict(origin, decode_verdict(record.value))
         else:
-            self._account.saw(origin, "dead-letter")
+            self._account.dead_letter(origin)
 
     def _check(self) -> None:
         if self._account.expected and not self._account.missing():

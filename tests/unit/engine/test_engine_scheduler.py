@@ -60,12 +60,19 @@ class _Gate:
 class _Asked:
     """A request from a thread that does not wait for it."""
 
-    def __init__(self, gen: Gen, *some: Conversation) -> None:
+    def __init__(self, gen: Gen, *some: Conversation, look: threading.Event | None = None) -> None:
+        """`look`: who waits for room looks for it again before it is known that it is cancelled."""
         self.cancelled = False
+        self._look = look
         self.told: list[list[Answer] | None] = []
         self._done = threading.Event()
         rows = [each.to_json() for each in some]
-        gen.submit(rows, self._tell, lambda: self.cancelled)
+        gen.submit(rows, self._tell, self._is_cancelled)
+
+    def _is_cancelled(self) -> bool:
+        if self._look is not None and self.cancelled:
+            assert self._look.wait(LONG)
+        return self.cancelled
 
     def _tell(self, answers: list[Answer] | None) -> None:
         self.told.append(answers)
@@ -121,6 +128,40 @@ def test_a_request_that_nobody_waits_for_is_forwarded(monkeypatch: pytest.Monkey
         assert isinstance(answers[0], Assessment)
     assert [len(rows) for rows in forwards.rows] == [1, 1]
     assert gen.counts.cancelled == 1
+    gen.close()
+
+
+def test_who_waits_for_room_sleeps_on_where_those_before_are_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gen = engine(token_budget=64, second_look=False)
+    gate = _Gate()
+    _Forwards(monkeypatch, gate)
+    first = _Asked(gen, prompt("the first one"))
+    assert gate.reached.wait(LONG)
+    has_looked = threading.Event()
+    gone = _Asked(gen, *(prompt(f"cat number {n}") for n in range(40)), look=has_looked)
+    waiting: list[_Asked] = []
+    submitting = threading.Thread(target=lambda: waiting.append(_Asked(gen, prompt("it waits"))))
+    gone.cancelled = True
+    has_room = gen._scheduler._has_room
+    waits = threading.Event()
+
+    def look() -> bool:
+        (has_looked if waits.is_set() else waits).set()
+        return has_room()
+
+    monkeypatch.setattr(gen._scheduler, "_has_room", look)
+    submitting.start()
+    assert waits.wait(LONG)
+    gate.opened.set()
+    submitting.join(LONG)
+    assert waiting, "it waits for room that is there"
+    assert gone.answers() is None
+    for asked in (first, *waiting):
+        answers = asked.answers()
+        assert answers is not None
+        assert isinstance(answers[0], Assessment)
     gen.close()
 
 

@@ -190,6 +190,7 @@ class Scheduler:
             self._judge.forget()
             with self._changed:
                 self._waiting.drop(lambda other: other is job)
+                self._changed.notify_all()
             self._mend([job], error)
             return
         self._steps_up()
@@ -304,6 +305,7 @@ class Scheduler:
         if self._take(request):
             with self._changed:
                 self._waiting.drop(lambda job: job.row.request is request)
+                self._changed.notify_all()
             _tell(request, None)
 
     def _give_up_all(self) -> None:

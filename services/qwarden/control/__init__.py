@@ -1,0 +1,1 @@
+"""What all services must know within seconds, as it stands on `moderation.control`."""

@@ -1,0 +1,206 @@
+"""The control table over `moderation.control`: one partition, read uncommitted, followed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
+
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.errors import KafkaError
+
+from qwarden import telemetry
+from qwarden.contracts import topics
+from qwarden.contracts.control import (
+    Halt,
+    Key,
+    LossAccepted,
+    Record,
+    Written,
+    withdrawn,
+    written,
+)
+from qwarden.control.port import ControlUnusable
+from qwarden.control.table import Table
+from qwarden.kafka import client_arguments, open_producer
+from qwarden.settings import Kafka
+
+_log = logging.getLogger(__name__)
+
+_RETRY_S = 1.0
+"""How often a broker that is away is asked again: control is known within seconds."""
+_POLL_MS = 1000
+"""Only a bound: a poll returns when a record comes."""
+_METADATA_MS = 5000
+"""How often it is asked whether the topic is there: one that was made again is seen by this alone
+(aiokafka's default, five minutes, is no "within seconds")."""
+_CLOSE_S = 5.0
+"""How long a producer may take to close; under the service's drain_s. What it held is written
+again by a new one, or was told to nobody as written."""
+_MAX_RECORD_BYTES = 1024 * 1024
+
+
+class KafkaControl:
+    """One service's table. `wait`: whether a broker that is away is waited for, as a service does;
+    a person's command is told instead, with `KafkaError`."""
+
+    def __init__(self, kafka: Kafka, *, topic: str = topics.CONTROL, wait: bool = True) -> None:
+        self._kafka = kafka
+        self._partition = TopicPartition(topic, 0)
+        self._wait = wait
+        self._table = Table()
+        self._calls: list[Callable[[], None]] = []
+        self._consumer: AIOKafkaConsumer | None = None
+        self._following: asyncio.Task[None] | None = None
+        self._producer: AIOKafkaProducer | None = None
+        self._writing = asyncio.Lock()
+
+    async def start(self) -> None:
+        waits = False
+        while True:
+            try:
+                await self._read_to_the_end()
+                break
+            except KafkaError as error:
+                if not self._wait:
+                    raise
+                if not waits:
+                    _log.warning("waiting for %s: %r", self._partition.topic, error)
+                waits = True
+                await asyncio.sleep(_RETRY_S)
+        self._following = asyncio.create_task(self._follow(), name="control")
+
+    def halts(self) -> Mapping[Key, Halt]:
+        return self._table.halts
+
+    def accepted_losses(self) -> Mapping[Key, LossAccepted]:
+        return self._table.losses
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        self._calls.append(call)
+
+    async def write(self, record: Record) -> None:
+        await self._publish(written(record))
+
+    async def withdraw(self, key: Key) -> None:
+        await self._publish(withdrawn(key))
+
+    async def close(self) -> None:
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
+        await self._close_consumer()
+        await self._close_producer()
+
+    # Reading.
+
+    async def _read_to_the_end(self) -> None:
+        """Puts a table that holds all of the topic in place of the present one, and a consumer that
+        stands behind it."""
+        at = self._partition
+        consumer = AIOKafkaConsumer(
+            at.topic,
+            **client_arguments(self._kafka),
+            group_id=None,
+            metadata_max_age_ms=_METADATA_MS,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level="read_uncommitted",
+        )
+        try:
+            await consumer.start()
+            partitions = len(consumer.assignment())
+            if partitions != 1:
+                raise ControlUnusable(
+                    f"{at.topic} has {partitions} partitions and must have one, so that everybody "
+                    "reads one order; delete it, and make it with: qwarden topics create"
+                )
+            begin = (await consumer.beginning_offsets([at]))[at]
+            end = (await consumer.end_offsets([at]))[at]
+            consumer.seek(at, begin)
+            table = Table()
+            # The position, not the last record's offset: the topic may end in a marker.
+            while await consumer.position(at) < end:
+                _apply(table, await _polled(consumer))
+        except BaseException:
+            await consumer.stop()
+            raise
+        self._consumer = consumer
+        before, self._table = self._table, table
+        if (before.halts, before.losses) != (table.halts, table.losses):
+            self._tell()
+
+    async def _follow(self) -> None:
+        """Never ends by itself: a service that no halt reaches would be one too many."""
+        while True:
+            try:
+                if self._consumer is None:
+                    await self._read_to_the_end()
+                while True:
+                    if _apply(self._table, await _polled(self._consumer)):
+                        self._tell()
+            except Exception as error:
+                # A partition without a position too: the topic was made again, and is another one.
+                _log.warning("reading %s anew after %r", self._partition.topic, error)
+                await self._close_consumer()
+                await asyncio.sleep(_RETRY_S)
+
+    async def _close_consumer(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            with contextlib.suppress(KafkaError):
+                await consumer.stop()
+
+    def _tell(self) -> None:
+        telemetry.HALTS.set(len(self._table.halts))
+        for call in self._calls:
+            call()
+
+    # Writing.
+
+    async def _publish(self, message: Written) -> None:
+        """Writes until it is acknowledged: a record that is written twice says the same."""
+        async with self._writing:
+            while True:
+                try:
+                    if self._producer is None:
+                        self._producer = await open_producer(
+                            self._kafka,
+                            max_batch_bytes=_MAX_RECORD_BYTES,
+                            max_message_bytes=_MAX_RECORD_BYTES,
+                        )
+                    await self._producer.send_and_wait(
+                        self._partition.topic,
+                        key=message.key,
+                        value=message.value,
+                        headers=message.headers,
+                        partition=self._partition.partition,
+                    )
+                    return
+                except KafkaError as error:
+                    await self._close_producer()
+                    if not self._wait:
+                        raise
+                    _log.warning("writing to %s again after %r", self._partition.topic, error)
+                    await asyncio.sleep(_RETRY_S)
+
+    async def _close_producer(self) -> None:
+        producer, self._producer = self._producer, None
+        if producer is not None:
+            with contextlib.suppress(TimeoutError, KafkaError):
+                await asyncio.wait_for(producer.stop(), _CLOSE_S)
+
+
+async def _polled(consumer: AIOKafkaConsumer) -> list[ConsumerRecord]:
+    polled = await consumer.getmany(timeout_ms=_POLL_MS)
+    return list(chain.from_iterable(polled.values()))
+
+
+def _apply(table: Table, records: Iterable[ConsumerRecord]) -> bool:
+    """Whether what is in force has changed."""
+    changed = False
+    for record in records:
+        changed |= table.apply(record.key, record.value)
+    return changed

@@ -1,0 +1,72 @@
+"""The control table of one process: for tests, and where there is no broker."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from qwarden.contracts.control import Halt, Key, LossAccepted, Record, withdrawn, written
+from qwarden.control.table import Table
+
+Follower = Callable[[bytes | None, bytes | None], None]
+
+
+class MemoryTopic:
+    """What the tables of one fleet share: the records in order, those superseded compacted away."""
+
+    def __init__(self) -> None:
+        self._records: dict[bytes | None, bytes | None] = {}
+        self._followers: list[Follower] = []
+
+    def append(self, key: bytes | None, value: bytes | None) -> None:
+        """A record of anybody's, which all who follow see when the event loop turns."""
+        self._records.pop(key, None)
+        self._records[key] = value
+        for follower in self._followers:
+            asyncio.get_running_loop().call_soon(follower, key, value)
+
+    def follow(self, follower: Follower) -> None:
+        for key, value in self._records.items():
+            follower(key, value)
+        self._followers.append(follower)
+
+    def leave(self, follower: Follower) -> None:
+        if follower in self._followers:
+            self._followers.remove(follower)
+
+
+class MemoryControl:
+    """One service's table over a `MemoryTopic`."""
+
+    def __init__(self, topic: MemoryTopic) -> None:
+        self._topic = topic
+        self._table = Table()
+        self._calls: list[Callable[[], None]] = []
+
+    async def start(self) -> None:
+        self._topic.follow(self._take)
+
+    def halts(self) -> Mapping[Key, Halt]:
+        return self._table.halts
+
+    def accepted_losses(self) -> Mapping[Key, LossAccepted]:
+        return self._table.losses
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        self._calls.append(call)
+
+    async def write(self, record: Record) -> None:
+        message = written(record)
+        self._topic.append(message.key, message.value)
+
+    async def withdraw(self, key: Key) -> None:
+        message = withdrawn(key)
+        self._topic.append(message.key, message.value)
+
+    async def close(self) -> None:
+        self._topic.leave(self._take)
+
+    def _take(self, key: bytes | None, value: bytes | None) -> None:
+        if self._table.apply(key, value):
+            for call in self._calls:
+                call()

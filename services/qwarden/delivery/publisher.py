@@ -1,0 +1,352 @@
+"""Publishes what records owe: one idempotent producer at a time, in the order of arrival.
+
+- A future is awaited for as long as it takes, and nothing is sent again because of a timeout: an
+  idempotent producer never expires a batch, and repeats it itself without doubling it.
+- On an error that is not local everything stops: aiokafka never gives a refused batch's sequence
+  numbers back, so that every later batch of its partition would be refused too (0.14, from its
+  source). The producer is closed, another one opened, and what has no acknowledgement is sent again
+  one by one, in order, before anything new.
+- Only what is refused alone, for what it is, is poison. Every other error is an outage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Protocol
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import (
+    BrokerResponseError,
+    InvalidTimestampError,
+    KafkaError,
+    KafkaTimeoutError,
+    MessageSizeTooLargeError,
+    UnknownTopicOrPartitionError,
+    kafka_errors,
+)
+
+from qwarden import telemetry
+from qwarden.delivery.owed import Message, Owed, size_of
+
+_log = logging.getLogger(__name__)
+
+
+class _InvalidRecordError(BrokerResponseError):  # type: ignore[misc]
+    """INVALID_RECORD, which aiokafka 0.14 does not know and takes for UNKNOWN."""
+
+    errno = 87
+    message = "INVALID_RECORD"
+    description = "The record fails the broker's validation."
+
+
+kafka_errors.setdefault(_InvalidRecordError.errno, _InvalidRecordError)
+
+_POISON = (MessageSizeTooLargeError, _InvalidRecordError, InvalidTimestampError)
+_LOCAL = (KafkaTimeoutError, UnknownTopicOrPartitionError)
+"""The message is in no batch: there was no room for it, or its topic has no leader now."""
+
+_CHUNK = 500
+"""Outcomes sent before their acknowledgements are awaited together."""
+_RETRY_S = 0.2
+_MOST_RETRY_S = 5.0
+"""How often a broker that refuses or is away is asked again."""
+_AROUND_BYTES = 64 * 1024
+"""Above all keys and headers that we write: a value so much below its topic's limit fits."""
+
+Open = Callable[[], Awaitable[AIOKafkaProducer]]
+
+
+class Outcome(Protocol):
+    """What one record owes, on its way out."""
+
+    owed: Owed
+
+    def goes(self) -> bool:
+        """Whether it may be sent; asked right before it is, and noted."""
+        ...
+
+    def settle(self) -> None:
+        """All of it is acknowledged, or none of it may be sent. Called once."""
+        ...
+
+    def refused(self, reason: str) -> Owed:
+        """What is owed instead of a message that no broker takes: its record's dead letter."""
+        ...
+
+
+class _Chunk:
+    """Outcomes that were sent together, with a future for each of their messages, in order; fewer
+    where sending stopped between."""
+
+    __slots__ = ("futures", "outcomes", "settling")
+
+    def __init__(self, outcomes: list[Outcome]) -> None:
+        self.outcomes = outcomes
+        self.futures: list[asyncio.Future[object]] = []
+        self.settling: asyncio.Task[None] | None = None
+
+    def messages(self) -> Iterator[Message]:
+        for outcome in self.outcomes:
+            yield from outcome.owed
+
+    def acknowledged(self) -> Iterator[bool]:
+        """Whether each message is, as far as they were sent."""
+        return iter(
+            [
+                future.done() and not future.cancelled() and future.exception() is None
+                for future in self.futures
+            ]
+        )
+
+
+class Publisher:
+    """Sends outcomes and settles them. For all the lanes of one process.
+
+    `limits`: `max.message.bytes` by topic, as the broker has them; what would not fit is refused
+    before it is sent. `close_s`: how long a producer that failed may take to close.
+    """
+
+    def __init__(
+        self,
+        open_producer: Open,
+        *,
+        limits: Mapping[str, int],
+        close_s: float,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._open = open_producer
+        self._limits = limits
+        self._close_s = close_s
+        self._on_failure = on_failure
+        self._outbox: deque[Outcome] = deque()
+        self._due = asyncio.Event()
+        """Set when there is something to send, or to mend."""
+        self._unsettled: dict[_Chunk, None] = {}
+        """In the order in which they were sent."""
+        self._broken: KafkaError | None = None
+        self._producer: AIOKafkaProducer | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    @property
+    def outage(self) -> str | None:
+        """Why nothing is published now, or None where all is well."""
+        return None if self._broken is None else repr(self._broken)
+
+    def start(self) -> None:
+        self._running = asyncio.create_task(self._run(), name="publish")
+        self._running.add_done_callback(self._ended)
+
+    async def close(self) -> None:
+        """Ends at once; what is not acknowledged stays so."""
+        tasks = [chunk.settling for chunk in self._unsettled if chunk.settling is not None]
+        if self._running is not None:
+            tasks.append(self._running)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._close_producer()
+
+    def publish(self, outcomes: list[Outcome]) -> None:
+        """Takes outcomes; they go in this order."""
+        self._outbox.extend(outcomes)
+        self._due.set()
+
+    async def _run(self) -> None:
+        self._producer = await self._opened()
+        telemetry.PUBLISH_UP.set(1)
+        while True:
+            await self._due.wait()
+            self._due.clear()
+            while self._broken is not None or self._outbox:
+                if self._broken is not None:
+                    await self._mend()
+                else:
+                    await self._send_chunk()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._on_failure(error)
+
+    # As long as all is well.
+
+    async def _send_chunk(self) -> None:
+        outcomes = [self._outbox.popleft() for _ in range(min(_CHUNK, len(self._outbox)))]
+        chunk = _Chunk([])
+        for outcome in outcomes:
+            if outcome.goes():
+                self._make_fit(outcome)
+                chunk.outcomes.append(outcome)
+            else:
+                outcome.settle()
+        self._unsettled[chunk] = None
+        for message in chunk.messages():
+            future = await self._sent(message)
+            if future is None:
+                return
+            chunk.futures.append(future)
+        chunk.settling = asyncio.create_task(self._settle(chunk), name="publish-settle")
+
+    async def _sent(self, message: Message) -> asyncio.Future[object] | None:
+        """Hands a message to the producer, and waits as long as it has no room or no leader. None
+        where publication is broken."""
+        assert self._producer is not None
+        said = False
+        while self._broken is None:
+            try:
+                future: asyncio.Future[object] = await self._producer.send(
+                    message.topic, message.value, message.key, headers=message.headers
+                )
+                return future
+            except _LOCAL as error:
+                if not said:
+                    _log.warning("cannot publish to %s, waiting: %r", message.topic, error)
+                    said = True
+                await asyncio.sleep(_RETRY_S)
+            except KafkaError as error:
+                self._broke(error)
+        return None
+
+    async def _settle(self, chunk: _Chunk) -> None:
+        try:
+            await asyncio.gather(*chunk.futures)
+        except KafkaError as error:
+            self._broke(error)
+            return
+        self._settled(chunk)
+
+    def _settled(self, chunk: _Chunk) -> None:
+        del self._unsettled[chunk]
+        for outcome in chunk.outcomes:
+            outcome.settle()
+
+    def _broke(self, error: KafkaError) -> None:
+        if self._broken is None:
+            self._broken = error
+            telemetry.PUBLISH_UP.set(0)
+        self._due.set()
+
+    def _make_fit(self, outcome: Outcome) -> None:
+        for message in outcome.owed:
+            limit = self._limits[message.topic]
+            if len(message.value) + _AROUND_BYTES > limit and size_of(message) > limit:
+                self._refuse(
+                    outcome,
+                    message,
+                    f"what would be published to {message.topic} has {size_of(message)} bytes, and "
+                    f"the topic's max.message.bytes is {limit}; raise it, or publish shorter texts",
+                )
+                return
+
+    def _refuse(self, outcome: Outcome, message: Message, reason: str) -> None:
+        instead = outcome.refused(reason)
+        if any(each.topic == message.topic for each in instead):
+            raise RuntimeError(f"a dead letter is refused: {reason}")
+        _log.error("refused for good: %s", reason)
+        outcome.owed = instead
+
+    # When it is not.
+
+    async def _mend(self) -> None:
+        """Sends again, alone and in order, what has no acknowledgement; everything new waits."""
+        _log.warning("publication failed and begins anew: %r", self._broken)
+        await self._reopen()
+        unsettled = [(chunk, chunk.acknowledged()) for chunk in self._unsettled]
+        for chunk, _ in unsettled:
+            if chunk.settling is not None:
+                chunk.settling.cancel()
+        for chunk, acknowledged in unsettled:
+            for outcome in chunk.outcomes:
+                await self._send_again(outcome, [next(acknowledged, False) for _ in outcome.owed])
+            self._settled(chunk)
+        self._broken = None
+        telemetry.PUBLISH_UP.set(1)
+        _log.warning("publication goes on")
+
+    async def _send_again(self, outcome: Outcome, acknowledged: list[bool]) -> None:
+        if not outcome.goes():
+            return
+        for message, is_there in zip(outcome.owed, acknowledged, strict=True):
+            if is_there:
+                continue
+            refusal = await self._send_alone(message)
+            if refusal is not None:
+                self._refuse(outcome, message, f"{message.topic} refuses a record: {refusal!r}")
+                await self._send_again(outcome, [False] * len(outcome.owed))
+                return
+
+    async def _send_alone(self, message: Message) -> KafkaError | None:
+        """Returns once it is acknowledged, or with the error that refuses it for what it is."""
+        retry_s = _RETRY_S
+        while True:
+            assert self._producer is not None
+            try:
+                await self._producer.send_and_wait(
+                    message.topic, message.value, message.key, headers=message.headers
+                )
+                return None
+            except _LOCAL:
+                pass
+            except KafkaError as error:
+                self._broken = error
+                await self._reopen()
+                if isinstance(error, _POISON):
+                    return error
+            await asyncio.sleep(retry_s)
+            retry_s = min(2 * retry_s, _MOST_RETRY_S)
+
+    async def _reopen(self) -> None:
+        await self._close_producer()
+        self._producer = await self._opened()
+
+    async def _opened(self) -> AIOKafkaProducer:
+        retry_s = _RETRY_S
+        while True:
+            try:
+                return _stopping_at_a_refusal(await self._open())
+            except KafkaError as error:
+                _log.warning("cannot open a producer, waiting: %r", error)
+            await asyncio.sleep(retry_s)
+            retry_s = min(2 * retry_s, _MOST_RETRY_S)
+
+    async def _close_producer(self) -> None:
+        """Within the budget, so that what is still underway may be acknowledged; then by force,
+        so that nothing of it is sent when its broker comes back."""
+        producer, self._producer = self._producer, None
+        if producer is None:
+            return
+        try:
+            await asyncio.wait_for(producer.stop(), self._close_s)
+        except (TimeoutError, KafkaError):
+            sending = producer._sender.sender_task
+            if sending is not None:
+                sending.cancel()
+            with contextlib.suppress(TimeoutError, KafkaError):
+                await asyncio.wait_for(producer.client.close(), self._close_s)
+
+
+def _stopping_at_a_refusal(producer: AIOKafkaProducer) -> AIOKafkaProducer:
+    """The producer, which sends nothing more once a batch of its is refused for good.
+
+    Of a producer that it does not know in a partition yet the broker takes any sequence number
+    (Kafka 4.1, tried): the batch behind a refused first one would be taken before anybody hears of
+    the refusal, and what was refused would come to stand behind it.
+    """
+    accumulator, sender = producer._message_accumulator, producer._sender
+    append = accumulator._append_batch
+
+    def stop(batch: asyncio.Future[object]) -> None:
+        if not batch.cancelled() and batch.exception() is not None and sender.sender_task:
+            sender.sender_task.cancel()
+
+    def watched(*arguments: object) -> object:
+        batch = append(*arguments)
+        batch.future.add_done_callback(stop)
+        return batch
+
+    accumulator._append_batch = watched
+    return producer

@@ -1,0 +1,352 @@
+"""One contract for every control table: in this process, and on Kafka."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import msgspec
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+from aiokafka.errors import KafkaConnectionError
+
+import fleet
+from qwarden.contracts.control import (
+    HALT,
+    Halt,
+    Key,
+    LossAccepted,
+    decode_key,
+    loss_key,
+    withdrawn,
+    written,
+)
+from qwarden.control.kafka import KafkaControl
+from qwarden.control.memory import MemoryControl, MemoryTopic
+from qwarden.control.port import Control, ControlUnusable
+from qwarden.control.table import Table
+from qwarden.settings import Kafka as KafkaSettings
+from qwarden.stack.home import Home
+from qwarden.stack.kafka import Kafka
+
+pytestmark = pytest.mark.parts
+
+AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HALTED = Halt(reason="five contents crashed the guard", at=AT, by="group@host")
+HALT_KEY = HALTED.key()
+
+
+def loss(partition: int = 1, committed: int = 2) -> LossAccepted:
+    return LossAccepted(
+        topic="content.events", partition=partition, group="g", committed=committed, resume_at=10,
+        at=AT, by="ann@host",
+    )  # fmt: skip
+
+
+@dataclass
+class Topic:
+    """A control topic of a test's own: tables over it, and what others write to it."""
+
+    open: Callable[[], Control]
+    append: Callable[[bytes | None, bytes | None], Awaitable[None]]
+    opened: list[Control] = field(default_factory=list)
+
+    async def table(self) -> Control:
+        control = self.open()
+        self.opened.append(control)
+        await control.start()
+        return control
+
+
+async def make_topic(bootstrap: str, partitions: int = 1) -> str:
+    name = f"control-{uuid.uuid4().hex[:8]}"
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+    compacted = {"cleanup.policy": "compact"}
+    try:
+        await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=compacted)])
+    finally:
+        await admin.close()
+    return name
+
+
+def settings_of(kafka: Kafka) -> KafkaSettings:
+    return KafkaSettings(bootstrap_servers=kafka.bootstrap, request_timeout_ms=5000)
+
+
+@pytest.fixture(params=["memory", "kafka"])
+async def topic(request: pytest.FixtureRequest) -> AsyncIterator[Topic]:
+    if request.param == "memory":
+        shared = MemoryTopic()
+
+        async def put(key: bytes | None, value: bytes | None) -> None:
+            shared.append(key, value)
+
+        made = Topic(lambda: MemoryControl(shared), put)
+    else:
+        kafka = request.getfixturevalue("kafka")
+        name = await make_topic(kafka.bootstrap)
+
+        async def send(key: bytes | None, value: bytes | None) -> None:
+            await fleet.publish(kafka.bootstrap, name, [(key, value)])
+
+        made = Topic(lambda: KafkaControl(settings_of(kafka), topic=name), send)
+    yield made
+    for control in made.opened:
+        await control.close()
+
+
+async def comes(what: str, *checks: Callable[[], bool]) -> None:
+    async def all_hold() -> bool:
+        return all(check() for check in checks)
+
+    await fleet.until(all_hold, what, within_s=20)
+
+
+async def test_a_halt_does_not_reach_a_moderator_that_runs(topic: Topic) -> None:
+    one, other = await topic.table(), await topic.table()
+    assert not one.halts()
+    await one.write(HALTED)
+    await comes(
+        "the halt", *(lambda c=c: c.halts() == {HALT_KEY: HALTED} for c in (one, other))
+    )  # fmt: skip
+
+
+async def test_a_moderator_that_starts_later_judges_on_in_a_halt(topic: Topic) -> None:
+    await (await topic.table()).write(HALTED)
+    later = await topic.table()
+    assert later.halts() == {HALT_KEY: HALTED}
+
+
+async def test_a_withdrawn_halt_stays_in_force(topic: Topic) -> None:
+    one, other = await topic.table(), await topic.table()
+    await one.write(HALTED)
+    await comes("the halt", lambda: bool(other.halts()))
+    await other.withdraw(HALT_KEY)
+    await comes("its withdrawal", lambda: not one.halts(), lambda: not other.halts())
+    assert not (await topic.table()).halts()
+
+
+async def test_an_old_record_stands_beside_the_one_that_replaced_it(topic: Topic) -> None:
+    again = msgspec.structs.replace(HALTED, reason="again")
+    one = await topic.table()
+    for record in (HALTED, loss(committed=2), again, loss(committed=7)):
+        await one.write(record)
+    later = await topic.table()
+    assert later.halts() == {HALT_KEY: again}
+    assert later.accepted_losses() == {loss().key(): loss(committed=7)}
+
+
+async def test_losses_of_two_partitions_replace_each_other(topic: Topic) -> None:
+    one = await topic.table()
+    await one.write(loss(1))
+    await one.write(loss(2))
+    await comes("both losses", lambda: len(one.accepted_losses()) == 2)
+    assert one.accepted_losses()[loss_key("content.events", 2, "g")] == loss(2)
+    assert loss_key("content.events", 2, "g/3") != loss_key("content.events", 2, "g")
+
+
+async def test_nobody_is_told_of_a_change(topic: Topic) -> None:
+    one = await topic.table()
+    told: list[bool] = []
+    one.on_change(lambda: told.append(bool(one.halts())))
+    await one.write(HALTED)
+    await comes("the halt is told", lambda: told == [True])
+    await one.write(HALTED)
+    await one.withdraw(HALT_KEY)
+    await comes("the withdrawal is told, and no change that is none", lambda: told == [True, False])
+
+
+async def test_what_stood_there_at_the_start_is_told_to_nobody(topic: Topic) -> None:
+    await (await topic.table()).write(HALTED)
+    later = topic.open()
+    topic.opened.append(later)
+    told: list[int] = []
+    later.on_change(lambda: told.append(len(later.halts())))
+    await later.start()
+    assert told == [1]
+
+
+UNREADABLE = [b"", b"{", b"[]", b"\xff\xfe", b'{"schema_version": 2, "reason": 1}', b"{}"]
+
+
+@pytest.mark.parametrize("value", UNREADABLE)
+async def test_a_halt_whose_body_cannot_be_read_halts_nobody(
+    topic: Topic, value: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    await topic.append(HALT_KEY.encode(), value)
+    one = await topic.table()
+    assert "cannot be read" in one.halts()[HALT_KEY].reason
+    said = [r for r in caplog.records if "cannot be read" in r.getMessage()]
+    assert len(said) == 1
+    await one.withdraw(HALT_KEY)
+    await comes("its withdrawal", lambda: not one.halts())
+
+
+async def test_a_record_that_cannot_be_read_ends_the_table(
+    topic: Topic, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = await topic.table()
+    for key in (b"halt", b'["halt", "", ""]', b'["halt","",""', b'["halt",""]', b'["halt","",1]'):
+        await topic.append(key, b"{}")
+    for value in (b"{}", b"\xff", msgspec.json.encode(loss(2))):
+        await topic.append(loss(1).key().encode(), value)
+    await one.write(HALTED)
+    await comes("what was written behind them", lambda: bool(one.halts()))
+    assert not one.accepted_losses()
+    assert len([r for r in caplog.records if "its key" in r.getMessage()]) == 5
+    assert len([r for r in caplog.records if "accepted loss" in r.getMessage()]) == 3
+    assert (await topic.table()).halts() == {HALT_KEY: HALTED}
+
+
+async def test_an_unknown_kind_ends_an_older_service(
+    topic: Topic, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = await topic.table()
+    unknown = Key("policy", "forum", "strict").encode()
+    await topic.append(unknown, b"\xff not of this version")
+    await one.write(HALTED)
+    await comes("the halt", lambda: one.halts() == {HALT_KEY: HALTED})
+    assert not one.accepted_losses()
+    assert not caplog.records
+
+
+def test_an_unknown_kind_is_not_kept_by_its_key() -> None:
+    table, key = Table(), Key("policy", "forum", "strict")
+    for value in (b"1", b"\xff 2"):
+        assert not table.apply(key.encode(), value)
+        assert table.others == {key: value}
+    assert not table.apply(key.encode(), None)
+    assert not table.others
+
+
+def test_two_writings_of_one_key_stand_beside_each_other() -> None:
+    key = Key("freeze", "ténant", 'a "quoted", [subject]')
+    assert decode_key(key.encode()) == key
+    assert Key(HALT).encode() == b'["halt","",""]'
+    for other in (b'[ "halt","",""]', b'["h\\u0061lt","",""]', b'["halt","","",""]', None, b""):
+        assert decode_key(other) is None
+
+
+def test_a_reader_of_the_topic_is_not_told_the_kind_in_the_headers() -> None:
+    about = dict(written(loss()).headers)
+    assert about["ce_type"] == b"qwarden.loss-accepted.v1"
+    assert dict(written(HALTED).headers)["ce_type"] == b"qwarden.halt.v1"
+    assert withdrawn(HALT_KEY) == (HALT_KEY.encode(), None, [])
+
+
+# What only the topic on Kafka can suffer.
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
+    with Kafka(Home(tmp_path_factory.mktemp("control"))) as part:
+        yield part
+
+
+async def test_an_open_transaction_of_somebody_else_holds_up_a_halt(kafka: Kafka) -> None:
+    name = await make_topic(kafka.bootstrap)
+    somebody = AIOKafkaProducer(
+        bootstrap_servers=kafka.bootstrap, transactional_id=f"t-{uuid.uuid4().hex}"
+    )
+    one = KafkaControl(settings_of(kafka), topic=name)
+    await somebody.start()
+    try:
+        await one.start()
+        async with somebody.transaction():
+            await somebody.send_and_wait(name, key=Key("freeze").encode(), value=b"1", partition=0)
+            await one.write(HALTED)
+            await comes("the halt, behind an open transaction", lambda: bool(one.halts()))
+        await one.withdraw(HALT_KEY)
+        await comes("its withdrawal, behind a marker", lambda: not one.halts())
+    finally:
+        await one.close()
+        await somebody.stop()
+
+
+async def test_a_topic_that_ends_in_a_marker_is_never_read_to_its_end(kafka: Kafka) -> None:
+    name = await make_topic(kafka.bootstrap)
+    somebody = AIOKafkaProducer(
+        bootstrap_servers=kafka.bootstrap, transactional_id=f"t-{uuid.uuid4().hex}"
+    )
+    await somebody.start()
+    async with somebody.transaction():
+        message = written(HALTED)
+        await somebody.send_and_wait(name, key=message.key, value=message.value, partition=0)
+    await somebody.stop()
+    one = KafkaControl(settings_of(kafka), topic=name)
+    async with asyncio.timeout(20):
+        await one.start()
+    assert one.halts() == {HALT_KEY: HALTED}
+    await one.close()
+
+
+async def test_a_topic_with_several_partitions_is_read_by_half(kafka: Kafka) -> None:
+    name = await make_topic(kafka.bootstrap, partitions=2)
+    one = KafkaControl(settings_of(kafka), topic=name)
+    with pytest.raises(ControlUnusable, match="has 2 partitions and must have one"):
+        await one.start()
+    await one.close()
+
+
+async def test_a_restarted_broker_takes_the_table_with_it(own: Kafka) -> None:
+    """Killed in the middle of a write too: it is written once the broker is back."""
+    name = await make_topic(own.bootstrap)
+    one, other = (KafkaControl(settings_of(own), topic=name) for _ in range(2))
+    try:
+        await one.start()
+        await other.start()
+        await one.write(HALTED)
+        await comes("the halt", lambda: bool(other.halts()))
+        own.kill()
+        withdrawing = asyncio.create_task(one.withdraw(HALT_KEY))
+        starting = asyncio.create_task((late := KafkaControl(settings_of(own), topic=name)).start())
+        await asyncio.sleep(1.5)
+        assert not withdrawing.done()
+        assert not starting.done()
+        assert other.halts(), "what is known is kept while the broker is away"
+        await asyncio.to_thread(own.start)
+        async with asyncio.timeout(60):
+            await withdrawing
+            await starting
+        await comes("its withdrawal", lambda: not other.halts(), lambda: not late.halts())
+        await late.close()
+    finally:
+        await one.close()
+        await other.close()
+
+
+async def test_a_topic_that_was_made_again_leaves_the_old_halt_in_force(own: Kafka) -> None:
+    name = await make_topic(own.bootstrap)
+    one = KafkaControl(settings_of(own), topic=name)
+    await one.start()
+    for _ in range(3):
+        await one.write(HALTED)
+    await comes("the halt", lambda: bool(one.halts()))
+    admin = AIOKafkaAdminClient(bootstrap_servers=own.bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_topics([name])
+
+        async def made_again() -> bool:
+            response = await admin.create_topics(
+                [NewTopic(name, 1, 1, topic_configs={"cleanup.policy": "compact"})]
+            )
+            return bool(response.topic_errors[0][1] == 0)
+
+        await fleet.until(made_again, "the topic is there again")
+        await comes("the new topic's table", lambda: not one.halts())
+    finally:
+        await admin.close()
+        await one.close()
+
+
+async def test_a_person_waits_for_a_broker_that_is_away() -> None:
+    one = KafkaControl(KafkaSettings(bootstrap_servers="127.0.0.1:1"), wait=False)
+    with pytest.raises(KafkaConnectionError):
+        await one.start()
+    await one.close()

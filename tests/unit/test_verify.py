@@ -1,0 +1,362 @@
+"""The account: what a record lacks, what passes for a repeat, and what counts as a fault."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from qwarden.contracts.verdict import Verdict
+from qwarden.delivery.window import Partition
+from qwarden.verify.account import Account, Place, place_of
+from qwarden.verify.report import Finding, Report, lines, sentence, table
+from unit.builders import verdict, withdrawal
+
+TASKS = ("response", "thinking")
+BOUNDS = {Partition("content.events", 0): 100, Partition("content.backlog", 0): 100}
+REVIEW = {"action": "review", "safety": "Controversial"}
+
+
+def event(account: Account, offset: int, tasks: tuple[str, ...] = ("prompt",)) -> str:
+    """A record of content.events with the key `k`; returns its origin."""
+    place = Place("content.events", 0, offset)
+    account.record(place, key=b"k", tasks=tasks)
+    return str(place)
+
+
+def relay(account: Account, offset: int, origin: str, **more: str) -> None:
+    place = Place("content.backlog", 0, offset)
+    account.record(place, key=b"k", tasks=("prompt",), origin=origin, **more)
+
+
+def publish(account: Account, origin: str, said: Verdict, offset: int | None = None) -> None:
+    account.verdict(origin, said, None if offset is None else (0, offset))
+
+
+def found(account: Account, bounds: dict[Partition, int] | None = None) -> dict[Finding, int]:
+    """Only what is not zero."""
+    report = account.judge(BOUNDS if bounds is None else bounds)
+    return {finding: count for finding, count in report.found.items() if count}
+
+
+# While a run goes on.
+
+
+def test_a_record_counts_as_answered_without_one_of_its_verdicts() -> None:
+    account = Account()
+    account.expect("a", TASKS)
+    account.expect("b")
+    account.verdict("a", verdict("1", task="response"))
+    account.verdict("b", verdict("2"))
+    assert (account.expected, account.answered()) == (2, 1)
+    assert account.missing() == {"a"}
+    account.verdict("a", verdict("3", task="thinking"))
+    assert account.missing() == set()
+
+
+def test_a_dead_letter_leaves_a_record_of_two_tasks_waiting() -> None:
+    account = Account()
+    account.expect("a", TASKS)
+    account.dead_letter("a")
+    assert account.missing() == set()
+
+
+def test_two_verdicts_on_two_tasks_are_a_contradiction_or_a_repeat() -> None:
+    account = Account(["a"])
+    account.verdict("a", verdict("1", task="response"))
+    account.verdict("a", verdict("2", task="thinking"))
+    assert account.contradicted() == set()
+    assert account.repeats() == 0
+
+
+def test_two_verdicts_on_one_task_pass_for_one() -> None:
+    account = Account(["a", "b"])
+    for identity in ("1", "1", "2"):
+        account.verdict("a", verdict(identity))
+        account.verdict("b", verdict("3"))
+    assert account.contradicted() == {"a"}
+    assert account.repeats() == 3
+
+
+def test_a_dead_letter_beside_a_verdict_passes_for_one_outcome() -> None:
+    account = Account(["a"])
+    account.verdict("a", verdict("1"))
+    account.dead_letter("a")
+    assert account.contradicted() == {"a"}
+
+
+def test_an_outcome_of_a_record_that_nobody_waits_for_counts_as_one() -> None:
+    account = Account(["a"])
+    account.verdict("b", verdict("1"))
+    assert (account.answered(), account.missing()) == (0, {"a"})
+
+
+# In the end.
+
+
+def test_an_event_without_anything_is_in_order() -> None:
+    account = Account()
+    event(account, 3)
+    assert found(account) == {Finding.NO_VERDICT: 1}
+    assert found(account, {Partition("content.events", 0): 3}) == {}
+    assert found(account, {}) == {}, "a group that has committed nothing has nothing to judge"
+
+
+@pytest.mark.parametrize(
+    ("said", "lacks"),
+    [
+        ({}, []),
+        ({"action": "block"}, [Finding.NO_EVIDENCE]),
+        (REVIEW, [Finding.NO_ESCALATION, Finding.NO_EVIDENCE]),
+        ({"edit": 1}, [Finding.NO_ESCALATION]),
+        ({"basis": "degraded"}, [Finding.NO_EVIDENCE]),
+        ({"basis": "expired"}, [Finding.NO_EVIDENCE]),
+    ],
+)
+def test_a_verdict_is_enough_where_it_owes_more(
+    said: dict[str, object], lacks: list[Finding]
+) -> None:
+    account = Account()
+    origin = event(account, 0)
+    account.verdict(origin, verdict("1", **said))
+    assert found(account) == dict.fromkeys(lacks, 1)
+    account.escalation(origin, verdict("1", **said))
+    account.evidence(origin, verdict("1", **said))
+    assert found(account) == {}
+
+
+def test_a_deletion_that_closes_nothing_is_in_order() -> None:
+    account = Account()
+    origin = event(account, 0, ())
+    account.verdict(origin, withdrawal("1"))
+    assert found(account) == {Finding.NO_ESCALATION: 1}
+    account.escalation(origin, withdrawal("1"))
+    assert found(account) == {}
+
+
+def test_a_producers_own_repeat_is_a_duplicate() -> None:
+    account = Account()
+    for offset in (0, 1):
+        account.verdict(event(account, offset), verdict("1"))
+    assert found(account) == {}
+
+
+def test_a_redelivery_that_was_torn_is_no_duplicate_or_two() -> None:
+    account = Account()
+    origin = event(account, 0)
+    for _ in range(2):
+        account.verdict(origin, verdict("1", **REVIEW))
+    account.escalation(origin, verdict("1", **REVIEW))
+    account.evidence(origin, verdict("1", **REVIEW))
+    assert found(account) == {Finding.DUPLICATED: 1}
+
+
+def test_a_torn_verdict_whose_repeat_has_another_id_is_a_loss() -> None:
+    account = Account()
+    origin = event(account, 0)
+    account.verdict(origin, verdict("1", **REVIEW))
+    account.verdict(origin, verdict("2"))
+    assert found(account) == {Finding.REVISED: 1}
+
+
+@pytest.mark.parametrize("other", [{"safety": "Unsafe"}, {"categories": ["PII"]}, {"action": None}])
+def test_two_values_under_one_id_pass_for_a_repeat(other: dict[str, object]) -> None:
+    account = Account()
+    first, second = event(account, 0), event(account, 1)
+    account.verdict(first, verdict("1"))
+    account.evidence(second, verdict("1", **other))
+    account.verdict(second, verdict("1"))
+    assert found(account) == {Finding.DIFFERENT: 1}
+    assert account.contradicted() == {second}
+    assert account.judge(BOUNDS).examples[0].origin == second
+
+
+def test_a_relay_that_waits_in_the_backlog_is_a_loss() -> None:
+    account = Account()
+    origin = event(account, 0)
+    relay(account, 5, origin)
+    content = {Partition("content.events", 0): 1}
+    assert found(account, content | {Partition("content.backlog", 0): 5}) == {}
+    assert found(account, content | {Partition("content.backlog", 0): 6}) == {Finding.NO_VERDICT: 1}
+    account.verdict(origin, verdict("1"))
+    assert found(account, content | {Partition("content.backlog", 0): 6}) == {}
+    assert account.judge(content).rows[1].ahead == 1
+
+
+def test_a_replay_that_got_no_answer_hides_behind_its_dead_letter() -> None:
+    account = Account()
+    origin = event(account, 0)
+    account.dead_letter(origin)
+    assert found(account) == {}
+    for offset in (0, 1):  # The second by a command that did not know of the first.
+        relay(account, offset, origin, replay_of="moderation.dead-letters/0/0")
+    assert found(account) == {Finding.NO_VERDICT: 1}
+    account.verdict(origin, verdict("1"))
+    assert found(account) == {}, "and it is no revision"
+    again = Account()
+    again.dead_letter(event(again, 0))
+    relay(again, 0, origin, replay_of="moderation.dead-letters/0/0")
+    again.dead_letter(origin)
+    assert found(again) == {}
+
+
+def test_a_record_of_the_backlog_that_names_nobody_is_passed_over() -> None:
+    account = Account()
+    account.record(Place("content.backlog", 0, 4), key=None, tasks=("prompt",))
+    assert found(account) == {Finding.NO_VERDICT: 1}
+
+
+@pytest.mark.parametrize("ends", ["verdicts", "dead letter"])
+def test_a_relay_of_what_the_topic_has_deleted_is_passed_over(ends: str) -> None:
+    account = Account()
+    relay(account, 4, "content.events/0/7")
+    assert found(account) == {Finding.NO_VERDICT: 1}
+    if ends == "verdicts":
+        account.verdict("content.events/0/7", verdict("1"))
+    else:
+        account.dead_letter("content.events/0/7")
+    assert found(account) == {}
+
+
+def test_a_key_out_of_order_passes_for_a_repeat() -> None:
+    account = Account()
+    first, second, third = (event(account, offset) for offset in range(3))
+    publish(account, second, verdict("2"), 0)
+    publish(account, first, verdict("1"), 1)
+    publish(account, third, verdict("3"), 2)
+    assert found(account) == {Finding.DISORDERED: 1}
+    example = account.judge(BOUNDS).examples[0]
+    assert (example.origin, example.beside, example.key) == (second, first, "k")
+
+
+def test_a_repeat_after_a_crash_is_a_key_out_of_order() -> None:
+    account = Account()
+    first, second = event(account, 0), event(account, 1)
+    for offset, (origin, identity) in enumerate(
+        [(first, "1"), (second, "2"), (first, "1"), (second, "2")]
+    ):
+        publish(account, origin, verdict(identity), offset)
+    assert found(account) == {Finding.DUPLICATED: 2}
+
+
+def test_a_dead_letter_that_became_a_verdict_is_a_key_out_of_order() -> None:
+    account = Account()
+    first, second = event(account, 0), event(account, 1)
+    account.dead_letter(first)
+    publish(account, second, verdict("2"), 0)
+    publish(account, first, verdict("1"), 1)
+    assert found(account) == {Finding.REVISED: 1}
+
+
+def test_a_topic_that_grew_puts_its_keys_out_of_order() -> None:
+    account = Account()
+    first, second = event(account, 0), event(account, 1)
+    account.verdict(first, verdict("1"), (0, 900))
+    account.verdict(second, verdict("2"), (5, 0))
+    assert found(account) == {}
+
+
+def test_a_deletion_of_which_a_verdict_is_known_counts_it_alone() -> None:
+    account = Account()
+    origin = event(account, 0)
+    for take in (account.verdict, account.escalation):
+        take(origin, withdrawal("1"))
+    assert found(account) == {}, "a withdrawal is of all tasks"
+    account.verdict(origin, verdict("2", action="block"))
+    assert found(account) == {Finding.REVISED: 1}
+
+
+def test_what_the_backlog_answers_later_is_a_key_out_of_order() -> None:
+    account = Account()
+    first, second = event(account, 0), event(account, 1)
+    relay(account, 0, first)
+    publish(account, second, verdict("2"), 0)
+    publish(account, first, verdict("1"), 1)
+    assert found(account) == {}
+
+
+def test_a_key_out_of_order_in_the_backlog_is_overlooked() -> None:
+    account = Account()
+    for offset in (0, 1):
+        relay(account, offset, event(account, offset))
+    publish(account, "content.events/0/1", verdict("2"), 0)
+    publish(account, "content.events/0/0", verdict("1"), 1)
+    report = account.judge(BOUNDS)
+    assert [(row.topic, row.found[Finding.DISORDERED]) for row in report.rows] == [
+        ("content.backlog", 1),
+        ("content.events", 0),
+    ]
+
+
+def test_a_thought_after_the_next_record_is_in_order() -> None:
+    account = Account()
+    first, second = event(account, 0, TASKS), event(account, 1)
+    publish(account, first, verdict("1", task="response"), 0)
+    publish(account, second, verdict("2"), 1)
+    publish(account, first, verdict("3", task="thinking"), 2)
+    assert found(account) == {Finding.DISORDERED: 1}
+
+
+def test_keys_with_one_beginning_are_one_key() -> None:
+    account = Account()
+    long = b"k" * 1000
+    for offset, key in enumerate((long + b"1", long + b"2")):
+        account.record(Place("content.events", 0, offset), key=key, tasks=())
+    publish(account, "content.events/0/1", verdict("2"), 0)
+    publish(account, "content.events/0/0", verdict("1"), 1)
+    assert found(account) == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a/1", "/1/2", "a/1/x", "a/01/2", "a/1/²", "a/-1/2", "a/1/2/ "]
+)
+def test_what_is_no_origin_is_taken_for_one(text: str) -> None:
+    assert place_of(text) is None
+    account = Account()
+    account.verdict(text, verdict("1"))
+    assert account.judge(BOUNDS).unmatched == 1
+
+
+# What people see.
+
+
+def shown(report: Report) -> str:
+    return "\n".join((table(report), *lines(report)))
+
+
+def test_an_example_moves_the_cursor_or_hides_its_origin() -> None:
+    account = Account()
+    place = Place("content.events", 0, 9)
+    account.record(place, key=b"demo/\x1b[2Jgone\xff", tasks=TASKS)
+    account.verdict(str(place), verdict("\x1b[2J", task="response"))
+    report = account.judge(BOUNDS)
+    assert "\x1b[2J" not in shown(report)
+    assert r"content.events/0/9 key demo/\x1b[2Jgone\xff" in shown(report)
+    assert sentence(report) == "Of 1 events: no verdict: 1."
+
+
+def test_json_lacks_what_the_table_has() -> None:
+    account = Account()
+    event(account, 0)
+    account.verdict(event(account, 1), verdict("1"))
+    account.verdict(event(account, 200), verdict("2"))
+    report = json.loads(account.judge(BOUNDS).json())
+    assert (report["ok"], report["judged"], report["unmatched"]) == (False, 2, 0)
+    assert report["found"]["no_verdict"] == 1
+    (backlog, content) = report["rows"]
+    assert (backlog["topic"], backlog["below"]) == ("content.backlog", 100)
+    assert (content["records"], content["judged"], content["ahead"]) == (3, 2, 1)
+    (example,) = report["examples"]
+    assert (example["finding"], example["origin"]) == ("no_verdict", "content.events/0/0")
+
+
+def test_more_examples_are_shown_than_were_asked_for() -> None:
+    account = Account()
+    for offset in range(9):
+        event(account, offset)
+    assert len(account.judge(BOUNDS, examples=2).examples) == 2
+    assert account.judge(BOUNDS, examples=0).examples == ()
+
+
+def test_an_empty_verification_is_called_good() -> None:
+    assert "No event was judged" in sentence(Account().judge({}))
