@@ -9,7 +9,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' services/qwarden/__in
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.qwarden/pycache
 CODE := services triton_models tests bench
 
-.PHONY: help setup demo test check bench bench-gen bench-equality bench-near-ties bench-long images
+.PHONY: help setup demo test check bench bench-gen bench-equality bench-near-ties bench-long bench-pipeline storm images
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -30,8 +30,14 @@ check: setup ## The fast half of the tests: lint, types, imports, pure parts, ch
 test: check ## Everything: also real Kafka, Valkey and Triton
 	$(PY) -m pytest tests -m "parts"
 
-bench: setup bench-gen ## The benchmarks; results in bench/results
-	$(PY) bench/pipeline.py
+storm: setup ## The long fault suite, by its seed, an hour; ARGS="--help" says which parts
+	PYTHONPATH=tests $(PY) -m storm $(ARGS)
+	$(PY) -m pytest tests -m storm -s
+
+bench: setup bench-gen bench-pipeline ## The benchmarks; results in bench/results
+
+bench-pipeline: setup ## The moderator beside the hand-written loop
+	$(PY) bench/pipeline.py $(ARGS)
 
 bench-gen: setup ## The engine beside transformers and vLLM; ARGS="--quick" and others choose parts
 	@TORCH_CPU_INDEX="$(TORCH_CPU_INDEX)" $(PY) bench/gen.py $(ARGS)

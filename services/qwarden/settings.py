@@ -167,6 +167,10 @@ class Moderator(Group):
     publisher_close_s: Seconds = 5.0
     """How long a producer that failed may take to close before it is abandoned: what it has sent
     may still be acknowledged, and need not be sent again."""
+    hung_s: Seconds = 90.0
+    """How long a lane may go without a poll before /healthz says that the process hangs. Over
+    kafka.request_timeout_ms, which a broker that is away may take of a poll; aiokafka stops
+    counting kafka.max_poll_interval_ms after the first poll that raised (0.14, from its source)."""
     drain_s: Seconds = 20.0
     """How long a stopping moderator may finish what it has; under the pod's grace period (30 s)."""
     halt_contents: Annotated[int, Field(ge=2)] = 5

@@ -224,6 +224,33 @@ async def test_a_bad_deploy_drains_into_the_dead_letters(own: Fleetlet, group: s
             assert one._interactive.held is None
 
 
+async def test_a_loop_that_hangs_counts_as_alive(
+    own: Fleetlet, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with own.moderating(group, Guard(), QWARDEN_MODERATOR__HUNG_S="2.5") as one:
+        await holds(lambda: one._interactive.joined, "it polls")
+        assert (await one._healthz({})).status_code == 200
+        turns = asyncio.Event()
+        polled = AIOKafkaConsumer.getmany
+
+        async def hung(*arguments: object, **more: object) -> object:
+            await turns.wait()
+            return await polled(*arguments, **more)
+
+        monkeypatch.setattr(AIOKafkaConsumer, "getmany", hung)
+
+        async def is_dead() -> bool:
+            return (await one._healthz({})).status_code == 503
+
+        await fleet.until(is_dead, "it says that it hangs", 20)
+        turns.set()
+
+        async def is_alive() -> bool:
+            return not await is_dead()
+
+        await fleet.until(is_alive, "it says that it is alive", 20)
+
+
 async def test_one_tenant_s_broken_records_halt_everybody(own: Fleetlet, group: str) -> None:
     async with Tap(own.kafka.bootstrap, *fleet.OUTPUTS) as tap, own.moderating(group, Guard()) as m:
         broken = await fleet.publish(

@@ -137,6 +137,7 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         self._commit_lock = asyncio.Lock()
         self._commit_failing = False
         self._stopping = False
+        self._polled_at: float | None = None
         self.joined = False
         """Whether the group has given this consumer an assignment, if only an empty one."""
         self.lost: dict[Partition, Lost] = {}
@@ -159,6 +160,12 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
     def release(self) -> None:
         self._held = None
         self._progressed.set()
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the frame last polled; 0 before it has begun. It polls every other second
+        at least, also while it waits out an outage, so that a longer time is a loop that hangs."""
+        return 0.0 if self._polled_at is None else time.monotonic() - self._polled_at
 
     def accept_losses(self, accepted: Mapping[Partition, Accepted]) -> None:
         """Goes on where people have accepted a loss. A commit stands there only after a record has
@@ -205,6 +212,7 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         new one, above records that the new one has yet to deliver, and pass over them.
         """
         self._consumer = consumer
+        self._polled_at = time.monotonic()
         if self._polled is not None:
             # Only a fault in the frame comes here; what it left behind would hold the watermark.
             self._fail(RuntimeError("a polled batch did not reach its handler"))

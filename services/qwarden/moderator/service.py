@@ -284,9 +284,13 @@ class ModeratorService:
         return None
 
     async def _healthz(self, scope: Any) -> AsgiResponse:
-        """Alive: this loop turns, and delivery has not failed. An outage is waited out, alive."""
+        """Alive: the event loop turns, since it answers; the poll loops turn; nothing has failed.
+        An outage is waited out, alive."""
         if any(lane.failure is not None for lane in self._lanes):
             return _text(503, "delivery failed; the process ends")
+        for lane in self._lanes:
+            if lane.idle_s > self._settings.moderator.hung_s:
+                return _text(503, f"{lane.topic} has not been polled for {lane.idle_s:.0f} s")
         return _text(200, "alive")
 
     async def _readyz(self, scope: Any) -> AsgiResponse:
