@@ -8,17 +8,20 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+import fleet
+from moderators import Fleetlet, policies_in
 from qwarden.guard.answer import Answer, Assessment, Failure, Unanswered
 from qwarden.guard.conversation import Conversation, Task, Turn
 from qwarden.inference.port import GuardUnavailable
 from qwarden.inference.triton import TritonGuard
 from qwarden.stack import triton as triton_part
 from qwarden.stack.home import Home, checkout
+from qwarden.stack.kafka import Kafka
 from qwarden.stack.local import STAND_IN
 from qwarden.stack.process import Process, descendants
 from qwarden.stack.triton import Triton
@@ -100,6 +103,24 @@ async def test_a_deadly_row_is_tried_for_ever_or_takes_others_with_it(tmp_path: 
     deaths = (tmp_path / "deaths").read_text().split()
     assert deaths[-2:] == ["1", "1"]
     assert len(deaths) == 3
+
+
+async def test_four_moderators_make_four_culprits_of_one(tmp_path: Path, kafka: Kafka) -> None:
+    own = Fleetlet(kafka, Home(tmp_path / "fleet"), policies_in(tmp_path))
+    await own.make_topics()
+    with dying(tmp_path) as triton:
+        address = {"QWARDEN_TRITON__URL": triton.grpc}
+        async with AsyncExitStack() as fleet_:
+            tap = await fleet_.enter_async_context(fleet.Tap(kafka.bootstrap, *fleet.OUTPUTS))
+            for _ in range(4):
+                await fleet_.enter_async_context(own.moderating("culprit", None, **address))
+            good = await own.publish(200, "harmless")
+            bad = await own.publish(1, "deadly")
+            more = await own.publish(200, "decent")
+            found = await fleet.outcomes(tap, good + bad + more)
+    assert found.dead == {bad[0]: "crashed"}
+    assert {verdict.basis.value for verdict in found.verdicts.values()} == {"guard"}
+    assert found.account.repeats() == 0
 
 
 async def test_a_deploy_that_dies_of_everything_convicts_a_row(tmp_path: Path) -> None:

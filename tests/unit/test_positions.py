@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from qwarden.delivery.positions import Lost, StartAt, start_of
+from qwarden.delivery.positions import Accepted, Lost, StartAt, start_of
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,16 @@ def test_a_topic_that_was_made_again_is_not_called_a_loss_by_retention() -> None
     sentence = Lost(51, 50).sentence("content.events", 3)
     assert "deleted and made again" in sentence
     assert "retention" not in sentence
+
+
+def test_a_loss_that_is_met_behind_the_commit_stops_for_ever() -> None:
+    accepted = Accepted(committed=19, resume_at=25)
+    assert accepted.covers(Lost(19, 25))
+    assert accepted.covers(Lost(23, 25))
+
+
+def test_an_accepted_loss_covers_another_one() -> None:
+    accepted = Accepted(committed=19, resume_at=25)
+    assert not accepted.covers(Lost(18, 25))
+    assert not accepted.covers(Lost(25, 40))
+    assert not Accepted(committed=51, resume_at=0).covers(Lost(50, 49))

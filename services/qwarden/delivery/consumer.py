@@ -455,7 +455,7 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
                 consumer.seek(partition, start.offset)
 
     def _is_accepted(self, where: Partition, lost: Lost) -> bool:
-        return where in self._accepted and self._accepted[where].committed == lost.first
+        return where in self._accepted and self._accepted[where].covers(lost)
 
     def _go_on_behind(self, where: Partition, lost: Lost) -> None:
         if self._consumer is None or not self._is_accepted(where, lost):

@@ -47,6 +47,11 @@ class Accepted:
     committed: int
     resume_at: int
 
+    def covers(self, lost: Lost) -> bool:
+        """Whether that is this loss. A consumer that has read on from the commit before it came
+        upon the gap meets it later than the commit says."""
+        return lost.first == self.committed or self.committed < lost.first < self.resume_at
+
 
 def start_of(committed: int | None, begin: int, end: int) -> StartAt | Lost:
     """The decision for one partition whose records stand in [begin, end)."""
