@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from storm.blame import Published, Struck, blame
 from storm.weather import plan
 
@@ -43,8 +45,8 @@ def test_a_member_is_hit_again_before_the_others_were() -> None:
     assert len(strikes) == 128
     for first in range(0, 128, 8):
         assert {strike.member for strike in strikes[first : first + 8]} == set(range(8))
-    assert all(one.member != next_.member for one, next_ in zip(strikes, strikes[1:], strict=False))
-    assert all(one.at_s < next_.at_s for one, next_ in zip(strikes, strikes[1:], strict=False))
+    assert all(one.member != next_.member for one, next_ in itertools.pairwise(strikes))
+    assert all(one.at_s < next_.at_s for one, next_ in itertools.pairwise(strikes))
     assert {strike.hit for strike in strikes} == {"kill", "freeze"}
     assert all(strike.freeze_s > 6 for strike in strikes if strike.hit == "freeze")
     assert strikes == plan(3, members=8, hits_a_member=16, apart_s=11, session_s=6)
