@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 from qwarden.contracts import topics
@@ -235,6 +243,25 @@ class Settings(BaseSettings):
             ) from None
         return value
 
+    @model_validator(mode="after")
+    def _fits(self) -> Settings:
+        """Timeouts that stand in each other's way."""
+        session_s = self.kafka.session_timeout_ms / 1000
+        if self.moderator.revoke_s >= session_s:
+            raise ValueError(
+                f"QWARDEN_MODERATOR__REVOKE_S: {self.moderator.revoke_s:g} s must be under "
+                f"QWARDEN_KAFKA__SESSION_TIMEOUT_MS ({session_s:g} s), or the group goes on "
+                "without a moderator that is still letting go"
+            )
+        request_s = self.kafka.request_timeout_ms / 1000
+        if self.moderator.hung_s <= request_s:
+            raise ValueError(
+                f"QWARDEN_MODERATOR__HUNG_S: {self.moderator.hung_s:g} s must be over "
+                f"QWARDEN_KAFKA__REQUEST_TIMEOUT_MS ({request_s:g} s), or a broker that is away "
+                "looks like a moderator that hangs"
+            )
+        return self
+
     def keys(self) -> ContentKey:
         return ContentKey(bytes.fromhex(self.content_key.get_secret_value()))
 
@@ -271,6 +298,8 @@ def _group(name: str) -> str:
 
 
 def _sentence(error: Any) -> str:
+    if not error["loc"]:  # of several settings together, which it names itself
+        return str(error["msg"]).removeprefix("Value error, ")
     name = PREFIX + "__".join(str(part) for part in error["loc"]).upper()
     if error["type"] == "extra_forbidden":
         return f"{name}: unknown setting; remove it or correct its name"

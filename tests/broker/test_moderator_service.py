@@ -90,7 +90,9 @@ async def test_a_bad_deploy_drains_into_the_dead_letters(own: Fleetlet, group: s
 async def test_a_loop_that_hangs_counts_as_alive(
     own: Fleetlet, group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async with own.moderating(group, Guard(), QWARDEN_MODERATOR__HUNG_S="2.5") as one:
+    async with own.moderating(
+        group, Guard(), QWARDEN_MODERATOR__HUNG_S="2.5", QWARDEN_KAFKA__REQUEST_TIMEOUT_MS="2000"
+    ) as one:
         await holds(lambda: one._interactive.joined, "it polls")
         assert (await one._healthz({})).status_code == 200
         turns = asyncio.Event()

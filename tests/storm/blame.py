@@ -3,6 +3,7 @@ committed offset may come twice. Pure."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,15 +22,20 @@ class Published:
     offset: int
     task: str
     by: str
+    at_ms: int = 0
+    """Kafka's timestamp."""
 
 
 @dataclass(frozen=True, slots=True)
 class Struck:
-    """A strike that was made: the process, and what its group had committed right after it."""
+    """A strike that was made: the process, what its group had committed right after it, and until
+    when (ms since 1970) the process may have published what it had in hand: one that was frozen
+    learns a while after it is back that others have its partitions."""
 
     by: str
     committed: Mapping[Where, int]
     in_flight: int
+    until_ms: float = math.inf
 
 
 @dataclass(slots=True)
@@ -58,7 +64,8 @@ def blame(published: Iterable[Published], strikes: Iterable[Struck]) -> Blamed:
         above = {
             (each.topic, each.partition, each.offset, each.task)
             for each in by_whom.get(strike.by, ())
-            if each.offset >= strike.committed.get((each.topic, each.partition), 0)
+            if each.at_ms <= strike.until_ms
+            and each.offset >= strike.committed.get((each.topic, each.partition), 0)
         }
         due = above & repeated.keys()
         explained.update(due)

@@ -170,8 +170,10 @@ class Storm:
         else:
             await asyncio.sleep(strike.freeze_s)
             member.child.signal(signal.SIGCONT)
+        # Until a heartbeat tells it otherwise, who was frozen goes on.
+        until_ms = (time.time() + SESSION_S) * 1000
         await member.ready()
-        return Struck(victim, committed, in_flight)
+        return Struck(victim, committed, in_flight, until_ms)
 
     async def committed(self) -> dict[tuple[str, int], int]:
         async with kafka_tools.admin(self.settings().kafka) as admin:
@@ -198,7 +200,8 @@ class Storm:
                 by = headers.header(record.headers, BY) or ""
                 topic, partition, offset = fleet.origin_of(record).rsplit("/", 2)
                 task = decode_verdict(record.value).task or ""
-                found.append(Published(topic, int(partition), int(offset), task, by))
+                where = topic, int(partition), int(offset)
+                found.append(Published(*where, task, by, record.timestamp))
         return found
 
     async def verified(self) -> Report:

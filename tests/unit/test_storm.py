@@ -28,6 +28,12 @@ def test_a_repeat_that_no_victim_published_is_explained() -> None:
     assert found.unexplained == [verdict(5, "c/1")]
 
 
+def test_what_a_frozen_victim_publishes_long_after_is_laid_at_the_strikes_door() -> None:
+    late = [Published(*WHERE, 5, "prompt", by, at_ms=at) for by, at in (("a/1", 900), ("b/1", 950))]
+    assert not blame(late, [Struck("a/1", {}, 2, until_ms=900)]).unexplained
+    assert blame(late, [Struck("a/1", {}, 2, until_ms=899)]).unexplained == late[1:]
+
+
 def test_two_repeats_of_one_record_are_explained_by_one_strike() -> None:
     published = [verdict(5, by) for by in ("a/1", "b/1", "c/1")]
     assert len(blame(published, [Struck("a/1", {}, 2)]).unexplained) == 1
