@@ -1,255 +1,315 @@
-"""The moderator beside the hand-written loop: events a second, alternating in one run.
+"""The moderator beside the hand-written loop: events a second, in turns in one run; its latency.
 
-`make bench` runs it. Both read the same events from a real Kafka on this machine and write the same
-verdicts. The guard is instant and in memory: what is measured is everything around it. Each run of
-the moderator is a process of its own with a new group, and so is each run of the ceiling.
+`make bench-pipeline` runs it. All read the same events from one real Kafka on this machine, each
+run in a process of its own with a new group, under the same garbage collector; the order goes
+round. The guard answers at once: what is measured is everything around it. Metrics are on, one
+event in 1,000 belongs to a sampled trace, and the evidence sample is in force.
+
+A rate runs from the first poll that gives records to the last commit. The moderator commits what is
+left twice a second, so that the last commit may come up to half a second late: with 100,000 events
+that is a few per cent of its run, and they are not taken off.
+
+Latency is measured apart, on the same broker when all the rest is over: at 30 % of the moderator's
+rate, from the time at which an event is due to its verdict read by a consumer.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
+import importlib.util
 import json
-import multiprocessing
+import logging
+import os
+import signal
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
+import redis
 import typer
-import uvloop
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import NewTopic
 from rich.console import Console
-from rich.table import Table
 
-from ceilings import aiokafka_loop
+from loops import child, events, guards, pace, report
+from loops.child import Child, Order, Ran
+from loops.spans import Collector
 from machine import machine
-from qwarden import bootstrap, kafka
+from qwarden import kafka
 from qwarden import settings as settings_module
-from qwarden.contracts import headers, topics
-from qwarden.guard.answer import Answer, Assessment
-from qwarden.moderator.service import ModeratorService
+from qwarden.contracts import topics
+from qwarden.stack import triton as triton_part
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
+from qwarden.stack.ports import free_ports
+from qwarden.stack.probe import answers_200
+from qwarden.stack.triton import Triton
+from qwarden.stack.valkey import Valkey
 
 RESULTS = Path(__file__).parent / "results" / "pipeline.json"
-CEILING_TOPIC = "bench.ceiling"
 PARTITIONS = 8
+KINDS = (*report.WHAT, "latency")
+READY_S = 60.0
+WARM_S, LOAD_S = 5.0, 30.0
+QUICK_EVENTS, QUICK_WARM_S, QUICK_LOAD_S = 20_000, 2.0, 5.0
 
-out = Console(highlight=False)
-
-
-class InstantGuard:
-    """Everything is Safe, at once: the events of the comparison are those that are allowed."""
-
-    _SAFE = Assessment((4.0, -2.0, -3.0), (), None, 40, 0, "instant@0")
-
-    async def revision(self) -> str:
-        return self._SAFE.revision
-
-    async def judge(
-        self, conversations: Sequence[bytes], *, timeout_s: float | None = None
-    ) -> list[Answer]:
-        return [self._SAFE] * len(conversations)
-
-    async def close(self) -> None:
-        return None
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+began = time.monotonic()
 
 
-def event(number: int) -> bytes:
-    """An event of about 370 bytes, each with a text of its own."""
-    return json.dumps(
-        {
-            "event_id": f"bench-{number:09d}",
-            "tenant": "demo",
-            "messages": [
-                {
-                    "role": "user",
-                    "content": f"What should I pack for walk number {number} along the north shore "
-                    "of the lake, if it may rain in the afternoon and we are two people?",
-                }
-            ],
-            "language": "en",
-            "created_at": "2026-01-01T00:00:00Z",
-            "metadata": {"app": "walks", "room": number % 97},
+def say(sentence: str) -> None:
+    """Progress, on standard error, with the seconds since the start."""
+    print(f"{time.monotonic() - began:7.1f} s  {sentence}", file=sys.stderr, flush=True)
+
+
+@dataclass
+class Ground:
+    """What all runs stand on: the broker with the events, the caches, the collector of spans."""
+
+    home: Home
+    broker: Kafka
+    valkey: Valkey
+    collector: Collector
+    events: int
+    groups: int = 0
+    policies: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.policies = events.write_policies(self.home.data("policies"))
+
+    def order(self, kind: str, **more: Any) -> Order:
+        """A run with a group of its own, and with the parts that its kind uses."""
+        self.groups += 1
+        group = f"{kind}-{self.groups}"
+        environ = {
+            "QWARDEN_CONTENT_KEY": self.home.content_key(),
+            "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": self.broker.bootstrap,
+            "QWARDEN_KAFKA__GROUP_ID": group,
+            "QWARDEN_HTTP__PORT": "0",
+            "QWARDEN_POLICY__PATH": str(self.policies),
+            "QWARDEN_TELEMETRY__OTLP_ENDPOINT": self.collector.endpoint,
         }
-    ).encode()
+        if kind in ("fill", "redis", "cold"):
+            environ["QWARDEN_REDIS__URL"] = self.cold if kind == "cold" else self.valkey.url
+            # A machine that hiccups must not turn a run of one kind into one of another.
+            environ["QWARDEN_REDIS__TIMEOUT_S"] = "5"
+        if kind == "fill":
+            environ["QWARDEN_REDIS__WAITING"] = str(self.events)
+        return Order(
+            kind=kind,
+            group=group,
+            events=self.events,
+            bootstrap=self.broker.bootstrap,
+            environ=environ | more.pop("environ", {}),
+            ready=self.home.tmp / "verdicts",
+            **more,
+        )
+
+    @property
+    def cold(self) -> str:
+        """The database of Valkey that is emptied before each cold run."""
+        return self.valkey.url.removesuffix("/0") + "/1"
+
+    def run(self, kind: str) -> Ran:
+        """One run that is measured."""
+        before = self._written()
+        if kind != "cold":
+            ran = child.run(self.order(kind))
+        else:
+            redis.Redis.from_url(self.cold).flushdb()
+            with self._triton() as address:
+                ran = child.run(self.order(kind, environ={"QWARDEN_TRITON__URL": address}))
+        if kind in report.LOOPS:
+            ran.counts[child.TARGET] = self._written() - before
+        spans = self.collector.taken()
+        ran.counts.update({f"span: {name}": count for name, count in spans.items()})
+        assert isinstance(ran, Ran)
+        return ran
+
+    def _written(self) -> int:
+        (count,) = asyncio.run(events.ends(self.broker.bootstrap, (child.TARGET,))).values()
+        return count
+
+    @contextmanager
+    def _triton(self) -> Iterator[str]:
+        """A Triton for one run: its supervisor looks at the machine's processes all the time."""
+        repository = self.home.root / "repository"
+        if not repository.is_dir():
+            guards.write_repository(repository)
+        with Triton(self.home, {}, repository=repository) as server:
+            yield server.grpc
 
 
-async def publish(address: str, count: int) -> None:
-    producer = AIOKafkaProducer(bootstrap_servers=address, linger_ms=20, max_batch_size=262_144)
-    await producer.start()
-    for number in range(count):
-        key = f"demo/bench-{number:09d}".encode()
-        await producer.send(topics.CONTENT, value=event(number), key=key)
-    await producer.flush()
-    await producer.stop()
+@contextmanager
+def ground(count: int) -> Iterator[Ground]:
+    """A broker with the events and the verdicts of a first run, which also fills Redis and warms
+    the broker."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="qwarden-bench-"))
+        home = Home(Path(folder))
+        say("starting Kafka and Valkey")
+        made = Ground(
+            home,
+            stack.enter_context(Kafka(home)),
+            stack.enter_context(Valkey(home)),
+            stack.enter_context(Collector()),
+            count,
+        )
+        say(f"publishing {count:,} events")
+        first = made.order("fill")
+        asyncio.run(_prepare(first))
+        say("a first run: it makes the verdicts, fills Redis and warms the broker")
+        child.run(first)
+        made.collector.taken()
+        verdicts = asyncio.run(events.read_verdicts(first.bootstrap, count))
+        events.keep_verdicts(verdicts, first.ready)
+        yield made
 
 
-def tuned() -> None:
-    """The garbage collector's settings, the same for both."""
-    gc.freeze()
-    gc.set_threshold(100_000, 50, 100)
-
-
-async def moderate(environ: dict[str, str], group: str, count: int) -> float:
-    """Events a second of one moderator, from its first verdict's poll to the last commit."""
-    settings = settings_module.load({**environ, "QWARDEN_KAFKA__GROUP_ID": group})
-    async with bootstrap.moderator(settings, InstantGuard()) as (judge, dispatcher):
-        began: list[float] = []
-        handle = judge.handle
-
-        async def timed(records: Any, finish: Any) -> None:
-            began.append(time.perf_counter())
-            await handle(records, finish)
-
-        judge.handle = timed  # type: ignore[method-assign]
-        service = ModeratorService(settings, judge, dispatcher, bootstrap.control_of(settings))
-        running = asyncio.create_task(service.run())
-        async with kafka.admin(settings.kafka) as admin:
-            committed = 0
-            while committed < count:
-                await asyncio.sleep(0.05)
-                offsets = await admin.list_consumer_group_offsets(group)
-                committed = sum(max(0, at.offset) for at in offsets.values())
-        ended = time.perf_counter()
-        service.stop()
-        await running
-        return count / (ended - began[0])
-
-
-async def verdicts(address: str, count: int) -> aiokafka_loop.Ready:
-    """The verdicts of an earlier run, by the record that they answer."""
-    consumer = AIOKafkaConsumer(
-        topics.VERDICTS, bootstrap_servers=address, auto_offset_reset="earliest", group_id=None
+async def _prepare(order: Order) -> None:
+    settings = settings_module.load(order.environ)
+    await kafka.create_topics(
+        settings.kafka,
+        partitions=PARTITIONS,
+        replication_factor=1,
+        min_insync_replicas=1,
+        max_event_bytes=settings.moderator.max_event_bytes,
     )
-    await consumer.start()
-    found: dict[tuple[int, int], tuple[bytes, list[tuple[str, bytes]]]] = {}
-    while len(found) < count:
-        for records in (await consumer.getmany(timeout_ms=500)).values():
-            for record in records:
-                origin = headers.header(record.headers, headers.ORIGIN) or ""
-                _, partition, offset = origin.rsplit("/", 2)
-                found[int(partition), int(offset)] = (record.value, list(record.headers))
-    await consumer.stop()
+    async with kafka.admin(settings.kafka) as admin:
+        await admin.create_topics([NewTopic(child.TARGET, PARTITIONS, 1)])
+    await events.publish(order.bootstrap, order.events)
+
+
+def measure(on: Ground, kinds: list[str], rounds: int) -> list[dict[str, Ran]]:
+    """All rounds; who comes first moves on by one with each."""
+    found = []
+    for number in range(rounds):
+        ran = {}
+        first = number % len(kinds)
+        for kind in (*kinds[first:], *kinds[:first]):
+            ran[kind] = on.run(kind)
+            say(f"round {number + 1} of {rounds}: {kind} {ran[kind].rate:,.0f}/s")
+        found.append(ran)
     return found
 
 
-def one(kind: str, environ: dict[str, str], group: str, count: int, pipe: Any) -> None:
-    """One measurement, in a process of its own."""
-    address = environ["QWARDEN_KAFKA__BOOTSTRAP_SERVERS"]
+def measure_latency(
+    on: Ground, rate: float, warm_s: float, seconds: float
+) -> tuple[pace.Latency, pace.Latency]:
+    """At LOAD of `rate`: to the verdicts of a moderator that starts where the events end now; and
+    to the events themselves, which is one hop through the broker."""
+    paced = {"rate": rate * report.LOAD, "warm_s": warm_s, "seconds": seconds}
+    os.sync()  # else the kernel writes what the runs have left while latency is measured
+    say(f"latency at {paced['rate']:,.0f}/s for {seconds:.0f} s: one hop")
+    hop = child.run(on.order("load", **paced, answers=topics.CONTENT))
+    (port,) = free_ports(1)
+    order = on.order("served", environ={"QWARDEN_HTTP__PORT": str(port)})
+    asyncio.run(pace.skip_to_the_end(on.broker.bootstrap, order.group, PARTITIONS))
+    served = Child(order)
+    _until_ready(port)
+    say(f"latency at {paced['rate']:,.0f}/s for {seconds:.0f} s: the moderator")
+    found = child.run(on.order("load", **paced))
+    served.stop()
+    return found, hop
 
-    async def ceiling() -> float:
-        ready = await verdicts(address, count)
-        tuned()
-        return await aiokafka_loop.run(address, topics.CONTENT, CEILING_TOPIC, group, ready)
 
-    async def moderator() -> float:
-        tuned()
-        return await moderate(environ, group, count)
+def _until_ready(port: int) -> None:
+    deadline = time.monotonic() + READY_S
+    while time.monotonic() < deadline:
+        try:
+            if answers_200(port, "/readyz"):
+                return
+        except OSError:  # it does not listen yet
+            pass
+        time.sleep(0.1)
+    sys.exit(f"the moderator was not ready within {READY_S:.0f} s; its log stands above")
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        pipe.send(runner.run(ceiling() if kind == "ceiling" else moderator()))
 
-
-def measured(kind: str, environ: dict[str, str], group: str, count: int) -> float:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=one, args=(kind, environ, group, count, theirs))
-    process.start()
-    theirs.close()
-    try:
-        return float(ours.recv())
-    except EOFError:
-        sys.exit(f"the run of the {kind} failed; its error stands above")
-    finally:
-        process.join()
+def _chosen(only: str) -> tuple[list[str], dict[str, str]]:
+    """The kinds to run, with the ceiling that all are measured by; and why others are left out."""
+    named = [each for each in only.split(",") if each]
+    unknown = sorted(set(named) - set(KINDS))
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: kinds are {', '.join(KINDS)}")
+    left_out = {}
+    reason = triton_part.available()
+    if reason is not None:
+        left_out["cold"] = reason
+    if importlib.util.find_spec("confluent_kafka") is None:
+        left_out["librdkafka"] = "confluent-kafka is not installed: `pip install confluent-kafka`"
+    wanted = {"ceiling", *named}
+    if "latency" in named:
+        wanted.add("moderator")  # whose rate it is a share of
+    kept = [kind for kind in KINDS if kind in wanted and kind not in left_out]
+    return kept, {kind: left_out[kind] for kind in left_out if kind in wanted}
 
 
 def main(
-    events: Annotated[int, typer.Option(help="Events a run.")] = 100_000,
-    rounds: Annotated[int, typer.Option(help="Pairs of runs.")] = 5,
+    *,
+    count: Annotated[int | None, typer.Option("--events", help="Events a run; 100,000.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Of runs of every kind; 5.")] = None,
+    only: Annotated[str, typer.Option(help="Of these; the ceiling always.")] = ",".join(KINDS),
+    quick: Annotated[
+        bool, typer.Option(help="One round of few events: does it run? Writes only to --out.")
+    ] = False,
+    to: Annotated[Path | None, typer.Option("--out", help="The results.")] = None,
 ) -> None:
-    """Measure the moderator with an instant guard beside the hand-written loop."""
-    with tempfile.TemporaryDirectory(prefix="qwarden-bench-") as folder:
-        home = Home(Path(folder))
-        with out.status("starting Kafka …"), Kafka(home) as broker:
-            pairs = _rounds(home, broker, events, rounds)
-    _report(pairs, events)
-
-
-def _rounds(home: Home, broker: Kafka, events: int, rounds: int) -> list[dict[str, float]]:
-    environ = {
-        "QWARDEN_CONTENT_KEY": home.content_key(),
-        "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
-        "QWARDEN_HTTP__PORT": "0",
-        "QWARDEN_TELEMETRY__LOG_LEVEL": "error",
-    }
-    settings = settings_module.load(environ)
-
-    async def prepare() -> None:
-        await kafka.create_topics(
-            settings.kafka,
-            partitions=PARTITIONS,
-            replication_factor=1,
-            min_insync_replicas=1,
-            max_event_bytes=settings.moderator.max_event_bytes,
-        )
-        async with kafka.admin(settings.kafka) as admin:
-            await admin.create_topics([NewTopic(CEILING_TOPIC, PARTITIONS, 1)])
-        await publish(broker.bootstrap, events)
-
-    asyncio.run(prepare())
-    # The first run makes the verdicts that the ceiling writes, and warms the broker.
-    measured("moderator", environ, "warm-up", events)
-    pairs = []
-    for number in range(rounds):
-        pair = {}
-        kinds = ("ceiling", "moderator") if number % 2 else ("moderator", "ceiling")
-        for kind in kinds:
-            pair[kind] = measured(kind, environ, f"{kind}-{number}", events)
-        pairs.append(pair)
-        out.print(
-            f"round {number + 1}: ceiling {pair['ceiling']:,.0f}/s, moderator "
-            f"{pair['moderator']:,.0f}/s, ratio {pair['moderator'] / pair['ceiling']:.2f}"
-        )
-    return pairs
-
-
-def _report(pairs: list[dict[str, float]], events: int) -> None:
-    ratios = [pair["moderator"] / pair["ceiling"] for pair in pairs]
-    median = {
-        name: round(statistics.median(pair[name] for pair in pairs))
-        for name in ("ceiling", "moderator")
-    }
-    result = {
-        "what": "moderator with an instant guard in process, beside bench/ceilings",
+    """Measure the moderator beside the hand-written loop. Nothing else may run meanwhile."""
+    logging.basicConfig(level=logging.ERROR)
+    # Else the run under way, Kafka and Triton would outlive this process.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+    kinds, left_out = _chosen(only)
+    count = count or (QUICK_EVENTS if quick else 100_000)
+    rounds = rounds or (1 if quick else 5)
+    warm_s, seconds = (QUICK_WARM_S, QUICK_LOAD_S) if quick else (WARM_S, LOAD_S)
+    to = to or (None if quick else RESULTS)
+    body: dict[str, Any] = {
+        "what": "the moderator with an instant guard beside bench/ceilings, on one Kafka",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "quick": quick,
         "machine": machine(),
-        "events": events,
+        "versions": report.versions(),
+        "load_before": round(os.getloadavg()[0], 2),
+        "events": count,
+        "event_bytes": len(events.event(0)),
         "partitions": PARTITIONS,
-        "event_bytes": len(event(0)),
-        "rounds": [{name: round(rate) for name, rate in pair.items()} for pair in pairs],
-        "median": median,
-        "ratio": {
-            "median": round(statistics.median(ratios), 3),
-            "least": round(min(ratios), 3),
-            "most": round(max(ratios), 3),
-        },
+        "ceiling_of_librdkafka_before": _recorded(),
+        "left_out": left_out,
+        "latency": None,
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    table = Table("", "events a second (median)")
-    for name, rate in median.items():
-        table.add_row(name, f"{rate:,}")
-    table.add_row("ratio", f"{statistics.median(ratios):.2f}")
-    out.print(table)
-    out.print(f"written to {RESULTS.relative_to(Path.cwd())}")
+    with ground(count) as on:
+        found = measure(on, [kind for kind in kinds if kind != "latency"], rounds)
+        body |= report.summary(found, count)
+        _write(to, body)
+        if "latency" in kinds:
+            rate = statistics.median(ran["moderator"].rate for ran in found)
+            body["latency"] = report.latency(*measure_latency(on, rate, warm_s, seconds))
+            _write(to, body)
+    report.show(body, out)
+    say(f"written to {to}" if to else "a quick run is written only where --out says")
+
+
+def _recorded() -> float | None:
+    """The ceiling's share of librdkafka in the results that are there."""
+    if not RESULTS.is_file():
+        return None
+    share = json.loads(RESULTS.read_text()).get("ceiling_of_librdkafka")
+    return None if share is None else float(share["median"])
+
+
+def _write(to: Path | None, body: dict[str, Any]) -> None:
+    if to is None:
+        return
+    to.parent.mkdir(parents=True, exist_ok=True)
+    new = to.with_suffix(".new")
+    new.write_text(json.dumps(body, indent=2) + "\n")
+    new.replace(to)
 
 
 if __name__ == "__main__":

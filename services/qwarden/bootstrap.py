@@ -146,7 +146,12 @@ async def moderator(
                     contents=settings.moderator.halt_contents,
                     outcomes=settings.moderator.halt_outcomes,
                 ),
-                guard_is_away=lambda: dispatcher.outage is not None,
+                # Also while what it was asked before still waits: a guard that comes and goes would
+                # be asked more and more, where policies answer in its place meanwhile.
+                guard_is_away=lambda: (
+                    dispatcher.outage is not None
+                    or dispatcher.waiting > settings.moderator.records_in_flight
+                ),
             ),
             dispatcher,
         )

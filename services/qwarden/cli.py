@@ -46,7 +46,7 @@ from qwarden.stack.errors import StackError
 from qwarden.stack.home import Home
 from qwarden.stack.running import running, stop_running
 from qwarden.verify import report
-from qwarden.verify.reader import Scope, groups_of, opened
+from qwarden.verify.reader import Scope, opened
 from qwarden.verify.report import Report
 
 NO, WRONG_USE, MISSING = 1, 2, 3
@@ -469,6 +469,12 @@ def dlq_accept_loss(
     group: Annotated[
         str | None, typer.Option(help="Who has lost records; by default the moderators' own group.")
     ] = None,
+    lost_from: Annotated[
+        int | None,
+        typer.Option(
+            "--from", min=0, help="The offset at which the moderator says that it is stopped."
+        ),
+    ] = None,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -479,19 +485,20 @@ def dlq_accept_loss(
     producers once more.
 
     \b
-    qwarden dlq accept-loss content.events/1 --dry-run
+    qwarden dlq accept-loss content.events/1 --from 1200 --dry-run
     """
     settings = _client_settings()
     topic, slash, partition = where.rpartition("/")
     if not (slash and topic and partition.isdecimal()):
         _end(WRONG_USE, f"{where!r} names no partition; name it as TOPIC/PARTITION")
-    group = group or groups_of(settings.kafka).get(topic, settings.kafka.group_id)
+    group = group or settings.kafka.groups.get(topic, settings.kafka.group_id)
     try:
         loss = _ask(
             lambda: resuming.accept_loss(
                 settings.kafka,
                 TopicPartition(topic, int(partition)),
                 group,
+                lost_from=lost_from,
                 at=datetime.now(UTC),
                 by=_who(),
                 dry_run=dry_run,

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import accumulate
 from typing import Any
 
 from opentelemetry import trace
@@ -15,7 +18,10 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from qwarden.contracts.headers import TRACEPARENT, TRACESTATE, Header
 
@@ -23,12 +29,62 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
-EVENTS = Counter(
+
+class Tally(Collector):
+    """A counter that every record adds to: a dictionary, read when it is scraped.
+
+    To find prometheus_client's own by its labels and add to it under its lock is 1.0 µs, as much as
+    decoding an event; this is 0.14. It is for one thread.
+    """
+
+    def __init__(self, name: str, documentation: str, labels: Sequence[str]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._labels = labels
+        self._counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
+        REGISTRY.register(self)
+
+    def add(self, *labels: str) -> None:
+        """One more of these labels, in the order of their names."""
+        self._counts[labels] += 1
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
+        for labels, count in self._counts.items():
+            family.add_metric(labels, count)
+        yield family
+
+
+class Spread(Collector):
+    """A histogram that every record is observed in: as `Tally` is to counters. prometheus_client's
+    own is 0.6 µs an observation, and this 0.1."""
+
+    def __init__(self, name: str, documentation: str, buckets: Sequence[float]) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._bounds = buckets
+        self._counts = [0] * (len(buckets) + 1)
+        self._sum = 0.0
+        REGISTRY.register(self)
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        family = HistogramMetricFamily(self._name, self._documentation)
+        bounds = map(floatToGoString, (*self._bounds, float("inf")))
+        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
+        family.add_metric([], buckets, self._sum)
+        yield family
+
+
+EVENTS = Tally(
     "qwarden_events_total",
     "Records decided, degraded where any verdict is; a record that comes again counts again.",
     ["outcome"],
 )
-VERDICTS = Counter(
+VERDICTS = Tally(
     "qwarden_verdicts_total",
     "Verdicts decided; a record that comes again counts again. category: the likeliest, or none.",
     ["tenant", "task", "safety", "action", "category"],
@@ -36,7 +92,7 @@ VERDICTS = Counter(
 DEAD_LETTERS = Counter(
     "qwarden_dead_letters_total", "Records that can never be judged.", ["error_class", "tenant"]
 )
-QUEUE_SECONDS = Histogram(
+QUEUE_SECONDS = Spread(
     "qwarden_queue_seconds", "From Kafka's timestamp of a record to its poll.", buckets=_SECONDS
 )
 CACHE_SECONDS = Histogram(
@@ -45,7 +101,7 @@ CACHE_SECONDS = Histogram(
 MODEL_SECONDS = Histogram(
     "qwarden_model_seconds", "One request to the guard, for a batch.", buckets=_SECONDS
 )
-TOTAL_SECONDS = Histogram(
+TOTAL_SECONDS = Spread(
     "qwarden_total_seconds", "From a record's poll to all that it owes acknowledged.",
     buckets=_SECONDS,
 )  # fmt: skip
@@ -77,7 +133,9 @@ RELAYED = Counter(
     ["reason", "tenant"],
 )
 PARTITIONS = Gauge(
-    "qwarden_partitions", "Partitions by state: assigned, stopped, paused.", ["topic", "state"]
+    "qwarden_partitions",
+    "Partitions by state: assigned, paused, stopped (lost), stuck.",
+    ["topic", "state"],
 )
 PUBLISH_UP = Gauge("qwarden_publish_up", "1 while outcomes can be published.")
 GUARD_UP = Gauge("qwarden_guard_up", "1 while the guard answers.")
@@ -154,8 +212,10 @@ class Trace:
             self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
             self._tracer = self._provider.get_tracer("qwarden")
 
-    def forward(self, carried: Iterable[Header], source: Any, outcome: str) -> list[Header]:
+    def forward(self, carried: Sequence[Header], source: Any, outcome: str) -> list[Header]:
         """The trace headers for what is published in answer to a record."""
+        if not carried:
+            return []
         context = [pair for pair in carried if pair[0] in (TRACEPARENT, TRACESTATE) and pair[1]]
         if self._tracer is None or not context:
             return context

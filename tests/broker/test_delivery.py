@@ -13,6 +13,7 @@ from functools import partial
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.record.util import calc_crc32c
 from faststream.kafka import KafkaBroker
 
 import fleet
@@ -112,10 +113,11 @@ async def consuming(
         topics.name,
         handler,
         lambda record, reason: refusal(topics, record),
-        room=Room(polls=polls, most_bytes=most_bytes, uncommitted=uncommitted),
+        room=Room(records=polls * max_records, most_bytes=most_bytes, uncommitted=uncommitted),
         commit_interval_s=0.1,
         commit_records=1000,
         revoke_s=5,
+        look_s=0.5,
         on_failure=lambda: None,
     )
     settings = KafkaSettings(bootstrap_servers=topics.bootstrap)
@@ -535,6 +537,26 @@ async def test_more_is_delivered_than_may_lie_uncommitted_behind_one_slow_record
         assert sorted(await read_out(topics, origins)) == sorted(origins)
 
 
+async def test_some_slow_records_stop_the_lane(topics: Topics) -> None:
+    origins = await topics.publish(2000)
+    released = asyncio.Event()
+
+    async def handler(records: Records, finish: Finish) -> None:
+        for index, record in enumerate(records):
+            if record.offset % 100:
+                finish(index, echo(topics, record))
+        await released.wait()
+        for index, record in enumerate(records):
+            if not record.offset % 100:
+                finish(index, echo(topics, record))
+
+    slow = {origin for origin in origins if int(origin.rpartition("/")[2]) % 100 == 0}
+    async with consuming(topics, handler, max_records=20, polls=4):
+        await read_out(topics, [origin for origin in origins if origin not in slow])
+        released.set()
+        assert sorted(await read_out(topics, origins)) == sorted(origins)
+
+
 async def test_a_hold_gives_the_partitions_away_or_judges_on(topics: Topics) -> None:
     guard = Guard(topics)
     guard.up.set()
@@ -686,3 +708,26 @@ async def test_a_record_that_no_broker_takes_stops_publication_or_takes_others_a
     for origin in seen:
         by_key.setdefault(arrival[origin] % 20, []).append(arrival[origin])
     assert all(arrived == sorted(arrived) for arrived in by_key.values())
+
+
+async def test_a_partition_that_cannot_be_read_on_is_not_seen(
+    topics: Topics, caplog: pytest.LogCaptureFixture
+) -> None:
+    producer = AIOKafkaProducer(bootstrap_servers=topics.bootstrap)
+    await producer.start()
+    batch = producer.create_batch()
+    batch.append(key=b"k", value=b"v", timestamp=None, headers=[("AAAA", b"x")])
+    batch.close()
+    batch._build()
+    written = bytearray(bytes(batch._buffer)).replace(b"AAAA", b"\xff\xfe\xff\xfe")
+    written[17:21] = calc_crc32c(bytes(written[21:])).to_bytes(4, "big")
+    batch._buffer = bytes(written)
+    await (await producer.send_batch(batch, topics.name, partition=1))
+    await producer.stop()
+    async with consuming(topics, echoing(topics)) as delivery:
+
+        async def stuck() -> bool:
+            return Partition(topics.name, 1) in delivery.stuck
+
+        await fleet.until(stuck, "it says that the partition is stuck")
+    assert any("is not read on from offset" in r.getMessage() for r in caplog.records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
@@ -173,8 +174,32 @@ async def test_a_lost_partition_jumps_by_itself_or_never_goes_on(own: Fleetlet, 
         assert not found.verdicts.keys() & set(here)
         assert one._interactive.lost
         accepted = await resuming.accept_loss(
-            kafka, lost, group, at=datetime.now(UTC), by="test", dry_run=False
+            kafka, lost, group, lost_from=None, at=datetime.now(UTC), by="test", dry_run=False
         )
         assert (accepted.committed, accepted.resume_at) == (end, end + 3)
         await fleet.outcomes(tap, here)
         assert not one._interactive.lost
+
+
+async def test_a_moderator_without_a_broker_is_ready_or_ends_late(
+    own: Fleetlet, group: str
+) -> None:
+    async with own.moderating(group, Guard(), QWARDEN_MODERATOR__DRAIN_S="2") as one:
+
+        async def ready() -> bool:
+            return (await one._readyz({})).status_code == 200
+
+        await fleet.until(ready, "it is ready")
+        await asyncio.to_thread(own.kafka.kill)
+
+        async def waits() -> bool:
+            return not await ready()
+
+        await fleet.until(waits, "it is not ready", 20)
+        await asyncio.to_thread(own.kafka.start)
+        await fleet.until(ready, "it is ready again")
+        await asyncio.to_thread(own.kafka.kill)
+        began = time.monotonic()
+    ended = time.monotonic() - began
+    await asyncio.to_thread(own.kafka.start)
+    assert ended < 2 + 5 + 3 + 5, "over drain_s, revoke_s and the goodbyes"

@@ -766,7 +766,7 @@ OTHERS: Final[list[tuple[str, Values, Any]]] = [
     ("policies", {}, {"newsroom": "extends: strict"}),
     ("tenants", {}, {"acme": "policies: [strict]"}),
     ("moderator.replicas", {}, 3),
-    ("moderator.pollsInFlight", {}, 5),
+    ("moderator.recordsInFlight", {}, 5),
     ("moderator.terminationGracePeriodSeconds", {}, 61),
     ("triton.replicas", {}, 3),
     ("triton.device", {}, "cpu"),

@@ -31,7 +31,7 @@ from twin.planted import BUGS, Bug, KeepsOwnBooks
 from twin.world import GROUP, IN, OUT, Violation, World, lead, play
 
 STEPS = 1_500
-ROOMY = Parts(room=lambda: Room(polls=1000, most_bytes=1_000_000, uncommitted=1000))
+ROOMY = Parts(room=lambda: Room(records=10_000, most_bytes=1_000_000, uncommitted=1000))
 
 
 @pytest.mark.parametrize("seed", range(6))

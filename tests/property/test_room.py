@@ -1,4 +1,4 @@
-"""The room against a plain model of it: the sizes of what is inside."""
+"""The room against a plain model of it: the sizes of the records that are inside."""
 
 from __future__ import annotations
 
@@ -9,41 +9,48 @@ from qwarden.delivery.room import Room
 
 
 class RoomMachine(RuleBasedStateMachine):
-    """Polls that enter where there is room, and leave in any order."""
+    """Polls that enter where there is room, and whose records leave in any order."""
 
-    @initialize(polls=st.integers(1, 5), most_bytes=st.integers(1, 100), most=st.integers(1, 50))
-    def make(self, polls: int, most_bytes: int, most: int) -> None:
-        self.room = Room(polls=polls, most_bytes=most_bytes, uncommitted=most)
-        self.polls, self.most_bytes, self.most = polls, most_bytes, most
+    @initialize(records=st.integers(1, 20), most_bytes=st.integers(1, 100), most=st.integers(1, 50))
+    def make(self, records: int, most_bytes: int, most: int) -> None:
+        self.room = Room(records=records, most_bytes=most_bytes, uncommitted=most)
+        self.records, self.most_bytes, self.most = records, most_bytes, most
         self.inside: list[int] = []
+        self.alone = False
 
-    @rule(size=st.integers(0, 200), uncommitted=st.integers(0, 60))
-    def ask(self, size: int, uncommitted: int) -> None:
+    @rule(
+        sizes=st.lists(st.integers(0, 30), min_size=1, max_size=8), uncommitted=st.integers(0, 60)
+    )
+    def ask(self, sizes: list[int], uncommitted: int) -> None:
         is_alone = not self.inside
-        fits = len(self.inside) < self.polls and sum(self.inside) + size <= self.most_bytes
-        has = self.room.has(size, uncommitted)
+        fits = (
+            len(self.inside) + len(sizes) <= self.records
+            and sum(self.inside) + sum(sizes) <= self.most_bytes
+        )
+        has = self.room.has(len(sizes), sum(sizes), uncommitted)
         assert has == (uncommitted < self.most and (is_alone or fits))
         if has:
-            self.room.enter(size)
-            self.inside.append(size)
+            self.room.enter(len(sizes), sum(sizes))
+            self.inside += sizes
+            self.alone = is_alone
 
     @precondition(lambda self: self.inside)
     @rule(data=st.data())
     def leave(self, data: st.DataObject) -> None:
         at = data.draw(st.integers(0, len(self.inside) - 1))
-        self.room.leave(self.inside.pop(at))
+        self.room.leave(1, self.inside.pop(at))
 
     @invariant()
-    def nothing_is_over_but_for_one_alone(self) -> None:
+    def nothing_is_over_but_for_one_poll_alone(self) -> None:
         if hasattr(self, "room"):
-            assert len(self.inside) <= self.polls
-            assert len(self.inside) == 1 or sum(self.inside) <= self.most_bytes
+            fits = len(self.inside) <= self.records and sum(self.inside) <= self.most_bytes
+            assert fits or self.alone
             assert self.room.is_empty == (not self.inside)
 
     @invariant()
-    def where_it_is_low_half_the_bytes_may_enter(self) -> None:
+    def where_it_is_low_half_of_it_may_enter(self) -> None:
         if hasattr(self, "room") and self.room.is_low(0):
-            assert self.room.has(self.most_bytes // 2, 0)
+            assert self.room.has(self.records // 2, self.most_bytes // 2, 0)
 
     @invariant()
     def an_empty_room_is_low_unless_too_much_is_uncommitted(self) -> None:

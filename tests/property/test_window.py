@@ -21,6 +21,7 @@ class _Epoch:
     number: int
     delivered: list[tuple[int, int]] = field(default_factory=list)
     done: set[int] = field(default_factory=set)
+    position: int | None = None
     committed: int | None = None
     highest_watermark: int = 0
     sent: int = -1
@@ -34,7 +35,7 @@ class _Epoch:
         for offset, _ in self.delivered:
             if offset not in self.done:
                 return offset
-        return self.delivered[-1][0] + 1 if self.delivered else None
+        return self.position
 
     def unfinished(self) -> list[tuple[int, int]]:
         return [each for each in self.delivered if each[0] not in self.done]
@@ -84,15 +85,20 @@ class WindowMachine(RuleBasedStateMachine):
     def deliver(self, partition: Partition, holes: list[int], timestamp: int) -> None:
         log, first = self.log[partition], self.read[partition]
         for hole in holes[max(0, len(log) - first) :]:
-            log.append((log[-1] if log else 0) + hole)
+            log.append((log[-1] if log else 0) + hole + 1)
         records = [(offset, timestamp) for offset in log[first : first + len(holes)]]
-        epoch = self.window.deliver(partition, records)
+        if not records:
+            return
+        # Behind the last record there may be a marker: the next one stands two further at least.
+        position = records[-1][0] + 1 + timestamp % 2
+        epoch = self.window.deliver(partition, records, position)
         if partition not in self.current or self.current[partition].let_go:
             assert epoch is None, "records of a partition that is gone must not be handled"
             return
         assert epoch == self.current[partition].number
         self.read[partition] += len(records)
         self.current[partition].delivered += records
+        self.current[partition].position = position
 
     @precondition(lambda self: any(epoch.unfinished() for epoch in self.current.values()))
     @rule(data=st.data())

@@ -47,7 +47,7 @@ class Parts:
     consumer: type[AIOKafkaConsumer] = AIOKafkaConsumer
     handler: Wrap = lambda handler, delivery: handler
     """Stands around the handler; it may ask for the delivery that calls it."""
-    room: Callable[[], Room] = lambda: Room(polls=3, most_bytes=400, uncommitted=40)
+    room: Callable[[], Room] = lambda: Room(records=20, most_bytes=400, uncommitted=40)
     """So little that batches wait for it all the time."""
 
 
@@ -69,6 +69,7 @@ def delivery_of(
         commit_interval_s=COMMIT_INTERVAL_S,
         commit_records=10,
         revoke_s=REVOKE_S,
+        look_s=30.0,
         on_failure=on_failure,
     )
     return made

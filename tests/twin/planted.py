@@ -37,9 +37,11 @@ class KeepsOwnBooks(Window):
         super().__init__()
         self.seen: dict[Partition, _Seen] = {}
 
-    def deliver(self, partition: Partition, records: Iterable[tuple[int, int]]) -> int | None:
+    def deliver(
+        self, partition: Partition, records: Iterable[tuple[int, int]], position: int
+    ) -> int | None:
         records = list(records)
-        epoch = super().deliver(partition, records)
+        epoch = super().deliver(partition, records, position)
         if epoch is not None:
             seen = self.seen.get(partition)
             if seen is None or seen.epoch != epoch:

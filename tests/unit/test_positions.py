@@ -33,7 +33,7 @@ def test_a_loss_by_retention_names_the_records_and_the_way_on() -> None:
     sentence = Lost(19, 25).sentence("content.events", 3)
     assert "content.events/3 is stopped" in sentence
     assert "the records 19 to 24 are lost" in sentence
-    assert "qwarden dlq accept-loss content.events/3" in sentence
+    assert "qwarden dlq accept-loss content.events/3 --from 19" in sentence
 
 
 def test_a_topic_that_was_made_again_is_not_called_a_loss_by_retention() -> None:
@@ -52,4 +52,12 @@ def test_an_accepted_loss_covers_another_one() -> None:
     accepted = Accepted(committed=19, resume_at=25)
     assert not accepted.covers(Lost(18, 25))
     assert not accepted.covers(Lost(25, 40))
+    assert not accepted.covers(Lost(23, 40))
     assert not Accepted(committed=51, resume_at=0).covers(Lost(50, 49))
+
+
+def test_an_accepted_loss_jumps_over_records_that_are_there() -> None:
+    """In a topic that was made again an old acceptance may lie around a new and smaller loss."""
+    accepted = Accepted(committed=100, resume_at=200)
+    assert accepted.start_behind(Lost(150, 180)) == 180
+    assert accepted.start_behind(Lost(100, 200)) == 200

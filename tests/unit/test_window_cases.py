@@ -10,14 +10,14 @@ P = Partition("content.events", 0)
 def _delivered(*offsets: int) -> tuple[Window, int]:
     window = Window()
     epoch = window.assign(P)
-    window.deliver(P, [(offset, 100 + offset) for offset in offsets])
+    window.deliver(P, [(offset, 100 + offset) for offset in offsets], offsets[-1] + 1)
     return window, epoch
 
 
 def test_a_stale_epoch_cannot_move_the_watermark() -> None:
     window, old = _delivered(4)
     new = window.assign(P)
-    window.deliver(P, [(4, 104)])
+    window.deliver(P, [(4, 104)], 5)
     assert not window.finish(P, old, 4)
     assert window.to_commit() == {P: (new, 4)}
 
@@ -40,7 +40,7 @@ def test_a_hole_between_offsets_is_not_waited_for() -> None:
 def test_records_of_a_revoked_partition_are_not_handled() -> None:
     window, _ = _delivered(4)
     window.revoke(P)
-    assert window.deliver(P, [(5, 105)]) is None
+    assert window.deliver(P, [(5, 105)], 6) is None
     assert window.to_commit() == {}
     assert window.in_flight == 0
 
@@ -66,7 +66,7 @@ def test_a_commit_of_an_older_epoch_does_not_count_for_the_new_one() -> None:
     window.finish(P, old, 4)
     late = window.to_commit()
     new = window.assign(P)
-    window.deliver(P, [(4, 104)])
+    window.deliver(P, [(4, 104)], 5)
     window.finish(P, new, 4)
     window.committed(late)
     assert window.to_commit() == {P: (new, 5)}
@@ -76,7 +76,7 @@ def test_partitions_do_not_hold_each_other_back() -> None:
     other = Partition("content.events", 1)
     window, epoch = _delivered(4)
     second = window.assign(other)
-    window.deliver(other, [(30, 50)])
+    window.deliver(other, [(30, 50)], 31)
     window.finish(P, epoch, 4)
     assert window.watermarks() == {P: 5, other: 30}
     assert window.oldest_timestamp() == 50
@@ -105,3 +105,22 @@ def test_a_gap_below_what_was_published_is_left_to_the_next_owner_who_repeats_al
     window.finish(P, epoch, 4)
     assert not window.is_torn
     assert window.to_commit() == {P: (epoch, 6)}
+
+
+def test_a_hole_at_the_end_is_waited_for_as_if_a_record_stood_there() -> None:
+    window = Window()
+    epoch = window.assign(P)
+    window.deliver(P, [(4, 104)], 6)
+    window.send(P, epoch, 4)
+    window.finish(P, epoch, 4)
+    assert window.to_commit() == {P: (epoch, 6)}
+
+
+def test_a_partition_without_a_commit_begins_where_retention_says_later() -> None:
+    window = Window()
+    epoch = window.assign(P)
+    window.begin(P, 17)
+    assert window.to_commit() == {P: (epoch, 17)}
+    window.deliver(P, [(17, 0)], 18)
+    window.begin(P, 3)
+    assert window.to_commit() == {P: (epoch, 17)}

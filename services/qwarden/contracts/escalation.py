@@ -86,9 +86,9 @@ def must_be_kept(verdict: Verdict) -> bool:
 
 def is_evidence(verdict: Verdict, sample_rate: float) -> bool:
     """Whether this verdict goes to `moderation.evidence`."""
-    if must_be_kept(verdict):
-        return True
-    return verdict.basis is not Basis.WITHDRAWN and is_sampled(verdict.verdict_id, sample_rate)
+    if verdict.basis is Basis.GUARD and verdict.action is Action.ALLOW:
+        return is_sampled(verdict.verdict_id, sample_rate)
+    return must_be_kept(verdict)
 
 
 def is_sampled(verdict_id: str, rate: float) -> bool:

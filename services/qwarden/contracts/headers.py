@@ -7,6 +7,7 @@ cache hits, trace) travels in headers.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
 
 Header = tuple[str, bytes]
 
@@ -34,15 +35,11 @@ def cloud_event(kind: str, identity: str, *, by_hand: bool = False) -> list[Head
 
     `by_hand`: written by a person's command, not by a moderator.
     """
-    return [
-        _SPEC,
-        ("ce_id", identity.encode()),
-        _CLI if by_hand else _SOURCE,
-        ce_type(kind),
-        _CONTENT_TYPE,
-    ]
+    source = _CLI if by_hand else _SOURCE
+    return [_SPEC, ("ce_id", identity.encode()), source, ce_type(kind), _CONTENT_TYPE]
 
 
+@cache
 def ce_type(kind: str) -> Header:
     """The header by which a reader tells the kinds of a topic's records apart."""
     return ("ce_type", f"qwarden.{kind}.v1".encode())
@@ -61,7 +58,7 @@ def parsed_origin(text: str | None) -> tuple[str, int, int] | None:
 
 
 def milliseconds(name: str, seconds: float) -> Header:
-    return (name, f"{seconds * 1000:.1f}".encode())
+    return (name, b"%.1f" % (seconds * 1000))
 
 
 def event_attributes(headers: Iterable[Header]) -> dict[str, str]:

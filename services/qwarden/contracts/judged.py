@@ -26,15 +26,16 @@ def conversations_of(event: Event) -> tuple[tuple[Conversation, ...], tuple[str,
     turns, dropped, reasoning = _turns(event)
     if not turns:
         raise _refused(event, "no turn of a user or an assistant is left to judge; send one")
-    asked = [(Task.PROMPT if turns[-1].role == "user" else Task.RESPONSE, tuple(turns))]
+    task = Task.PROMPT if turns[-1].role == "user" else Task.RESPONSE
+    asked = [Conversation(task, tuple(turns))]
     if reasoning:
-        thought = (Task.THINKING, (*turns[:-1], Turn("assistant", reasoning)))
+        thought = Conversation(Task.THINKING, (*turns[:-1], Turn("assistant", reasoning)))
         asked = [*asked, thought] if turns[-1].content else [thought]
-    for task, conversation in asked:
-        reason = refusal_of(task, conversation)
+    for conversation in asked:
+        reason = refusal_of(conversation.task, conversation.turns)
         if reason:
             raise _refused(event, reason)
-    return tuple(Conversation(*each) for each in asked), tuple(dropped)
+    return tuple(asked), tuple(dropped)
 
 
 def _turns(event: Event) -> tuple[list[Turn], list[str], str | None]:

@@ -6,12 +6,36 @@ of its own, derived by HMAC-SHA256 from `QWARDEN_CONTENT_KEY` and the use's name
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Sequence
 
 from qwarden.guard.row import View
 
 MIN_KEY_BYTES = 32
+
+
+class _Hmac:
+    """HMAC-SHA256 of many messages under one key (RFC 2104), 32 bytes each.
+
+    `hmac.digest` looks SHA-256 up and takes the key anew for each message: 1.4 µs for 220 bytes,
+    and 4 on a busy machine. Two copies of states that have taken the key are 0.8 and 1.1 µs.
+    """
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, key: bytes) -> None:
+        """`key`: of at most 64 bytes, SHA-256's block."""
+        block = key.ljust(64, b"\0")
+        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
+        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+
+    def __call__(self, message: bytes) -> bytes:
+        inner = self._inner.copy()
+        inner.update(message)
+        outer = self._outer.copy()
+        outer.update(inner.digest())
+        return outer.digest()
 
 
 class ContentKey:
@@ -25,14 +49,14 @@ class ContentKey:
                 f"the content key has {len(secret)} bytes and needs at least {MIN_KEY_BYTES}; "
                 "make one with: openssl rand -hex 32"
             )
-        self._content = hmac.digest(secret, b"qwarden content hash", "sha256")
-        self._cache = hmac.digest(secret, b"qwarden cache key", "sha256")
+        self._content = _Hmac(hmac.digest(secret, b"qwarden content hash", "sha256"))
+        self._cache = _Hmac(hmac.digest(secret, b"qwarden cache key", "sha256"))
         self.id = hmac.digest(secret, b"qwarden key id", "sha256")[:6].hex()
         """Names the key without telling it: part of every verdict's id."""
 
     def content_hash(self, conversation: bytes) -> bytes:
         """16 bytes that stand for a conversation and its task (`Conversation.to_json`)."""
-        return hmac.digest(self._content, conversation, "sha256")[:16]
+        return self._content(conversation)[:16]
 
     def cache_key(
         self, content_hash: bytes, *, views: Sequence[View], scope: str, revision: str
@@ -44,4 +68,4 @@ class ContentKey:
         """
         named = ",".join(views)
         message = b"\0".join((scope.encode(), revision.encode(), named.encode(), content_hash))
-        return hmac.digest(self._cache, message, "sha256")[:16]
+        return self._cache(message)[:16]

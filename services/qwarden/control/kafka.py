@@ -24,7 +24,7 @@ from qwarden.contracts.control import (
 )
 from qwarden.control.port import ControlUnusable
 from qwarden.control.table import Table
-from qwarden.kafka import client_arguments, open_producer
+from qwarden.kafka import client_arguments, open_producer, stop
 from qwarden.settings import Kafka
 
 _log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class KafkaControl:
             while await consumer.position(at) < end:
                 _apply(table, await _polled(consumer))
         except BaseException:
-            await consumer.stop()
+            await stop(consumer)
             raise
         self._consumer = consumer
         before, self._table = self._table, table
@@ -151,7 +151,7 @@ class KafkaControl:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
             with contextlib.suppress(KafkaError):
-                await consumer.stop()
+                await stop(consumer)
 
     def _tell(self) -> None:
         telemetry.HALTS.set(len(self._table.halts))

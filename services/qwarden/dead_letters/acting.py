@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from aiokafka import AIOKafkaProducer
+from aiokafka.errors import UnknownTopicOrPartitionError
 
 from qwarden.contracts import headers, topics
 from qwarden.contracts.dead_letter import Mark, Origin
@@ -52,6 +53,8 @@ async def replay(
     With `dry_run` all is done but the sending. Raises `KafkaError`; what was marked stays so.
     """
     limits = await message_limits(kafka, (topics.BACKLOG, topics.DEAD_LETTERS))
+    if topics.BACKLOG not in limits:
+        raise UnknownTopicOrPartitionError(f"there is no topic {topics.BACKLOG}")
     at_once = max(1, min(_MOST_AT_ONCE, int(rate / 10)))
     async with _producer(kafka, limits) as producer:
         next_at = time.monotonic()

@@ -33,15 +33,26 @@ class NothingLost(Exception):
 
 
 async def accept_loss(
-    kafka: Kafka, where: TopicPartition, group: str, *, at: datetime, by: str, dry_run: bool
+    kafka: Kafka,
+    where: TopicPartition,
+    group: str,
+    *,
+    lost_from: int | None,
+    at: datetime,
+    by: str,
+    dry_run: bool,
 ) -> LossAccepted:
-    """Records what a group has lost of a partition as lost, and returns it.
+    """Records what a group has lost of a partition as lost, and returns it. `lost_from`: the offset
+    at which its moderator says that it is stopped, which may stand behind the committed one; None
+    for that.
 
     With `dry_run` it only returns it. Raises `NothingLost`, `ValueError` for a partition that is
     not there, `KafkaError`, and `ControlUnusable`.
     """
     begin, end = await _range_of(kafka, where)
-    start = start_of(await _committed(kafka, where, group), begin, end)
+    if lost_from is None:
+        lost_from = await _committed(kafka, where, group)
+    start = start_of(lost_from, begin, end)
     if not isinstance(start, Lost):
         raise NothingLost(
             f"nothing of {where.topic}/{where.partition} is lost: the group {group} goes on at "

@@ -9,19 +9,21 @@ Invariants, each held by `tests/property/test_key_order.py`:
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class Place(Generic[T]):
-    """A record's place in its key's queue."""
+    """A record's place in its key's queue: it knows the one behind it, and whether one is before
+    it. Most keys have one record in flight, and a chain of one costs nothing else."""
 
-    __slots__ = ("finished", "key", "outcome")
+    __slots__ = ("behind", "finished", "is_first", "key", "outcome")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, is_first: bool) -> None:
         self.key = key
+        self.is_first = is_first
+        self.behind: Place[T] | None = None
         self.finished = False
         self.outcome: T | None = None
 
@@ -30,33 +32,38 @@ class KeyOrder(Generic[T]):
     """The queues of the keys that have records in flight."""
 
     def __init__(self) -> None:
-        self._queues: dict[bytes, deque[Place[T]]] = {}
+        self._last: dict[bytes, Place[T]] = {}
 
     def __len__(self) -> int:
-        return len(self._queues)
+        return len(self._last)
 
     def enter(self, key: bytes | None) -> Place[T] | None:
         """Takes the next place of this key; None for a record without a key."""
         if key is None:
             return None
-        place: Place[T] = Place(key)
-        queue = self._queues.get(key)
-        if queue is None:
-            self._queues[key] = deque((place,))
-        else:
-            queue.append(place)
+        before = self._last.get(key)
+        place: Place[T] = Place(key, before is None)
+        if before is not None:
+            before.behind = place
+        self._last[key] = place
         return place
 
     def finish(self, place: Place[T] | None, outcome: T) -> list[T]:
         """Everything that may go now, in order: this outcome and those that waited for it."""
         if place is None:
             return [outcome]
-        place.outcome = outcome
-        place.finished = True
-        queue = self._queues[place.key]
-        released: list[T] = []
-        while queue and queue[0].finished:
-            released.append(queue.popleft().outcome)  # type: ignore[arg-type]
-        if not queue:
-            del self._queues[place.key]
+        if not place.is_first:
+            place.outcome = outcome
+            place.finished = True
+            return []
+        released = [outcome]
+        following = place.behind
+        while following is not None and following.finished:
+            released.append(following.outcome)  # type: ignore[arg-type]
+            following.outcome = None  # which may know its place: no cycle is left to the collector
+            following = following.behind
+        if following is None:
+            del self._last[place.key]
+        else:
+            following.is_first = True
         return released

@@ -31,12 +31,12 @@ class Lost:
                 f"{topic}/{partition} is stopped: the group committed offset {self.first} and the "
                 f"topic begins at {self.end}, so the records {self.first} to {self.end - 1} are "
                 "lost; see why its retention was shorter than the outage, then go on with: "
-                f"qwarden dlq accept-loss {topic}/{partition}"
+                f"qwarden dlq accept-loss {topic}/{partition} --from {self.first}"
             )
         return (
             f"{topic}/{partition} is stopped: the group committed offset {self.first} and the "
             f"topic ends at {self.end}; it was probably deleted and made again, so go on with: "
-            f"qwarden dlq accept-loss {topic}/{partition}"
+            f"qwarden dlq accept-loss {topic}/{partition} --from {self.first}"
         )
 
 
@@ -50,7 +50,13 @@ class Accepted:
     def covers(self, lost: Lost) -> bool:
         """Whether that is this loss. A consumer that has read on from the commit before it came
         upon the gap meets it later than the commit says."""
-        return lost.first == self.committed or self.committed < lost.first < self.resume_at
+        return lost.first == self.committed or (
+            self.committed < lost.first and lost.end <= self.resume_at
+        )
+
+    def start_behind(self, lost: Lost) -> int:
+        """Where to go on behind a loss that this one covers: never over a record that is there."""
+        return self.resume_at if lost.first == self.committed else lost.end
 
 
 def start_of(committed: int | None, begin: int, end: int) -> StartAt | Lost:

@@ -86,8 +86,22 @@ class Window:
         """Ends the partition's epoch; what was not done will be delivered to its next owner."""
         self._assigned.pop(partition, None)
 
-    def deliver(self, partition: Partition, records: Iterable[tuple[int, int]]) -> int | None:
-        """Notes records (offset, timestamp in ms) that one poll returned.
+    def epoch_of(self, partition: Partition) -> int | None:
+        """The partition's epoch, or None where it is not assigned."""
+        assigned = self._assigned.get(partition)
+        return None if assigned is None else assigned.epoch
+
+    def begin(self, partition: Partition, position: int) -> None:
+        """Notes where a partition without a commit is read from: that is committed too."""
+        assigned = self._assigned.get(partition)
+        if assigned is not None and assigned.position is None:
+            assigned.position = position
+
+    def deliver(
+        self, partition: Partition, records: Iterable[tuple[int, int]], position: int
+    ) -> int | None:
+        """Notes records (offset, timestamp in ms) that one poll returned, and the consumer's
+        position right after it: behind the last one there may be a hole, and in it the topic's end.
 
         Returns their epoch, or None where the partition is not assigned any more or let go: such
         records must not be handled, since nobody would commit them.
@@ -98,7 +112,7 @@ class Window:
         for offset, timestamp in records:
             assigned.unfinished[offset] = timestamp
             assigned.uncommitted[offset] = timestamp
-            assigned.position = offset + 1
+        assigned.position = position
         return assigned.epoch
 
     def let_go(self) -> None:

@@ -32,7 +32,10 @@ Categories = tuple[tuple[str, float], ...]
 def scores_of(logits: Triple) -> Triple:
     """Probabilities of Safe, Controversial, Unsafe: a softmax over the three logits."""
     top = max(logits)
-    safe, controversial, unsafe = (math.exp(value - top) for value in logits)
+    safe, controversial, unsafe = logits
+    safe = math.exp(safe - top)
+    controversial = math.exp(controversial - top)
+    unsafe = math.exp(unsafe - top)
     total = safe + controversial + unsafe
     return safe / total, controversial / total, unsafe / total
 
@@ -42,9 +45,12 @@ def safety_of(logits: Triple) -> Safety:
 
     Raises `ValueError` where a logit is not finite, which no order holds for.
     """
-    if not all(map(math.isfinite, logits)):
+    safe, controversial, unsafe = logits
+    if not (math.isfinite(safe) and math.isfinite(controversial) and math.isfinite(unsafe)):
         raise ValueError(f"the logits {logits} are not all finite numbers")
-    return max(zip(logits, range(3), SAFETIES, strict=True))[2]
+    if unsafe >= controversial and unsafe >= safe:
+        return Safety.UNSAFE
+    return Safety.CONTROVERSIAL if controversial >= safe else Safety.SAFE
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -19,16 +18,17 @@ class Task(enum.StrEnum):
     """What a model thought before its answer: an assistant turn whose content is the thought."""
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+_encoder = msgspec.json.Encoder()
+
+
+class Turn(msgspec.Struct, frozen=True):
     """One turn: `role` is `user` or `assistant`, `content` is the text as sent."""
 
     role: str
     content: str
 
 
-@dataclass(frozen=True, slots=True)
-class Conversation:
+class Conversation(msgspec.Struct, frozen=True, rename={"turns": "messages"}):
     """Turns in order; the last one is judged.
 
     The order must be one that the checkpoint's template renders without silently dropping a
@@ -44,8 +44,7 @@ class Conversation:
         Two conversations are equal exactly when their bytes are, so the cache keys on them.
         Lone surrogates, which UTF-8 cannot carry, raise `UnicodeEncodeError`.
         """
-        turns = [{"role": turn.role, "content": turn.content} for turn in self.turns]
-        return msgspec.json.encode({"task": self.task.value, "messages": turns})
+        return _encoder.encode(self)
 
     @classmethod
     def from_body(cls, body: Any) -> Conversation:
@@ -89,6 +88,8 @@ def refusal_of(task: Task, turns: Sequence[Turn]) -> str | None:
 
 def is_unicode(text: str) -> bool:
     """Whether `text` can be written as UTF-8, that is: holds no lone surrogate."""
+    if text.isascii():  # which Python knows of every text, without a look
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

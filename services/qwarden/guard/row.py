@@ -62,9 +62,14 @@ def views_of(named: Iterable[str]) -> tuple[View, ...]:
 def row_of(conversation: bytes, views: Sequence[View], *, exact: bool = False) -> bytes:
     """The wire form: `Conversation.to_json`, with `views` and `exact` behind it where they are
     not what a row without them means."""
+    return conversation[:-1] + tail_of(views, exact=exact)
+
+
+def tail_of(views: Sequence[View], *, exact: bool = False) -> bytes:
+    """What stands in a row instead of the conversation's last brace."""
     more = ""
     if tuple(views) != _AS_SENT_ALONE:
         more = ',"views":["' + '","'.join(views) + '"]'
     if exact:
         more += ',"exact":true'
-    return conversation[:-1] + more.encode() + b"}" if more else conversation
+    return more.encode() + b"}"

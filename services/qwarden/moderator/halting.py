@@ -21,6 +21,8 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 
+import msgspec
+
 from qwarden.guard.answer import Answer, Failure, Unanswered
 
 _RUNS = {Failure.CRASHED: "crashed the guard", Failure.NO_ANSWER: "got no answer"}
@@ -53,8 +55,7 @@ class Run:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class _Outcome:
+class _Outcome(msgspec.Struct, frozen=True):
     tenant: str
     content: bytes = b""
     failure: Failure | None = None

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from qwarden import telemetry
 from qwarden.cache.memory import MemoryCache
@@ -21,8 +22,7 @@ from qwarden.guard.row import View
 from qwarden.inference.dispatch import Dispatcher, Judged
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """One row to be looked up: its bytes, the hash and the views that they hold, and whose cache
     it may use."""
 
@@ -32,8 +32,7 @@ class Wanted:
     scope: str
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(msgspec.Struct, frozen=True):
     """An answer: from `memory`, `redis`, `joined` or `miss`, with the seconds it took there."""
 
     answer: Answer
@@ -43,6 +42,52 @@ class Found:
 
 
 OnFound = Callable[[int, Found], None]
+
+
+class _Search:
+    """The rows of one `find`, until all of their answers are here."""
+
+    __slots__ = ("_done", "_error", "_left", "_on_found")
+
+    def __init__(self, rows: int, on_found: OnFound) -> None:
+        self._on_found = on_found
+        self._left = rows
+        self._error: BaseException | None = None
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def tell(self, index: int, found: Found) -> None:
+        """Takes an answer. A fault of `on_found` is for its own search alone, and kept from the
+        others that wait for the same row."""
+        if self._done.cancelled():
+            return
+        try:
+            self._on_found(index, found)
+        except Exception as error:
+            self._error = self._error or error
+        self._left -= 1
+        if not self._left:
+            self._end()
+
+    def fail(self, error: BaseException) -> None:
+        """There will be no answer."""
+        self._error = self._error or error
+        self._end()
+
+    def _end(self) -> None:
+        if not self._done.done():
+            self._done.set_result(None)
+
+    async def wait(self) -> None:
+        """Until all is told, or it failed. Raises what failed."""
+        if self._left:
+            await self._done
+        if self._error is not None:
+            raise self._error
+
+
+_Waiting = tuple[_Search, int, str | None]
+"""Who waits for a row, by which index, and from which place its answer will be, where it is not
+that of the answer."""
 
 
 class Lookup:
@@ -61,7 +106,7 @@ class Lookup:
         self._memory = memory
         self._shared = shared
         self._writer = writer
-        self._in_flight: dict[bytes, asyncio.Future[Found]] = {}
+        self._in_flight: dict[bytes, list[_Waiting]] = {}
 
     async def find(self, wanted: Sequence[Wanted], on_found: OnFound) -> None:
         """Calls `on_found` once for each row, by its index, in any order, as answers come.
@@ -69,9 +114,8 @@ class Lookup:
         Waits through outages of the guard. Raises what the guard raises beside them, and what
         `on_found` raises.
         """
-        failures: list[Exception] = []
         revision = await self._dispatcher.revision()
-        waits: list[asyncio.Future[Found]] = []
+        search = _Search(len(wanted), on_found)
         asked: list[tuple[bytes, Wanted]] = []
         counts = {"memory": 0, "joined": 0}
         for index, want in enumerate(wanted):
@@ -79,38 +123,42 @@ class Lookup:
             kept = self._memory.get(key)
             if kept is not None:
                 counts["memory"] += 1
-                on_found(index, Found(kept, "memory"))
+                search.tell(index, Found(kept, "memory"))
                 continue
-            future = self._in_flight.get(key)
-            if future is None:
-                future = asyncio.get_running_loop().create_future()
-                self._in_flight[key] = future
+            waiting = self._in_flight.get(key)
+            if waiting is None:
+                self._in_flight[key] = [(search, index, None)]
                 asked.append((key, want))
-                future.add_done_callback(_tell(on_found, index, None, failures))
             else:
                 counts["joined"] += 1
-                future.add_done_callback(_tell(on_found, index, "joined", failures))
-            waits.append(future)
+                waiting.append((search, index, "joined"))
         for place, count in counts.items():
             telemetry.LOOKUPS.labels(place).inc(count)
         if asked:
             await self._ask(asked, revision)
-        await asyncio.gather(*waits)
-        if failures:
-            raise failures[0]
+        await search.wait()
 
     async def _ask(self, asked: list[tuple[bytes, Wanted]], revision: str) -> None:
-        """Resolves the futures of these keys, from Redis or by the guard."""
+        """Has the searches of these keys told, from Redis or by the guard."""
         try:
             missing = await self._read_shared(asked)
         except BaseException as error:
             for key, _ in asked:
-                self._in_flight.pop(key).set_exception(error)
+                self._fail(key, error)
             raise
         telemetry.LOOKUPS.labels("miss").inc(len(missing))
-        rows = self._dispatcher.submit([want.row for _, want in missing])
-        for (key, want), row in zip(missing, rows, strict=True):
-            row.add_done_callback(self._judged(key, want, revision))
+
+        def judged(index: int, said: Judged | Exception) -> None:
+            key, want = missing[index]
+            if isinstance(said, Exception):
+                self._fail(key, said)
+                return
+            answer = said.answer
+            self._tell(key, Found(answer, "miss", said.queue_s, said.model_s))
+            if isinstance(answer, Assessment):
+                self._keep(key, want, answer, revision)
+
+        self._dispatcher.ask([want.row for _, want in missing], judged)
 
     async def _read_shared(self, asked: list[tuple[bytes, Wanted]]) -> list[tuple[bytes, Wanted]]:
         if self._shared is None:
@@ -124,28 +172,20 @@ class Lookup:
                 missing.append((key, want))
             else:
                 self._memory.put(key, kept)
-                self._in_flight.pop(key).set_result(Found(kept, "redis"))
+                self._tell(key, Found(kept, "redis"))
         telemetry.LOOKUPS.labels("redis").inc(len(asked) - len(missing))
         return missing
 
-    def _judged(
-        self, key: bytes, want: Wanted, revision: str
-    ) -> Callable[[asyncio.Future[Judged]], None]:
-        def resolve(row: asyncio.Future[Judged]) -> None:
-            waiting = self._in_flight.pop(key)
-            if row.cancelled():
-                waiting.cancel()
-                return
-            error = row.exception()
-            if error is not None:
-                waiting.set_exception(error)
-                return
-            judged = row.result()
-            waiting.set_result(Found(judged.answer, "miss", judged.queue_s, judged.model_s))
-            if isinstance(judged.answer, Assessment):
-                self._keep(key, want, judged.answer, revision)
+    def _tell(self, key: bytes, found: Found) -> None:
+        for search, index, place in self._in_flight.pop(key):
+            if place is None:
+                search.tell(index, found)
+            else:
+                search.tell(index, Found(found.answer, place, found.queue_s, found.model_s))
 
-        return resolve
+    def _fail(self, key: bytes, error: BaseException) -> None:
+        for search, _, _ in self._in_flight.pop(key):
+            search.fail(error)
 
     def _key(self, want: Wanted, revision: str) -> bytes:
         return self._keys.cache_key(
@@ -158,22 +198,4 @@ class Lookup:
             key = self._key(want, assessment.revision)
         self._memory.put(key, assessment)
         if self._writer is not None:
-            # Queued behind the verdicts of this batch, which the loop runs first.
-            asyncio.get_running_loop().call_soon(self._writer.put, key, assessment)
-
-
-def _tell(
-    on_found: OnFound, index: int, place: str | None, failures: list[Exception]
-) -> Callable[[asyncio.Future[Found]], None]:
-    def tell(future: asyncio.Future[Found]) -> None:
-        if future.cancelled() or future.exception() is not None:
-            return
-        found = future.result()
-        if place is not None:
-            found = Found(found.answer, place, found.queue_s, found.model_s)
-        try:
-            on_found(index, found)
-        except Exception as error:  # a future's callback has nobody to raise to
-            failures.append(error)
-
-    return tell
+            self._writer.put(key, assessment)

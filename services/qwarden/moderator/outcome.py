@@ -32,22 +32,20 @@ def owed_by_verdict(
     source = case.source
     key = source.key or f"{verdict.tenant}/{verdict.event_id}".encode()
     where = headers.origin(source.topic, source.partition, source.offset)
-
-    def message(topic: str, kind: str, value: bytes, *more: Header) -> Message:
-        about = headers.cloud_event(kind, verdict.verdict_id)
-        return Message(topic, key, value, [*about, where, *volatile, *more])
-
-    owed = [message(topics.VERDICTS, "verdict", encode(verdict))]
+    about = headers.cloud_event("verdict", verdict.verdict_id)
+    owed: Owed = (Message(topics.VERDICTS, key, encode(verdict), [*about, where, *volatile]),)
     kind = escalation_of(verdict)
     if kind is not None:
         content = content_of(case.event) if kind is Kind.REVIEW else None
         escalation = Escalation(kind=kind, verdict=verdict, content=content)
-        owed.append(message(topics.REVIEW, "review", encode(escalation)))
+        about = headers.cloud_event("review", verdict.verdict_id)
+        owed += (Message(topics.REVIEW, key, encode(escalation), [*about, where, *volatile]),)
     if is_evidence(verdict, sample_rate):
         evidence = Evidence(verdict=verdict, content=content_of(case.event))
+        about = headers.cloud_event("evidence", verdict.verdict_id)
         rate = (headers.SAMPLE_RATE, str(sample_rate).encode())
-        owed.append(message(topics.EVIDENCE, "evidence", encode(evidence), rate))
-    return tuple(owed)
+        owed += (Message(topics.EVIDENCE, key, encode(evidence), [*about, where, *volatile, rate]),)
+    return owed
 
 
 def owed_by_relay(source: Source) -> Owed:

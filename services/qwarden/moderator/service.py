@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -21,7 +21,7 @@ from prometheus_client import make_asgi_app
 
 from qwarden.contracts import topics
 from qwarden.contracts.control import Halt
-from qwarden.control.port import Control
+from qwarden.control.port import Control, ControlUnusable
 from qwarden.delivery.consumer import Delivery
 from qwarden.delivery.positions import Accepted
 from qwarden.delivery.publisher import Publisher
@@ -36,6 +36,13 @@ from qwarden.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+_STOP_S = 3.0
+"""How long the clients may take to say goodbye to a broker that may be away: with drain_s and
+revoke_s under the pod's grace period."""
+_LATE_S = 10.0
+"""How long an acknowledgement is waited for before the service calls itself not ready."""
+_HALT_SEEN_S = 10.0
+"""How late a halt that is acknowledged may be read: the reader polls every second."""
 _BATCH_BYTES = 65_536
 """Of the producer's batches; larger ones gain nothing here."""
 
@@ -51,36 +58,41 @@ class ModeratorService:
         self._control = control
         self._run_seen: Run | None = None
         """A run that halts, until the halt is read like everybody's."""
+        self._halt_read = asyncio.Event()
         self._writing_halt: asyncio.Task[None] | None = None
         self._end = asyncio.Event()
         self._guard_known = False
         self._failed = False
         self._interactive = self._delivery(
-            topics.CONTENT, moderator, settings.moderator.polls_in_flight
+            topics.CONTENT, moderator, settings.moderator.records_in_flight
         )
-        self._backlog = self._delivery(topics.BACKLOG, moderator, 1)
+        self._backlog = self._delivery(
+            topics.BACKLOG, moderator, settings.moderator.backlog_records
+        )
         self._lanes = (self._interactive, self._backlog)
         self._publisher: Publisher | None = None
         dispatcher.held = self._in_flight
         dispatcher.on_change = self._guard_changed
+        dispatcher.on_failure = self._part_failed
         control.on_change(self._control_changed)
         moderator.on_run = self._halt
         self._moderator = moderator
 
-    def _delivery(self, topic: str, moderator: Moderator, polls: int) -> Delivery:
+    def _delivery(self, topic: str, moderator: Moderator, records: int) -> Delivery:
         limits = self._settings.moderator
         return Delivery(
             topic,
             moderator.handle,
             moderator.unpublishable,
             room=Room(
-                polls=polls,
+                records=records,
                 most_bytes=limits.bytes_in_flight,
                 uncommitted=limits.uncommitted_records,
             ),
             commit_interval_s=limits.commit_interval_s,
             commit_records=limits.commit_records,
             revoke_s=limits.revoke_s,
+            look_s=limits.look_s,
             on_failure=self.stop,
         )
 
@@ -113,6 +125,9 @@ class ModeratorService:
         except KafkaError as error:  # no outage, those are waited for: no right to a topic, say
             _log.critical("Kafka refuses to serve this moderator: %r", error)
             return 3
+        except ControlUnusable as error:
+            _log.critical("%s", error)
+            return 3
         return 3 if self._failed or any(lane.failure for lane in self._lanes) else 0
 
     def stop(self) -> None:
@@ -135,7 +150,7 @@ class ModeratorService:
             ),
             limits=limits,
             close_s=self._settings.moderator.publisher_close_s,
-            on_failure=self._publication_failed,
+            on_failure=self._part_failed,
         )
         broker = KafkaBroker(
             kafka.bootstrap_servers,
@@ -153,12 +168,16 @@ class ModeratorService:
             "max_poll_interval_ms": kafka.max_poll_interval_ms,
             "max_partition_fetch_bytes": most,
             "fetch_max_wait_ms": 50,
+            # New partitions are seen this late; aiokafka's default is five minutes.
+            "metadata_max_age_ms": 30_000,
         }
         most_records = {
             topics.CONTENT: self._settings.moderator.poll_records,
             topics.BACKLOG: self._settings.moderator.backlog_records,
         }
-        await self._control.start()
+        if not await self._unless_ended(self._control.start()):
+            await _within(_STOP_S, self._control.close())
+            return
         publisher.start()
         for lane in self._lanes:
             subscribe(
@@ -170,14 +189,23 @@ class ModeratorService:
             )
             lane.start(publisher)
         app = FastStream(broker, logger=_log)
-        await app.start()
-        await self._end.wait()
-        await asyncio.gather(
-            *(lane.drain(self._settings.moderator.drain_s) for lane in self._lanes)
-        )
-        await app.stop()
-        await publisher.close()
-        await self._control.close()
+        if await self._unless_ended(app.start()):
+            await self._end.wait()
+        drain_s = self._settings.moderator.drain_s
+        await asyncio.gather(*(lane.drain(drain_s) for lane in self._lanes))
+        await _within(_STOP_S, app.stop(), publisher.close(), self._control.close())
+
+    async def _unless_ended(self, waiting: Coroutine[Any, Any, None]) -> bool:
+        """Waits for it, or for the end that is asked for before; whether it came to its own."""
+        task, ending = asyncio.create_task(waiting), asyncio.create_task(self._end.wait())
+        await asyncio.wait((task, ending), return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if task.done():
+            task.result()
+            return True
+        task.cancel()
+        await asyncio.wait((task,))
+        return False
 
     def _guard_changed(self) -> None:
         self._hold_or_release()
@@ -186,7 +214,7 @@ class ModeratorService:
 
     def _control_changed(self) -> None:
         if self._control.halts():
-            self._run_seen = None
+            self._halt_read.set()
         self._hold_or_release()
         groups = self._settings.kafka.groups
         for lane in self._lanes:
@@ -219,16 +247,31 @@ class ModeratorService:
         """Holds at once here; everybody else follows when the record is read."""
         _log.critical("the fleet is halted: %s", run.reason)
         self._run_seen = run
+        self._halt_read.clear()
         self._hold_or_release()
         by = f"{self._settings.kafka.group_id}@{socket.gethostname()}"
         halt = Halt(reason=run.reason, at=datetime.now(UTC), by=by)
-        self._writing_halt = asyncio.create_task(self._control.write(halt), name="halt")
+        self._writing_halt = asyncio.create_task(self._write(halt), name="halt")
+        self._writing_halt.add_done_callback(self._ended)
+
+    async def _write(self, halt: Halt) -> None:
+        """From then on what is read decides: the halt, or that a person has withdrawn it since."""
+        await self._control.write(halt)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._halt_read.wait(), _HALT_SEEN_S)
+        self._run_seen = None
+        self._hold_or_release()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._part_failed(error)
 
     def _in_flight(self) -> str:
         return " ".join(lane.in_flight() for lane in self._lanes)
 
-    def _publication_failed(self, error: BaseException) -> None:
-        _log.critical("publication failed, the process ends: %r", error)
+    def _part_failed(self, error: BaseException) -> None:
+        _log.critical("a part of the moderator failed, the process ends: %r", error)
         self._failed = True
         self.stop()
 
@@ -298,10 +341,21 @@ class ModeratorService:
         reasons = [
             stopped.sentence(*where) for lane in self._lanes for where, stopped in lane.lost.items()
         ]
+        reasons += [
+            f"{topic}/{partition} is not read on from offset {at}, and there are records; look at "
+            "that one: a header whose name is not UTF-8 cannot be read"
+            for lane in self._lanes
+            for (topic, partition), at in lane.stuck.items()
+        ]
         if not all(lane.joined for lane in self._lanes):
             reasons.append("the consumer group has not assigned anything yet")
-        if self._publisher is not None and self._publisher.outage is not None:
-            reasons.append(f"nothing can be published: {self._publisher.outage}")
+        elif not all(lane.is_connected for lane in self._lanes):
+            reasons.append("no broker is connected")
+        if self._publisher is not None:
+            if self._publisher.outage is not None:
+                reasons.append(f"nothing can be published: {self._publisher.outage}")
+            elif self._publisher.waits_s > _LATE_S:
+                reasons.append(f"no acknowledgement for {self._publisher.waits_s:.0f} s")
         if self._interactive.held is not None:
             reasons.append(f"nothing is judged: {self._interactive.held}")
         if self._dispatcher.outage is not None:
@@ -319,6 +373,20 @@ class _HttpServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+async def _within(budget_s: float, *ending: Coroutine[Any, Any, None]) -> None:
+    """Ends things, together, within a budget. In a task each: aiokafka lets the cancellation of its
+    own tasks out of `stop` where it is between two tries."""
+    tasks = [asyncio.create_task(each) for each in ending]
+    done, late = await asyncio.wait(tasks, timeout=budget_s)
+    for task in late:
+        task.cancel()
+    if late:
+        _log.warning("not everything was closed within %s s", budget_s)
+    for task in done:
+        if not task.cancelled() and task.exception() is not None:
+            _log.warning("closing: %r", task.exception())
 
 
 def _text(status: int, body: str) -> AsgiResponse:

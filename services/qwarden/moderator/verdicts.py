@@ -4,7 +4,9 @@ out."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import lru_cache
+
+import msgspec
 
 from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.contracts.verdict import (
@@ -29,6 +31,22 @@ _POLICY_SERIAL = 0
 """No policy has come into force by `moderation.control` yet: policies are read from files."""
 _POISON = frozenset({Failure.REFUSED, Failure.CRASHED})
 """What no waiting and no policy mends. The other failures are degraded verdicts."""
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """What an assessment gives a verdict; all null where there is none."""
+
+    safety: str | None = None
+    scores: Scores | None = None
+    categories: list[str] | None = None
+    category_scores: list[CategoryScore] | None = None
+    refusal: bool | None = None
+    views: list[ViewScores] | None = None
+    dropped: tuple[str, ...] = ()
+    """What the guard left out."""
+
+
+_NOTHING = _Said()
 
 
 def withdrawn(case: Case, key_id: str) -> Verdicts:
@@ -64,8 +82,10 @@ def judged(case: Case, answers: Sequence[Answer], key_id: str) -> Verdicts:
     nothing is said of its other task, so that no record has outcomes of two kinds.
     """
     return tuple(
-        _judged(case, question, answer, key_id)
-        for question, answer in zip(case.questions, answers, strict=True)
+        [
+            _judged(case, question, answer, key_id)
+            for question, answer in zip(case.questions, answers, strict=True)
+        ]
     )
 
 
@@ -87,7 +107,7 @@ def _judged(case: Case, question: Question, answer: Answer, key_id: str) -> Verd
             key_id,
             basis=Basis.GUARD,
             decided=case.policy.decide(safety, answer),
-            assessment=answer,
+            said=_said(answer, safety),
             revision=answer.revision,
         )
     if answer.failure in _POISON:
@@ -129,13 +149,12 @@ def _verdict(
     basis: Basis,
     cause: str | None = None,
     decided: Decided | None = None,
-    assessment: Assessment | None = None,
+    said: _Said = _NOTHING,
     revision: str = "",
 ) -> Verdict:
     event = case.event
     policy = case.policy
-    task = question.task.value if question else None
-    said = _said(assessment)
+    task = str(question.conversation.task) if question else None
     return Verdict(
         verdict_id=verdict_id(
             tenant=event.tenant,
@@ -168,7 +187,7 @@ def _verdict(
             if policy and decided
             else None
         ),
-        dropped=_dropped(case, assessment),
+        dropped=[*case.dropped, *said.dropped],
         safety=said.safety,
         scores=said.scores,
         categories=said.categories,
@@ -177,47 +196,34 @@ def _verdict(
     )
 
 
-class _Said(NamedTuple):
-    """What an assessment gives a verdict; all null where there is none."""
-
-    safety: str | None = None
-    scores: Scores | None = None
-    categories: list[str] | None = None
-    category_scores: list[CategoryScore] | None = None
-    refusal: bool | None = None
-    views: list[ViewScores] | None = None
-
-
-def _said(assessment: Assessment | None) -> _Said:
-    if assessment is None:
-        return _Said()
-    safety = assessment.safety
+def _said(assessment: Assessment, safety: Safety) -> _Said:
     decoded = assessment.categories
     return _Said(
-        safety=safety.value,
+        safety=str(safety),
         scores=_scores(assessment.scores),
         # The guard's own word for Safe is `None`, also where the floor had categories decoded.
         categories=[] if safety is Safety.SAFE else [name for name, _ in decoded],
-        category_scores=[CategoryScore(name, round(score, 3)) for name, score in decoded] or None,
+        category_scores=(
+            [CategoryScore(name, round(score, 3)) for name, score in decoded] if decoded else None
+        ),
         refusal=assessment.refusal,
-        views=[
-            ViewScores(entry.view.value, entry.piece, entry.safety.value, _scores(entry.scores))
-            for entry in assessment.entries
-        ]
-        or None,
+        views=(
+            [
+                ViewScores(entry.view.value, entry.piece, entry.safety.value, _scores(entry.scores))
+                for entry in assessment.entries
+            ]
+            if assessment.entries
+            else None
+        ),
+        dropped=(f"oldest:{assessment.dropped_turns}",) if assessment.dropped_turns else (),
     )
 
 
 def _scores(scores: Triple) -> Scores:
-    return Scores(*(round(score, 3) for score in scores))
+    safe, controversial, unsafe = scores
+    return Scores(round(safe, 3), round(controversial, 3), round(unsafe, 3))
 
 
-def _dropped(case: Case, assessment: Assessment | None) -> list[str]:
-    dropped = list(case.dropped)
-    if assessment is not None and assessment.dropped_turns:
-        dropped.append(f"oldest:{assessment.dropped_turns}")
-    return dropped
-
-
+@lru_cache(maxsize=64)
 def _guard(revision: str) -> Guard:
     return Guard(revision.split("@", maxsplit=1)[0], revision, _CALIBRATION)

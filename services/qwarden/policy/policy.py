@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field
 
 from qwarden.contracts.verdict import SEVERITY, Action
 from qwarden.guard.answer import Assessment, Safety
-from qwarden.guard.row import View, views_of
+from qwarden.guard.row import View, tail_of, views_of
 from qwarden.guard.taxonomy import CATEGORIES
 from qwarden.policy.document import Document, as_its_file, parse
 
@@ -58,7 +58,9 @@ class Decided:
 class Policy:
     """A policy in force. `version` is 12 hexadecimal digits of a hash of all it says."""
 
-    __slots__ = ("_expired", "_file", "_outage", "_unjudged", "name", "version", "views")
+    __slots__ = (
+        "_expired", "_file", "_outage", "_unjudged", "name", "row_tail", "version", "views",
+    )  # fmt: skip
 
     def __init__(self, file: PolicyFile) -> None:
         # Without defaults: a key that a later release adds makes no policy another one.
@@ -67,6 +69,7 @@ class Policy:
         self.name = file.name
         self.version = hashlib.sha256(body).hexdigest()[:12]
         self.views = file.views
+        self.row_tail = tail_of(file.views)
         self._file = file
         self._expired = Decided(Action(file.on_expired), "on_expired")
         self._unjudged = Decided(Action(file.on_unjudged), "on_unjudged")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationInfo
@@ -101,7 +102,12 @@ class Tenants:
                 event_id=event_id,
                 tenant=name,
             )
-        return Tenant(name, {self.default.name: self.default}, self.default, name)
+        return _unknown(name, self.default)
+
+
+@lru_cache(maxsize=1024)
+def _unknown(name: str, default: Policy) -> Tenant:
+    return Tenant(name, {default.name: default}, default, name)
 
 
 def policy_of(tenant: Tenant, name: str | None, *, event_id: str) -> Policy:

@@ -60,16 +60,11 @@ class Scope:
     max_event_bytes: int
 
 
-def groups_of(kafka: Kafka) -> dict[str, str]:
-    """By input topic the group that reads it: a lane each."""
-    return kafka.groups
-
-
 @asynccontextmanager
 async def opened(kafka: Kafka, scope: Scope) -> AsyncIterator[Reader]:
     """A reader that knows how much there is. Raises `KafkaError`, and
     `UnknownTopicOrPartitionError` for a topic that is not there."""
-    groups = groups_of(kafka)
+    groups = kafka.groups
     committed = await _committed(kafka, groups)
     earlier = None if scope.since is None else scope.since - SKEW
     inputs = {topics.CONTENT: scope.since, topics.BACKLOG: earlier}
