@@ -24,7 +24,7 @@ class Watch:
         self._all = asyncio.Event()
         self._began: tuple[float, float] | None = None
         self._ended = (0.0, 0.0)
-        getmany, commit = AIOKafkaConsumer.getmany, GroupCoordinator.commit_offsets
+        getmany, commit = AIOKafkaConsumer.getmany, GroupCoordinator._do_commit_offsets
 
         async def watched_getmany(consumer: Any, *partitions: Any, **options: Any) -> Any:
             polled = await getmany(consumer, *partitions, **options)
@@ -37,7 +37,7 @@ class Watch:
             self._take(offsets)
 
         AIOKafkaConsumer.getmany = watched_getmany
-        GroupCoordinator.commit_offsets = watched_commit
+        GroupCoordinator._do_commit_offsets = watched_commit
 
     async def all_committed(self, within_s: float) -> None:
         """Waits until every record is committed."""
