@@ -344,6 +344,7 @@ class Dispatcher:
                     each.row.tell(each.row.index, error)
                 self._breaker = Breaker()  # who waits asks, and hears it for itself
                 self._up.set()
+                self.on_change()
             else:
                 self._close_breaker()
                 # Open still, it went while it was asked: what failed just before went with it.
