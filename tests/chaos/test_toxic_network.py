@@ -291,7 +291,17 @@ async def test_a_network_that_is_away_for_longer_than_the_session_loses_records(
     [
         "kafka",
         "redis",
-        "triton",
+        pytest.param(
+            "triton",
+            marks=[
+                pytest.mark.storm,
+                pytest.mark.xfail(
+                    strict=True,
+                    reason="inference.triton keeps a channel whose requests all run out of time: "
+                    "gRPC itself takes 80 s to see that nobody is there",
+                ),
+            ],
+        ),
     ],
 )
 async def test_a_half_open_connection_is_waited_for_though_a_new_one_would_work(

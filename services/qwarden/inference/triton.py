@@ -46,7 +46,6 @@ class TritonGuard:
         self._stub: service_pb2_grpc.GRPCInferenceServiceStub | None = None
         self._revision: str | None = None
         self._watch: asyncio.Task[None] | None = None
-        self._leaving: set[asyncio.Task[None]] = set()
 
     async def revision(self) -> str:
         """The revision of the guard that is connected now; asked again after each disconnect."""
@@ -58,12 +57,9 @@ class TritonGuard:
     async def judge(self, rows: Sequence[bytes], *, timeout_s: float | None = None) -> list[Answer]:
         timeout = self._timeout_s if timeout_s is None else timeout_s
         request = _request(rows, min(self._queue_s, timeout / 2))
-        stub = self._connected()
         try:
-            response = await stub.ModelInfer(request, timeout=timeout)
+            response = await self._connected().ModelInfer(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                self._leave(stub)
             raise self._unavailable(
                 f"{error.code().name}: {error.details()}", _trouble(error.code(), error.details())
             ) from error
@@ -85,22 +81,7 @@ class TritonGuard:
     def _unavailable(self, answered: str, trouble: Trouble) -> GuardUnavailable:
         return GuardUnavailable(f"Triton at {self._url} answered {answered}", trouble)
 
-    def _leave(self, stub: service_pb2_grpc.GRPCInferenceServiceStub) -> None:
-        """The next request takes another connection. One whose other end is gone without a word
-        looks like one whose answers are late, for the 78 s that gRPC takes to tell them apart
-        (measured). Requests that are under way on it have their time."""
-        if stub is not self._stub or self._channel is None or self._watch is None:
-            return
-        self._watch.cancel()
-        leaving = asyncio.create_task(self._channel.close(self._timeout_s), name="triton-leave")
-        self._leaving.add(leaving)
-        leaving.add_done_callback(self._leaving.discard)
-        self._channel = self._stub = self._watch = self._revision = None
-
     async def close(self) -> None:
-        for leaving in self._leaving:
-            leaving.cancel()
-        await asyncio.gather(*self._leaving, return_exceptions=True)
         if self._watch is not None:
             self._watch.cancel()
             await asyncio.gather(self._watch, return_exceptions=True)
@@ -118,8 +99,6 @@ class TritonGuard:
                     # A server that comes back is tried again within this, not within gRPC's 120 s.
                     ("grpc.max_reconnect_backoff_ms", 1000),
                     ("grpc.keepalive_time_ms", 20_000),
-                    # Or another channel to this address would share this one's connection.
-                    ("grpc.use_local_subchannel_pool", 1),
                 ],
             )
             self._stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
