@@ -255,7 +255,7 @@ async def reading(
         unread = {p for p in partitions if at[p] < ends[p]}
         yield _records(consumer, ends, unread, follow)
     finally:
-        await consumer.stop()
+        await stop(consumer)
 
 
 async def partitions_of(kafka: Kafka, topic: str) -> set[int]:

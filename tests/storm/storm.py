@@ -8,8 +8,8 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -124,6 +124,20 @@ class Storm:
             for n in range(self.members)
         ]
 
+    @asynccontextmanager
+    async def serving(
+        self, events: int, over_s: float
+    ) -> AsyncIterator[tuple[list[Member], asyncio.Task[None]]]:
+        """Members that are ready, and events that are being published; the members end in order."""
+        members = self.made()
+        try:
+            await asyncio.gather(*(member.start() for member in members))
+            await asyncio.gather(*(member.ready() for member in members))
+            publishing = self.publish(events, over_s, keys=events // 20)
+            yield members, asyncio.create_task(publishing)
+        finally:
+            await asyncio.gather(*(asyncio.to_thread(m.child.stop, 40) for m in members))
+
     async def publish(self, count: int, over_s: float, keys: int) -> None:
         """`count` events at an even pace; keys are those of `keys` conversations."""
         dice = random.Random(self.seed)
@@ -231,15 +245,22 @@ def _judged(report: Report, expected: int) -> list[str]:
     return wrong
 
 
+async def _without_repeats(storm: Storm, events: int, after: str) -> Outcome:
+    """What a storm left in which no moderator died: nothing may stand twice."""
+    published = await storm.published()
+    report = await storm.verified()
+    faults = _judged(report, events)
+    repeats = report.found[Finding.DUPLICATED] + report.found[Finding.REVISED]
+    if repeats:
+        faults.append(f"{repeats} events are published twice after {after}")
+    return Outcome(report, len(published), repeats, faults)
+
+
 async def kills(
     storm: Storm, strikes: list[Strike], *, events: int, over_s: float, say: Say
 ) -> Outcome:
     """Members are killed and frozen while events come."""
-    members = storm.made()
-    try:
-        await asyncio.gather(*(member.start() for member in members))
-        await asyncio.gather(*(member.ready() for member in members))
-        publishing = asyncio.create_task(storm.publish(events, over_s, keys=events // 20))
+    async with storm.serving(events, over_s) as (members, publishing):
         began = time.monotonic()
         busy: list[asyncio.Task[Struck] | None] = [None] * len(members)
         made: list[asyncio.Task[Struck]] = []
@@ -263,8 +284,6 @@ async def kills(
         await publishing
         say(f"{time.monotonic() - began:7.1f} s  all events are published")
         await storm.done(events, within_s=300)
-    finally:
-        await asyncio.gather(*(asyncio.to_thread(m.child.stop, 40) for m in members))
     published = await storm.published()
     blamed = blame(published, struck)
     report = await storm.verified()
@@ -281,11 +300,7 @@ async def kills(
 
 async def restarts(storm: Storm, *, events: int, over_s: float, rounds: int, say: Say) -> Outcome:
     """Members are restarted in order, one after the other, while events come: nothing repeats."""
-    members = storm.made()
-    try:
-        await asyncio.gather(*(member.start() for member in members))
-        await asyncio.gather(*(member.ready() for member in members))
-        publishing = asyncio.create_task(storm.publish(events, over_s, keys=events // 20))
+    async with storm.serving(events, over_s) as (members, publishing):
         for turn in range(rounds):
             for member in members:
                 in_flight = await member.in_flight()
@@ -300,15 +315,7 @@ async def restarts(storm: Storm, *, events: int, over_s: float, rounds: int, say
                 )
         await publishing
         await storm.done(events, within_s=300)
-    finally:
-        await asyncio.gather(*(asyncio.to_thread(m.child.stop, 40) for m in members))
-    published = await storm.published()
-    report = await storm.verified()
-    faults = _judged(report, events)
-    repeats = report.found[Finding.DUPLICATED] + report.found[Finding.REVISED]
-    if repeats:
-        faults.append(f"{repeats} events are published twice by restarts in order")
-    return Outcome(report, len(published), repeats, faults)
+    return await _without_repeats(storm, events, "restarts in order")
 
 
 async def without_guard(
@@ -321,11 +328,7 @@ async def without_guard(
     say: Say,
 ) -> Outcome:
     """The guard is killed while events come: nobody sees more than a delay."""
-    members = storm.made()
-    try:
-        await asyncio.gather(*(member.start() for member in members))
-        await asyncio.gather(*(member.ready() for member in members))
-        publishing = asyncio.create_task(storm.publish(events, over_s, keys=events // 20))
+    async with storm.serving(events, over_s) as (members, publishing):
         for number in range(times):
             await asyncio.sleep(over_s / (times + 1))
             began = time.monotonic()
@@ -336,18 +339,11 @@ async def without_guard(
             )
         await publishing
         await storm.done(events, within_s=600)
-    finally:
-        await asyncio.gather(*(asyncio.to_thread(m.child.stop, 40) for m in members))
-    published = await storm.published()
-    report = await storm.verified()
-    faults = _judged(report, events)
-    repeats = report.found[Finding.DUPLICATED] + report.found[Finding.REVISED]
-    if repeats:
-        faults.append(f"{repeats} events are published twice, and no moderator died")
+    found = await _without_repeats(storm, events, "an outage of the guard")
     dead = await fleet.ends_of(storm.kafka.bootstrap, topics.DEAD_LETTERS)
     if sum(dead.values()):
-        faults.append(f"{sum(dead.values())} dead letters in an outage of the guard")
-    return Outcome(report, len(published), repeats, faults)
+        found.faults.append(f"{sum(dead.values())} dead letters in an outage of the guard")
+    return found
 
 
 async def make_topics(storm: Storm, partitions: int) -> None:

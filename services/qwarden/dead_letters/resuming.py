@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from qwarden.contracts.control import Halt, Key, LossAccepted
 from qwarden.control.kafka import KafkaControl
 from qwarden.delivery.positions import Lost, start_of
-from qwarden.kafka import admin, assigned, client_arguments
+from qwarden.kafka import admin, assigned, client_arguments, stop
 from qwarden.settings import Kafka
 
 
@@ -91,7 +91,7 @@ async def _range_of(kafka: Kafka, where: TopicPartition) -> tuple[int, int]:
         begin = (await consumer.beginning_offsets([where]))[where]
         end = (await consumer.end_offsets([where]))[where]
     finally:
-        await consumer.stop()
+        await stop(consumer)
     return begin, end
 
 

@@ -29,7 +29,7 @@ from qwarden.contracts.judged import conversations_of
 from qwarden.contracts.refusal import Refused
 from qwarden.contracts.verdict import decode_verdict
 from qwarden.delivery.window import Partition
-from qwarden.kafka import admin, client_arguments
+from qwarden.kafka import admin, client_arguments, stop
 from qwarden.settings import Kafka
 from qwarden.verify.account import Account, Bounds, Place, place_of
 from qwarden.verify.report import Report
@@ -264,7 +264,7 @@ async def _positioned(kafka: Kafka, times: Mapping[str, datetime | None]) -> Asy
         # A broker that has restarted is back within some requests' time.
         yield _Topics(consumer, starts, ends, idle_s=3 * kafka.request_timeout_ms / 1000)
     finally:
-        await consumer.stop()
+        await stop(consumer)
 
 
 async def _starts(
