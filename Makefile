@@ -9,7 +9,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' services/qwarden/__in
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.qwarden/pycache
 CODE := services triton_models tests bench
 
-.PHONY: help setup demo test check bench bench-gen bench-equality bench-near-ties bench-long bench-pipeline storm images
+.PHONY: help setup demo test check bench bench-gen bench-stream bench-equality bench-near-ties bench-long bench-pipeline storm images
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -34,13 +34,16 @@ storm: setup ## The long fault suite, by its seed, an hour; ARGS="--help" says w
 	PYTHONPATH=tests $(PY) -m storm $(ARGS)
 	$(PY) -m pytest tests -m storm -s
 
-bench: setup bench-gen bench-pipeline ## The benchmarks; results in bench/results
+bench: setup bench-gen bench-stream bench-pipeline ## The benchmarks; results in bench/results
 
 bench-pipeline: setup ## The moderator beside the hand-written loop
 	$(PY) bench/pipeline.py $(ARGS)
 
 bench-gen: setup ## The engine beside transformers and vLLM; ARGS="--quick" and others choose parts
 	@TORCH_CPU_INDEX="$(TORCH_CPU_INDEX)" $(PY) bench/gen.py $(ARGS)
+
+bench-stream: setup ## A token's cost in the Stream engine as a session runs; ARGS="--quick" to see it run
+	$(PY) bench/stream.py $(ARGS)
 
 bench-equality: setup ## The engine's answers beside transformers'; ARGS="--help" says which parts
 	$(PY) bench/equality.py $(ARGS)

@@ -42,7 +42,7 @@ from unittest import mock
 
 import subjects
 from qwarden.guard.answer import Assessment, safety_of, scores_of
-from qwarden_engine import model
+from qwarden_engine import layers, model
 from qwarden_engine.gen import Gen
 from qwarden_engine.grammar import Draft, Grammar
 from qwarden_engine.jobs import Job, Request
@@ -292,7 +292,8 @@ def _engine(name: str, arithmetic: str) -> Gen:
     )
     with ExitStack() as stack:
         if arithmetic.startswith("split-"):
-            stack.enter_context(mock.patch.object(model, "linear", Split))
+            for module in (layers, model):
+                stack.enter_context(mock.patch.object(module, "linear", Split))
         return Gen.load(settings)
 
 

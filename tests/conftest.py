@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +16,9 @@ from qwarden.stack.kafka import Kafka
 from qwarden.stack.local import STAND_IN
 from qwarden.stack.triton import Triton
 from qwarden.stack.valkey import Valkey
+
+if TYPE_CHECKING:
+    from moderators import Fleetlet
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SLOW = ("broker", "e2e", "chaos", "stack", "quality")
@@ -68,3 +73,11 @@ def triton(parts_home: Home) -> Iterator[Triton]:
         pytest.skip(reason)
     with Triton(parts_home, {"QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN)}) as part:
         yield part
+
+
+@pytest.fixture
+async def group(own: Fleetlet, request: pytest.FixtureRequest) -> str:
+    """A group's name, of a test's own: it begins behind what the others of its file have left."""
+    name = re.sub(r"\W", "-", request.node.name)[-60:]
+    await own.at_the_end(name)
+    return name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,13 +141,18 @@ class Fleetlet:
     async def at_the_end(self, group: str) -> None:
         """Lets a group begin behind everything that other tests have published."""
         for topic, of in self.settings(group).kafka.groups.items():
-            consumer = AIOKafkaConsumer(
-                bootstrap_servers=self.kafka.bootstrap, group_id=of, enable_auto_commit=False
-            )
-            await consumer.start()
-            partitions = [TopicPartition(topic, n) for n in range(PARTITIONS)]
-            consumer.assign(partitions)
-            await consumer.commit(await consumer.end_offsets(partitions))
+            await self.at(of, await fleet.ends_of(self.kafka.bootstrap, topic))
+
+    async def at(self, group: str, offsets: Mapping[TopicPartition, int]) -> None:
+        """Commits these offsets for a group that nobody is in."""
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.kafka.bootstrap, group_id=group, enable_auto_commit=False
+        )
+        await consumer.start()
+        try:
+            consumer.assign(list(offsets))
+            await consumer.commit(offsets)
+        finally:
             await consumer.stop()
 
 

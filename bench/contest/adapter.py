@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from contest.rendering import Messages
 from qwarden.guard.conversation import Conversation, Task, Turn
-from qwarden_engine.settings import PREFIX, EngineSettings
+from qwarden_engine.settings import EngineSettings
 
 
 def row_of(messages: Messages) -> bytes:
@@ -40,6 +40,6 @@ def environ_of(settings: EngineSettings) -> dict[str, str]:
     """The same settings for an engine behind Triton."""
     given = settings.model_dump(mode="json", exclude_unset=True)
     return {
-        PREFIX + name.upper(): value if isinstance(value, str) else json.dumps(value)
+        EngineSettings.prefix + name.upper(): value if isinstance(value, str) else json.dumps(value)
         for name, value in given.items()
     }

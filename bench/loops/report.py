@@ -14,7 +14,9 @@ from loops.child import TARGET, Ran
 from loops.events import TRACED
 from loops.pace import Latency
 from qwarden.contracts import topics
+from qwarden.settings import Moderator
 from qwarden.stack.java import COORDINATES
+from qwarden.telemetry import BATCH_SPAN, RECORD_SPAN
 
 BARS = {"moderator": 0.55, "redis": 0.45, "cold": 0.35}
 """The least share of the ceiling."""
@@ -80,9 +82,14 @@ def faults(kind: str, ran: Ran, events: int) -> list[str]:
     ]
     if not ran.counts.get(topics.EVIDENCE):
         found.append(f"{kind}: no evidence was kept")
-    spans = sum(count for name, count in ran.counts.items() if name.startswith("span: "))
-    if spans < events // TRACED:
-        found.append(f"{kind}: {spans} spans came for {events // TRACED:,} events that are traced")
+    most = Moderator().poll_records
+    for span, least, what in (
+        (RECORD_SPAN, events // TRACED, "events that are traced"),
+        (BATCH_SPAN, events // most, f"batches at least, of {most:,}"),
+    ):
+        spans = ran.counts.get(f"span: {span}", 0)
+        if spans < least:
+            found.append(f"{kind}: {spans} spans '{span}' came for {least:,} {what}")
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -16,15 +16,24 @@ from qwarden.control.kafka import KafkaControl
 from qwarden.control.port import Control
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.in_process import InProcessGuard
+from qwarden.inference.in_process_stream import InProcessStream
 from qwarden.inference.port import Guard
+from qwarden.inference.replica import StreamLimits
+from qwarden.inference.replicas import Addresses, Look
+from qwarden.inference.stream_client import StreamClient
+from qwarden.inference.stream_port import StreamGuard
 from qwarden.inference.triton import TritonGuard
+from qwarden.inference.triton_stream import TritonStream
 from qwarden.moderator.case import Admission
 from qwarden.moderator.halting import Halting
-from qwarden.moderator.lookup import Lookup
 from qwarden.moderator.moderator import Moderator, Publication
+from qwarden.outcomes.lookup import Lookup
 from qwarden.policy.document import DocumentError
 from qwarden.policy.tenants import Tenants, read_tenants
 from qwarden.settings import Settings, SettingsError
+from qwarden.streamer import streamer as streaming
+from qwarden.streamer.chunks import Door
+from qwarden.streamer.streamer import Streamer
 
 _FOLDERS = ("policies", "tenants")
 _CLOSE_S = 2.0
@@ -98,16 +107,11 @@ def limits_of(settings: Settings) -> Limits:
 
 
 @asynccontextmanager
-async def moderator(
-    settings: Settings, guard: Guard | None = None, tenants: Tenants | None = None
-) -> AsyncIterator[tuple[Moderator, Dispatcher]]:
-    """A moderator with all that it needs, closed at the end. `guard` and `tenants` stand in for
-    the settings' own, for benchmarks and for files."""
-    tenants = tenants or tenants_of(settings)
-    for policy in tenants.policies().values():
-        telemetry.POLICY_INFO.labels(policy.name, policy.version).set(1)
+async def judging(
+    settings: Settings, guard: Guard, memory_entries: int
+) -> AsyncIterator[tuple[Lookup, Dispatcher]]:
+    """What finds assessments of whole texts, closed at the end."""
     async with AsyncExitStack() as stack:
-        guard = guard or guard_of(settings)
         stack.push_async_callback(guard.close)
         dispatcher = Dispatcher(guard, limits_of(settings))
         stack.push_async_callback(dispatcher.close)
@@ -122,15 +126,110 @@ async def moderator(
             stack.push_async_callback(shared.close)
             writer = CacheWriter(shared, waiting=settings.redis.waiting, batch=settings.redis.batch)
             stack.push_async_callback(writer.close, _CLOSE_S)
+        memory = MemoryCache(memory_entries, settings.redis.ttl_s)
+        yield Lookup(dispatcher, settings.keys(), memory, shared, writer), dispatcher
+
+
+def stream_client_of(
+    settings: Settings,
+    guard_at: Callable[[str], StreamGuard] | None = None,
+    look: Look | None = None,
+) -> StreamClient:
+    """The client of the stream guard that the settings name. `guard_at` and `look` stand in for
+    the settings' own, for tests."""
+    own = settings.stream_guard
+    in_process = settings.guard.mode == "in-process"
+    if in_process and settings.stream is None and guard_at is None:
+        raise SettingsError(
+            "QWARDEN_STREAM__CHECKPOINT: is not set, and guard.mode is in-process; name a "
+            "directory or a hub id of a Stream checkpoint"
+        )
+
+    def at(address: str) -> StreamGuard:
+        if in_process and settings.stream is not None:
+            return InProcessStream(settings.stream)
+        return TritonStream(address, timeout_s=own.timeout_s, queue_s=own.queue_s)
+
+    async def here() -> frozenset[str]:
+        return frozenset({"in-process"})
+
+    names = own.names or (settings.triton.url,)
+    return StreamClient(
+        guard_at or at,
+        look or (here if in_process else Addresses(names)),
+        StreamLimits(
+            appends_a_request=own.appends_a_request,
+            requests_in_flight=own.requests_in_flight,
+            replay_tokens_a_second=own.replay_tokens_a_second,
+            leave_s=own.leave_s,
+            backoff_s=own.backoff_s,
+            max_backoff_s=own.max_backoff_s,
+            probe_s=own.probe_s,
+            alone_s=own.alone_s,
+            alone_1000_tokens_s=own.alone_1000_tokens_s,
+        ),
+        look_s=own.look_s,
+    )
+
+
+@asynccontextmanager
+async def streamer(
+    settings: Settings, client: StreamClient | None = None, guard: Guard | None = None
+) -> AsyncIterator[tuple[Streamer, StreamClient, Dispatcher]]:
+    """A streamer with all that it needs, closed at the end. `client` and `guard` stand in for the
+    settings' own, for tests."""
+    tenants = tenants_of(settings)
+    limits = settings.streamer
+    for policy in tenants.policies().values():
+        telemetry.POLICY_INFO.labels(policy.name, policy.version).set(1)
+    async with AsyncExitStack() as stack:
+        lookup, dispatcher = await stack.enter_async_context(
+            judging(settings, guard or guard_of(settings), limits.memory_entries)
+        )
+        client = client or stream_client_of(settings)
+        stack.push_async_callback(client.close)
+        trace = telemetry.Trace(settings.telemetry.otlp_endpoint, "qwarden-streamer")
+        stack.callback(trace.close)
+        yield (
+            Streamer(
+                Door(tenants, settings.keys(), limits.max_event_bytes),
+                client,
+                lookup,
+                streaming.Publication(
+                    evidence_sample=limits.evidence_sample,
+                    consumer=f"{limits.group_id}@{socket.gethostname()}",
+                    max_event_bytes=limits.max_event_bytes,
+                ),
+                trace=trace,
+                tenant_labels=telemetry.TenantLabels(
+                    frozenset(tenants.known), limits.tenant_labels
+                ),
+                limits=streaming.Limits(
+                    gap_s=limits.gap_s,
+                    max_age_s=limits.max_age_s,
+                    remembered=limits.sessions_remembered,
+                ),
+            ),
+            client,
+            dispatcher,
+        )
+
+
+@asynccontextmanager
+async def moderator(
+    settings: Settings, guard: Guard | None = None, tenants: Tenants | None = None
+) -> AsyncIterator[tuple[Moderator, Dispatcher]]:
+    """A moderator with all that it needs, closed at the end. `guard` and `tenants` stand in for
+    the settings' own, for benchmarks and for files."""
+    tenants = tenants or tenants_of(settings)
+    for policy in tenants.policies().values():
+        telemetry.POLICY_INFO.labels(policy.name, policy.version).set(1)
+    async with AsyncExitStack() as stack:
+        lookup, dispatcher = await stack.enter_async_context(
+            judging(settings, guard or guard_of(settings), settings.moderator.memory_entries)
+        )
         trace = telemetry.Trace(settings.telemetry.otlp_endpoint, "qwarden-moderator")
         stack.callback(trace.close)
-        lookup = Lookup(
-            dispatcher,
-            settings.keys(),
-            MemoryCache(settings.moderator.memory_entries, settings.redis.ttl_s),
-            shared,
-            writer,
-        )
         yield (
             Moderator(
                 admission_of(settings, tenants),

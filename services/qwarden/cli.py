@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import functools
 import getpass
 import importlib.util
+import inspect
 import json
 import os
 import socket
@@ -18,7 +21,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iter
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn, Protocol, TypeVar
 
 import msgspec
 import typer
@@ -26,6 +29,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typer.core import TyperGroup
 
 from qwarden import bootstrap, kafka, render, telemetry
 from qwarden import settings as settings_module
@@ -37,7 +41,11 @@ from qwarden.dead_letters.acting import Done
 from qwarden.dead_letters.letters import Letter, Place, Wanted
 from qwarden.guard.row import View, views_of
 from qwarden.inference.dispatch import Dispatcher
+from qwarden.inference.in_process_stream import InProcessStream
 from qwarden.inference.port import GuardFailed, GuardUnavailable
+from qwarden.inference.stream_client import StreamClient
+from qwarden.inference.stream_port import StreamGuard
+from qwarden.inference.triton_stream import TritonStream
 from qwarden.moderator.service import ModeratorService
 from qwarden.offline import moderate as offline
 from qwarden.policy.document import DocumentError
@@ -45,12 +53,24 @@ from qwarden.settings import Settings, SettingsError
 from qwarden.stack.errors import StackError
 from qwarden.stack.home import Home
 from qwarden.stack.running import running, stop_running
+from qwarden.streamer.service import StreamerService
 from qwarden.verify import report
 from qwarden.verify.reader import Scope, opened
 from qwarden.verify.report import Report
 
 NO, WRONG_USE, MISSING = 1, 2, 3
 T = TypeVar("T")
+
+
+class Evaluated(Protocol):
+    """What an evaluation comes to. `unanswered`: why, where no row was answered."""
+
+    @property
+    def unanswered(self) -> str | None: ...
+    def write(self, folder: Path) -> None: ...
+    def json(self) -> bytes: ...
+    def text(self) -> str: ...
+
 
 app = typer.Typer(
     name="qwarden",
@@ -68,6 +88,19 @@ dlq_app = typer.Typer(
 app.add_typer(topics_app, name="topics")
 app.add_typer(config_app, name="config")
 app.add_typer(dlq_app, name="dlq")
+
+
+class _FilesByDefault(TyperGroup):
+    """`qwarden eval FILE` and `qwarden eval stream FILE`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args or args[0] not in self.commands:
+            args = ["files", *args]
+        return super().parse_args(ctx, args)
+
+
+eval_app = typer.Typer(cls=_FilesByDefault, help="Measure the guard on labelled files.")
+app.add_typer(eval_app, name="eval")
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -99,6 +132,30 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would be done,
 GuardName = Annotated[
     str | None,
     typer.Option("--guard", help="A Qwen3Guard-Gen directory or hub id; implies --direct."),
+]
+StreamGuardName = Annotated[
+    str | None,
+    typer.Option("--guard", help="A Qwen3Guard-Stream directory or hub id; implies --direct."),
+]
+FieldNames = Annotated[
+    list[str] | None,
+    typer.Option("--field", help="What a field is called: label=toxicity; repeat it."),
+]
+OutFolder = Annotated[
+    Path | None, typer.Option("--out", help="A folder for eval.json, table.md and the plots.")
+]
+LabelNames = Annotated[
+    list[str] | None,
+    typer.Option("--label", help="What a label means: toxic=Unsafe; repeat it."),
+]
+Chunk = Annotated[
+    int | None,
+    typer.Option(
+        "--chunk",
+        min=1,
+        help="Send each text in pieces of so many characters, as it would come from a running "
+        "model; by default at once. What is said is the same.",
+    ),
 ]
 
 
@@ -138,6 +195,27 @@ def moderator() -> None:
         sys.exit(runner.run(run()))
 
 
+@app.command()
+def streamer() -> None:
+    """Run the streamer: chunks from content.chunks, signals to moderation.signals, and verdicts.
+
+    Everything it needs to know is in QWARDEN_* (`qwarden config show` lists it). It serves
+    /metrics, /healthz and /readyz, and stops in order on SIGTERM.
+    """
+    import uvloop
+
+    settings = settings_module.load()
+    telemetry.log_as_json(settings.telemetry.log_level)
+
+    async def run() -> int:
+        async with bootstrap.streamer(settings) as (judge, client, dispatcher):
+            control = bootstrap.control_of(settings)
+            return await StreamerService(settings, judge, client, dispatcher, control).run()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        sys.exit(runner.run(run()))
+
+
 # The local stack.
 
 
@@ -147,21 +225,24 @@ def up(
         list[str] | None,
         typer.Option(
             "--only",
-            help="Start only these parts (valkey, triton) or services (moderator); repeat it. "
-            "The broker always starts.",
+            help="Start only these parts (valkey, triton) or services (moderator, streamer); "
+            "repeat it. The broker always starts.",
         ),
     ] = None,
     without: Annotated[
         list[str] | None,
         typer.Option(
             "--without",
-            help="Leave a part out: `--without triton` runs the engine in the service's process.",
+            help="Leave a part out: `--without triton` runs the engines in the services' own "
+            "processes.",
         ),
     ] = None,
     guard: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            "--guard", help="A Qwen3Guard-Gen directory or hub id; by default the stand-in (a toy)."
+            "--guard",
+            help="A Qwen3Guard-Gen or -Stream directory or hub id; repeat it. By default the "
+            "stand-ins (toys).",
         ),
     ] = None,
     detach: Annotated[
@@ -177,7 +258,7 @@ def up(
     from qwarden.stack.local import plan
     from qwarden.stack.stack import Stack, run
 
-    wanted = plan(only=only or [], without=without or [], guard=guard, tell=err.print)
+    wanted = plan(only=only or [], without=without or [], guards=guard or [], tell=err.print)
     parts: dict[str, Any] = {
         "services": wanted.services,
         "parts": wanted.parts,
@@ -223,7 +304,8 @@ def demo(
 
         async def run() -> bool:
             ended = asyncio.create_task(asyncio.to_thread(stack.wait))
-            answered = await Demo(HOME, out).run(ended, once=once)
+            sessions = "streamer" in wanted.services
+            answered = await Demo(HOME, out, sessions=sessions).run(ended, once=once)
             if not ended.done():
                 stack.cancel()
                 await ended
@@ -325,14 +407,47 @@ def tail(
     _ask(show)
 
 
-@dlq_app.command("ls")
-def dlq_ls(
+def _wanted(
     error_class: ErrorClasses = None,
     tenant: TenantNames = None,
     since: Since = None,
     until: Until = None,
-    as_json: AsJson = False,
-) -> None:
+) -> Wanted:
+    """The letters that the options of a command take."""
+    now = datetime.now(UTC)
+    known = [each.value for each in ErrorClass]
+    for name in error_class or []:
+        if name not in known:
+            _end(WRONG_USE, f"there is no error class {name!r}; known: {', '.join(known)}")
+    return _right(
+        lambda: Wanted(
+            error_classes=frozenset(error_class or ()),
+            tenants=frozenset(tenant or ()),
+            since=letters.instant_of(since, now) if since else None,
+            until=letters.instant_of(until, now) if until else None,
+        )
+    )
+
+
+def _filtered(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of `_wanted` in place of its parameter `wanted`."""
+    options = inspect.signature(_wanted, eval_str=True).parameters
+    of_its_own = inspect.signature(command, eval_str=True).parameters
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        command(_wanted(**{name: given.pop(name) for name in options}), **given)
+
+    taken = [*options.values(), *(each for name, each in of_its_own.items() if name != "wanted")]
+    by_name = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in taken]
+    run.__signature__ = inspect.Signature(by_name)  # type: ignore[attr-defined]
+    run.__annotations__ = {each.name: each.annotation for each in by_name}
+    return run
+
+
+@dlq_app.command("ls")
+@_filtered
+def dlq_ls(wanted: Wanted, as_json: AsJson = False) -> None:
     """List the open dead letters: where each came from, its error class, and the reason.
 
     A letter is open until it was replayed or dropped. Its place, the first column, names it to the
@@ -342,7 +457,7 @@ def dlq_ls(
     qwarden dlq ls --error-class crashed --since 2h
     """
     settings = _client_settings()
-    found = _open_letters(settings, _wanted(None, error_class, tenant, since, until))
+    found = _open_letters(settings, wanted)
     for letter in found.letters.values():
         if as_json:
             _json_line(letter)
@@ -374,12 +489,10 @@ def dlq_show(
 
 
 @dlq_app.command("replay")
+@_filtered
 def dlq_replay(
+    wanted: Wanted,
     names: Names = None,
-    error_class: ErrorClasses = None,
-    tenant: TenantNames = None,
-    since: Since = None,
-    until: Until = None,
     *,
     everything: Everything = False,
     rate: Annotated[
@@ -404,19 +517,16 @@ def dlq_replay(
     qwarden dlq replay --error-class crashed --since 2d --dry-run
     """
     settings = _client_settings()
-    wanted = _wanted(names, error_class, tenant, since, until)
-    chosen = _chosen(settings, wanted, everything=everything)
+    chosen = _chosen(settings, wanted, names, everything=everything)
     work = partial(acting.replay, settings.kafka, by=_who(), rate=rate, dry_run=dry_run)
     _act("replayed", chosen, work, dry_run=dry_run, as_json=as_json)
 
 
 @dlq_app.command("drop")
+@_filtered
 def dlq_drop(
+    wanted: Wanted,
     names: Names = None,
-    error_class: ErrorClasses = None,
-    tenant: TenantNames = None,
-    since: Since = None,
-    until: Until = None,
     *,
     everything: Everything = False,
     dry_run: DryRun = False,
@@ -429,8 +539,7 @@ def dlq_drop(
     qwarden dlq drop --error-class not_json --tenant forum --until 7d
     """
     settings = _client_settings()
-    wanted = _wanted(names, error_class, tenant, since, until)
-    chosen = _chosen(settings, wanted, everything=everything)
+    chosen = _chosen(settings, wanted, names, everything=everything)
     work = partial(acting.drop, settings.kafka, by=_who(), dry_run=dry_run)
     _act("dropped", chosen, work, dry_run=dry_run, as_json=as_json)
 
@@ -491,7 +600,8 @@ def dlq_accept_loss(
     topic, slash, partition = where.rpartition("/")
     if not (slash and topic and partition.isdecimal()):
         _end(WRONG_USE, f"{where!r} names no partition; name it as TOPIC/PARTITION")
-    group = group or settings.kafka.groups.get(topic, settings.kafka.group_id)
+    known = {**settings.kafka.groups, topics.CHUNKS: settings.streamer.group_id}
+    group = group or known.get(topic, settings.kafka.group_id)
     try:
         loss = _ask(
             lambda: resuming.accept_loss(
@@ -575,6 +685,7 @@ def verify(
 @app.command()
 def moderate(
     file: Annotated[Path, typer.Argument(help="A JSONL of events; - reads standard input.")],
+    *,
     out_file: Annotated[
         Path | None,
         typer.Option("--out", help="Write here, and go on where an earlier run stopped."),
@@ -589,12 +700,33 @@ def moderate(
             "default with --guard.",
         ),
     ] = None,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Judge token by token with Qwen3Guard-Stream, which --guard names then: a row for "
+            "each event, with the scores of every token of its last assistant's turn.",
+        ),
+    ] = False,
+    chunk: Chunk = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", help="With --stream: a folder for a picture of each event."),
+    ] = None,
 ) -> None:
     """Judge a file of events without Kafka: its verdicts or a dead letter for each, in order.
 
-    By default it asks the Triton of the running stack, or of QWARDEN_TRITON__URL. An answer with
-    reasoning has two verdicts, on lines that follow each other.
+    By default it asks the Triton of the running stack, or of QWARDEN_TRITON__URL (with --stream:
+    QWARDEN_STREAM_GUARD__URLS). An answer with reasoning has two verdicts, on lines that follow
+    each other; with --stream each event has one row.
     """
+    if stream:
+        if views is not None:
+            _end(WRONG_USE, "--views: a stream is judged as it is sent; leave the option out")
+        _moderate_stream(file, out_file, plot, chunk, direct=direct, guard=guard)
+        return
+    if chunk is not None or plot is not None:
+        _end(WRONG_USE, "--chunk and --plot go with --stream; add it")
     environ = _guard_environ(direct, guard)
     environ.pop("QWARDEN_REDIS__URL", None)
     settings = settings_module.load(environ)
@@ -644,23 +776,71 @@ def moderate(
     _ask(run)
 
 
-@app.command("eval")
+def _moderate_stream(
+    file: Path,
+    out_file: Path | None,
+    plot: Path | None,
+    chunk: int | None,
+    *,
+    direct: bool,
+    guard: str | None,
+) -> None:
+    from qwarden.offline import moderate_stream as streamed
+    from qwarden.offline.stream_reading import ExchangeReader
+
+    settings = _keyless(_stream_environ(direct, guard))
+    telemetry.log_as_json("warning")
+    tenants = bootstrap.tenants_of(settings)
+    admission = bootstrap.admission_of(settings, tenants)
+    policies = {name: policy.version for name, policy in tenants.policies().items()}
+    drawn = None
+    if plot is not None:
+        _needs_eval_extra("matplotlib")
+        _right(partial(_made, plot, "--plot"))
+        drawn = partial(streamed.draw, plot)
+    with _opened(file) as source:
+        lines = list(offline.lines_of(source))
+
+    async def run() -> None:
+        async with _stream_client(settings) as (client, revision):
+            first = 0
+            if out_file is not None:
+                first = streamed.resume(out_file, lines, revision, policies, admission)
+            if first:
+                err.print(f"{first:,} of {len(lines):,} lines are done already; going on")
+            with contextlib.ExitStack() as stack:
+                sink = stack.enter_context(out_file.open("ab")) if out_file else sys.stdout.buffer
+                step = stack.enter_context(_bar("judging", len(lines), first))
+
+                def done(count: int) -> None:
+                    sink.flush()
+                    step(count)
+
+                await streamed.moderate_stream(
+                    ExchangeReader(client, chunk),
+                    admission,
+                    lines[first:],
+                    name=str(file),
+                    first=first,
+                    write=sink.write,
+                    done=done,
+                    drawn=drawn,
+                )
+
+    _ask(run)
+    if plot is not None:
+        err.print(f"the pictures are in {plot}", markup=False)
+
+
+@eval_app.command("files")
 def evaluation(
     files: Annotated[
         list[Path], typer.Argument(help="Labelled JSONL, also gzipped; - reads standard input.")
     ],
     *,
-    fields: Annotated[
-        list[str] | None,
-        typer.Option("--field", help="What a field is called: label=toxicity; repeat it."),
-    ] = None,
-    labels: Annotated[
-        list[str] | None,
-        typer.Option("--label", help="What a label means: toxic=Unsafe; repeat it."),
-    ] = None,
-    out_dir: Annotated[
-        Path | None, typer.Option("--out", help="A folder for eval.json, table.md and the plots.")
-    ] = None,
+    fields: FieldNames = None,
+    labels: LabelNames = None,
+    out_dir: OutFolder = None,
     bins: Annotated[
         int, typer.Option(min=1, max=1000, help="Bins of the reliability table and the ECE.")
     ] = 15,
@@ -673,32 +853,22 @@ def evaluation(
     A row has a label (Safe, Controversial, Unsafe), what is judged (messages, prompt and response,
     or text) and, where known, id, source, lang, task, categories and refusal. By default it asks
     the Triton of the running stack, or of QWARDEN_TRITON__URL.
+
+    `qwarden eval stream` measures Qwen3Guard-Stream.
     """
-    for name in ("numpy",) if out_dir is None else ("numpy", "matplotlib"):
-        if importlib.util.find_spec(name) is None:
-            _end(MISSING, f"{name} is not installed; eval needs the extra: qwarden[eval]")
-    if out_dir is not None:
-        os.environ.setdefault("MPLCONFIGDIR", str(HOME.cache("matplotlib")))
+    _needs_eval_extra("numpy", *(("matplotlib",) if out_dir is not None else ()))
     from qwarden.offline.eval.evaluation import Evaluation, evaluate
     from qwarden.offline.eval.files import Reader
+    from qwarden.offline.eval.labelled import labelled_of
     from qwarden.offline.eval.names import names_of
 
     settings = _keyless(_guard_environ(direct, guard))
     telemetry.log_as_json("warning")
 
     async def run() -> Evaluation:
-        reader = Reader(names_of(fields or [], labels or []))
-        for file in files:
-            with _opened(file) as opened:
-                reader.read("standard input" if str(file) == "-" else str(file), opened)
-        reader.close()
-        if out_dir is not None:
-            try:
-                out_dir.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise ValueError(
-                    f"--out {out_dir}: {error.strerror}; name another folder"
-                ) from None
+        reader = Reader(names_of(fields or [], labels or []), labelled_of)
+        _read_all(reader, files)
+        _made(out_dir, "--out")
         guard = bootstrap.guard_of(settings)
         dispatcher = Dispatcher(guard, bootstrap.limits_of(settings))
         try:
@@ -710,7 +880,130 @@ def evaluation(
             await dispatcher.close()
             await guard.close()
 
+    _tell(_ask(run), out_dir, as_json=as_json)
+
+
+@eval_app.command("stream")
+def evaluation_of_stream(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="Of Qwen3GuardTest's format, or labelled; - reads standard input."),
+    ],
+    *,
+    fields: FieldNames = None,
+    labels: LabelNames = None,
+    out_dir: OutFolder = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer",
+            help="What made the files' input_ids: a tokenizer.json, or a checkpoint's directory or "
+            "hub id; by default the guard's own.",
+        ),
+    ] = None,
+    choose: Annotated[
+        bool,
+        typer.Option("--choose", help="Find the rules that flag most within --budget, instead."),
+    ] = False,
+    budget: Annotated[
+        float,
+        typer.Option(
+            min=0, max=0.5, help="The share of Safe texts that --choose may have flagged."
+        ),
+    ] = 0.01,
+    plot: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plot",
+            metavar="ID",
+            help="Draw the scores along this row's text instead, into --out or here; repeat it.",
+        ),
+    ] = None,
+    chunk: Chunk = None,
+    direct: Direct = False,
+    guard: StreamGuardName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the stream guard: where its flags fall, what they find, and what it says at the end.
+
+    \b
+    qwarden eval stream thinking_loc.jsonl --guard Qwen/Qwen3Guard-Stream-0.6B --out report/
+    qwarden eval stream thinking.jsonl --guard Qwen/Qwen3Guard-Stream-0.6B --choose --budget 0.02
+    """
+    _needs_eval_extra("numpy", *(("matplotlib",) if out_dir is not None or plot else ()))
+    from qwarden.offline.eval import stream_evaluation as streamed
+    from qwarden.offline.eval.files import Reader
+    from qwarden.offline.eval.names import names_of
+    from qwarden.offline.eval.stream_rows import stream_row_of
+    from qwarden.offline.eval.stream_table import choice_table
+    from qwarden.offline.stream_reading import ExchangeReader
+
+    settings = _keyless(_stream_environ(direct, guard))
+    telemetry.log_as_json("warning")
+
+    async def run() -> streamed.StreamEvaluation:
+        own = settings.stream
+        decode = None
+        if tokenizer is not None:
+            decode = streamed.decoder_of(tokenizer)
+        elif own is not None:
+            decode = streamed.decoder_of(own.checkpoint, own.hub_revision)
+        reader = Reader(names_of(fields or [], labels or []), partial(stream_row_of, decode=decode))
+        _read_all(reader, files)
+        rows = reader.rows if not plot else streamed.named(reader.rows, plot)
+        _made(out_dir, "--out")
+        async with _stream_client(settings) as (client, revision):
+            with _bar("judging", len(rows)) as step:
+                reads = await streamed.read_rows(ExchangeReader(client, chunk), rows, step)
+        return streamed.StreamEvaluation.of(rows, reads, revision)
+
     found = _ask(run)
+    if plot:
+        for file in found.draw(out_dir or Path()):
+            out.print(str(file), markup=False)
+        return
+    if not choose:
+        _tell(found, out_dir, as_json=as_json)
+        return
+    choices, missing = streamed.choices_of(found.rows, found.reads, budget)
+    for sentence in missing:
+        err.print(sentence, markup=False)
+    if as_json:
+        _json_line(choices)
+    else:
+        sys.stdout.buffer.write(choice_table(choices).encode() if choices else b"")
+        sys.stdout.buffer.flush()
+    if not any(choice.chosen for choice in choices):
+        _end(NO, "nothing was chosen")
+
+
+def _read_all(reader: Any, files: list[Path]) -> None:
+    """Reads labelled files to their end. Raises `ValueError`."""
+    for file in files:
+        with _opened(file) as opened:
+            reader.read("standard input" if str(file) == "-" else str(file), opened)
+    reader.close()
+
+
+def _made(folder: Path | None, option: str) -> None:
+    """Makes a folder that is named, before the work that it is for. Raises `ValueError`."""
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{option} {folder}: {error.strerror}; name another folder") from None
+
+
+def _needs_eval_extra(*names: str) -> None:
+    for name in names:
+        if importlib.util.find_spec(name) is None:
+            _end(MISSING, f"{name} is not installed; eval needs the extra: qwarden[eval]")
+    if "matplotlib" in names:
+        os.environ.setdefault("MPLCONFIGDIR", str(HOME.cache("matplotlib")))
+
+
+def _tell(found: Evaluated, out_dir: Path | None, *, as_json: bool) -> None:
+    """Writes and prints an evaluation; exits 1 where no row was answered."""
     if out_dir is not None:
         try:
             found.write(out_dir)
@@ -719,9 +1012,8 @@ def evaluation(
         err.print(f"eval.json, table.md and the plots are in {out_dir}", markup=False)
     sys.stdout.buffer.write(found.json() + b"\n" if as_json else found.text().encode())
     sys.stdout.buffer.flush()
-    if not found.report.answered:
-        why = found.report.not_answered.reasons[0].reason
-        _end(NO, f"no row was answered; most often because {why}")
+    if found.unanswered is not None:
+        _end(NO, f"no row was answered; most often because {found.unanswered}")
 
 
 # Settings.
@@ -764,6 +1056,43 @@ def _guard_environ(direct: bool, guard: str | None) -> dict[str, str]:
         environ["QWARDEN_GUARD__MODE"] = "in-process"
         environ.setdefault("QWARDEN_ENGINE__CHECKPOINT", str(STAND_IN))
     return environ
+
+
+def _stream_environ(direct: bool, guard: str | None) -> dict[str, str]:
+    """The environment with the stream guard that the options choose."""
+    environ = _environ()
+    if guard is not None:
+        environ["QWARDEN_STREAM__CHECKPOINT"] = guard
+    if direct or guard is not None:
+        from qwarden.stack.local import STREAM_STAND_IN
+
+        environ["QWARDEN_GUARD__MODE"] = "in-process"
+        environ.setdefault("QWARDEN_STREAM__CHECKPOINT", str(STREAM_STAND_IN))
+        # What was judged is over, and has no more need of the memory that it is kept in.
+        environ.setdefault("QWARDEN_STREAM__SILENT_S", "0")
+    return environ
+
+
+@contextlib.asynccontextmanager
+async def _stream_client(settings: Settings) -> AsyncIterator[tuple[StreamClient, str]]:
+    """A client of the stream guard, and the revision that answers: a service waits for an absent
+    guard, and a person should not."""
+    guard: StreamGuard
+    if settings.guard.mode == "in-process" and settings.stream is not None:
+        guard = InProcessStream(settings.stream)
+        client = bootstrap.stream_client_of(settings, guard_at=lambda _: guard)
+    else:
+        own = settings.stream_guard
+        first = own.urls.split(",")[0].strip()
+        guard = TritonStream(first, timeout_s=own.timeout_s, queue_s=own.queue_s)
+        client = bootstrap.stream_client_of(settings)
+    try:
+        with err.status("loading the guard …"):
+            revision = await guard.revision()
+        yield client, revision
+    finally:
+        await client.close()
+        await guard.close()
 
 
 def _client_settings() -> Settings:
@@ -817,29 +1146,6 @@ def _time(option: str, text: str | None) -> datetime | None:
     return time
 
 
-def _wanted(
-    names: list[str] | None,
-    error_classes: list[str] | None,
-    tenants: list[str] | None,
-    since: str | None,
-    until: str | None,
-) -> Wanted:
-    now = datetime.now(UTC)
-    known = [each.value for each in ErrorClass]
-    for error_class in error_classes or []:
-        if error_class not in known:
-            _end(WRONG_USE, f"there is no error class {error_class!r}; known: {', '.join(known)}")
-    return _right(
-        lambda: Wanted(
-            places=frozenset(map(letters.place_of, names or ())),
-            error_classes=frozenset(error_classes or ()),
-            tenants=frozenset(tenants or ()),
-            since=letters.instant_of(since, now) if since else None,
-            until=letters.instant_of(until, now) if until else None,
-        )
-    )
-
-
 def _open_letters(settings: Settings, wanted: Wanted) -> letters.Open:
     with err.status("reading the dead letters …"):
         found = _ask(lambda: reading.open_letters(settings.kafka, wanted))
@@ -848,8 +1154,12 @@ def _open_letters(settings: Settings, wanted: Wanted) -> letters.Open:
     return found
 
 
-def _chosen(settings: Settings, wanted: Wanted, *, everything: bool) -> letters.Open:
+def _chosen(
+    settings: Settings, wanted: Wanted, names: list[str] | None, *, everything: bool
+) -> letters.Open:
     """The open letters that a command is to act on."""
+    places = _right(lambda: frozenset(map(letters.place_of, names or ())))
+    wanted = dataclasses.replace(wanted, places=places)
     if wanted == Wanted() and not everything:
         _end(WRONG_USE, "which letters? Name them, filter them, or say --all")
     return _open_letters(settings, wanted)

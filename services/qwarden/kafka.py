@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,6 +22,9 @@ from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLS
 
 from qwarden.contracts import topics
 from qwarden.settings import Kafka, SettingsError
+
+_BATCH_BYTES = 65_536
+"""Of a producer's batches; larger ones gain nothing here."""
 
 
 def client_arguments(kafka: Kafka) -> dict[str, Any]:
@@ -136,10 +139,9 @@ async def message_limits(kafka: Kafka, names: Iterable[str]) -> dict[str, int]:
     return limits
 
 
-async def open_producer(
-    kafka: Kafka, *, max_batch_bytes: int, max_message_bytes: int
-) -> AIOKafkaProducer:
-    """A producer that has started: idempotent, and acknowledged by all in-sync replicas.
+async def open_producer(kafka: Kafka, limits: Collection[int]) -> AIOKafkaProducer:
+    """A producer that has started: idempotent, and acknowledged by all in-sync replicas. `limits`:
+    what each topic that it writes to takes at most, in bytes.
 
     Raises `KafkaError` where the broker is away.
     """
@@ -149,8 +151,8 @@ async def open_producer(
         enable_idempotence=True,
         acks="all",
         linger_ms=5,
-        max_batch_size=max_batch_bytes,
-        max_request_size=max_message_bytes,
+        max_batch_size=min(_BATCH_BYTES, *limits),
+        max_request_size=max(limits),
     )
     try:
         await producer.start()
@@ -179,7 +181,7 @@ def _password(kafka: Kafka) -> str:
 async def publish(
     kafka: Kafka, topic: str, values: Iterable[bytes], sent: Callable[[int, int], object]
 ) -> int:
-    """Publishes values, keyed by their tenant and event_id, and returns how many.
+    """Publishes values, keyed by tenant and event_id or session, and returns how many.
 
     `sent(partition, offset)` is told of each acknowledgement, in order. Raises `KafkaError`.
     """
@@ -207,12 +209,16 @@ def _key(value: bytes) -> bytes | None:
         fields = msgspec.json.decode(value, type=_Keyed)
     except msgspec.DecodeError:
         return None
-    return f"{fields.tenant}/{fields.event_id}".encode()
+    own = fields.event_id or fields.session
+    return f"{fields.tenant}/{own}".encode() if own else None
 
 
 class _Keyed(msgspec.Struct):
+    """What an event or a chunk is keyed by."""
+
     tenant: str
-    event_id: str
+    event_id: str = ""
+    session: str = ""
 
 
 @asynccontextmanager

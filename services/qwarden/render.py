@@ -16,6 +16,7 @@ from qwarden.contracts import headers, topics
 from qwarden.contracts.dead_letter import DeadLetter, Mark, Origin, is_mark
 from qwarden.contracts.escalation import Escalation
 from qwarden.contracts.headers import Header
+from qwarden.contracts.signal import Signal
 from qwarden.contracts.verdict import Scores, Verdict, decode_verdict
 
 _SAFETY_STYLE = {"Safe": "green", "Controversial": "yellow", "Unsafe": "red"}
@@ -32,6 +33,8 @@ def record(topic: str, value: bytes | None, carried: Iterable[Header]) -> Render
     try:
         if topic == topics.VERDICTS:
             return verdict_line(decode_verdict(value or b""), carried)
+        if topic == topics.SIGNALS:
+            return signal_line(msgspec.json.decode(value or b"", type=Signal))
         if topic == topics.REVIEW:
             return escalation(msgspec.json.decode(value or b"", type=Escalation), carried)
         if topic == topics.DEAD_LETTERS:
@@ -57,6 +60,21 @@ def verdict_line(verdict: Verdict, carried: list[Header]) -> Text:
     line.append(f"{_basis(verdict):<19} ", "dim")
     line.append(f"{headers.header(carried, headers.CACHE) or '-':<7}", "dim")
     line.append(f"{_milliseconds(carried):>8} ms", "dim")
+    return line
+
+
+def signal_line(signal: Signal) -> Text:
+    """Session, task, what it tells, where, safety, category, action."""
+    safety = signal.safety or "-"
+    action = signal.action.value if signal.action else "-"
+    line = Text()
+    line.append(f"{plain(signal.session)[:28]:<28} ")
+    line.append(f"{plain(signal.task):<8} ", "dim")
+    line.append(f"{signal.kind.value:<10} ")
+    line.append(f"{plain(safety):<13} ", _SAFETY_STYLE.get(safety, "dim"))
+    line.append(f"{plain(signal.category or '-'):<30} ")
+    line.append(f"{action:<9}", _ACTION_STYLE.get(action, "dim"))
+    line.append(f"chunk {signal.seq}, token {signal.token}, character {signal.char}", "dim")
     return line
 
 

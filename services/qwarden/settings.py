@@ -24,6 +24,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 from qwarden.contracts import topics
 from qwarden.contracts.keys import ContentKey
 from qwarden_engine.settings import EngineSettings
+from qwarden_engine.stream.settings import StreamSettings
 
 PREFIX = "QWARDEN_"
 Seconds = Annotated[float, Field(gt=0)]
@@ -126,6 +127,59 @@ class Triton(Group):
     """How often an absent guard is asked; also how late its return may be noticed."""
 
 
+class StreamGuard(Group):
+    """The client of the guard's server for running sessions."""
+
+    urls: str = ""
+    """gRPC, host:port, with commas between several; empty is `triton.url`. A name that stands for
+    many addresses, such as a headless service, is all of them: a session stays with one."""
+    look_s: Seconds = 10.0
+    """How often such names are asked for anew."""
+    leave_s: Seconds = 10.0
+    """How long a replica may be away before its sessions go to the others: over its restart, since
+    each of them is sent there whole."""
+    timeout_s: Seconds = 30.0
+    """Of one request, its time in Triton's queue included: appends are short, and a whole
+    transcript of 8,000 tokens takes some seconds on a CPU."""
+    queue_s: Seconds = 10.0
+    """How long a request may wait in Triton's queue before it is refused there; at most half of
+    what the request may take."""
+    appends_a_request: Annotated[int, Field(ge=1, le=256)] = 64
+    """At most the model's max_batch_size."""
+    requests_in_flight: Annotated[int, Field(ge=1)] = 4
+    """For each replica, of short appends, and as many again of what goes alone."""
+    replay_tokens_a_second: Annotated[float, Field(gt=0)] = 20_000.0
+    """Of transcripts that are sent again, to each replica: a restart of 1,000 sessions of 600
+    tokens is spread over half a minute, and what runs on is not starved."""
+    backoff_s: Seconds = 0.2
+    max_backoff_s: Seconds = 5.0
+    """How often an absent guard is asked; also how late its return may be noticed."""
+    probe_s: Seconds = 30.0
+    """Of the known good append, which is asked after a failure and in an outage."""
+    alone_s: Seconds = 60.0
+    alone_1000_tokens_s: Seconds = 20.0
+    """Of an append that has failed and is sent alone, or is long, as a whole transcript is, and
+    what each 1,000 of its tokens add: over timeout_s, so that it gets more time than it had."""
+
+    @field_validator("urls")
+    @classmethod
+    def _has_ports(cls, value: str) -> str:
+        for name in cls._names(value):
+            host, _, port = name.rpartition(":")
+            if not host or not port.isdecimal():
+                raise ValueError(f"{name} has no port; write host:port, with commas between")
+        return value
+
+    @staticmethod
+    def _names(value: str) -> tuple[str, ...]:
+        return tuple(name for name in map(str.strip, value.split(",")) if name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Each of `urls`."""
+        return self._names(self.urls)
+
+
 class Guard(Group):
     """Where the guard runs."""
 
@@ -149,23 +203,9 @@ class PolicySettings(Group):
     """Refuse events of tenants that have no file, instead of giving them the policy `default`."""
 
 
-class Moderator(Group):
-    """The moderator's own limits."""
+class Consuming(Group):
+    """What every service has that consumes and publishes; each sets its own."""
 
-    records_in_flight: Annotated[int, Field(ge=1)] = 8000
-    """Four full polls. Measured: four give 1.3 times the throughput of one."""
-    bytes_in_flight: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
-    """Of the values that are judged at a time, some 16 million tokens; with what is made of them
-    some 300 MiB of memory."""
-    poll_records: Annotated[int, Field(ge=1)] = 2000
-    """Records a poll at most; polls of 500 give half the throughput of 2,000."""
-    backlog_records: Annotated[int, Field(ge=1)] = 256
-    """Records a poll of the backlog's lane, and judged of it at a time: its share of the guard
-    beside the fresh lane, which waits behind so many at most (a fifth of a second at 1,400 rows a
-    second on two CPU cores, less on a GPU), and never so few that it starves."""
-    uncommitted_records: Annotated[int, Field(ge=1)] = 200_000
-    """Delivered and not committed, at most: what lies done behind one slow record is what a crash
-    repeats. A minute of a busy partition; its notes take some 30 MB."""
     commit_interval_s: Seconds = 0.5
     commit_records: Annotated[int, Field(ge=1)] = 10_000
     """How often offsets are committed, whichever comes first: what a crash may repeat, beside what
@@ -183,20 +223,66 @@ class Moderator(Group):
     kafka.request_timeout_ms, which a broker that is away may take of a poll; aiokafka stops
     counting kafka.max_poll_interval_ms after the first poll that raised (0.14, from its source)."""
     drain_s: Seconds = 20.0
-    """How long a stopping moderator may finish what it has; under the pod's grace period (30 s)."""
-    halt_contents: Annotated[int, Field(ge=2)] = 5
-    halt_outcomes: Annotated[int, Field(ge=2)] = 100
-    """So many different contents that crashed the guard, or that it never answered, among so many
-    rows that it was asked about, halt the fleet: one may be a row's own fault, five are the
-    deploy's, and each crash costs half a minute of everybody's time."""
+    """How long a stopping service may finish what it has; under the pod's grace period (30 s)."""
     max_event_bytes: Annotated[int, Field(ge=1000)] = topics.MAX_EVENT_BYTES
-    """The largest event. The topics' max.message.bytes must have room for it and what we add."""
+    """The largest event, chunk, and session. The topics' max.message.bytes must have room for it
+    and what we add."""
     evidence_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
     """The share of allowed verdicts that are kept with their content, to know the error rate."""
     memory_entries: Annotated[int, Field(ge=0)] = 100_000
     """Assessments kept in the process: about 50 MB."""
     tenant_labels: Annotated[int, Field(ge=0)] = 50
     """Tenants without a file that get a metric label of their own; the rest are `other`."""
+
+
+class Moderator(Consuming):
+    """The moderator's own limits."""
+
+    records_in_flight: Annotated[int, Field(ge=1)] = 8000
+    """Four full polls. Measured: four give 1.3 times the throughput of one."""
+    bytes_in_flight: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
+    """Of the values that are judged at a time, some 16 million tokens; with what is made of them
+    some 300 MiB of memory."""
+    poll_records: Annotated[int, Field(ge=1)] = 2000
+    """Records a poll at most; polls of 500 give half the throughput of 2,000."""
+    backlog_records: Annotated[int, Field(ge=1)] = 256
+    """Records a poll of the backlog's lane, and judged of it at a time: its share of the guard
+    beside the fresh lane, which waits behind so many at most (a fifth of a second at 1,400 rows a
+    second on two CPU cores, less on a GPU), and never so few that it starves."""
+    uncommitted_records: Annotated[int, Field(ge=1)] = 200_000
+    """Delivered and not committed, at most: what lies done behind one slow record is what a crash
+    repeats. A minute of a busy partition; its notes take some 30 MB."""
+    halt_contents: Annotated[int, Field(ge=2)] = 5
+    halt_outcomes: Annotated[int, Field(ge=2)] = 100
+    """So many different contents that crashed the guard, or that it never answered, among so many
+    rows that it was asked about, halt the fleet: one may be a row's own fault, five are the
+    deploy's, and each crash costs half a minute of everybody's time."""
+
+
+class Streamer(Consuming):
+    """The streamer's own limits."""
+
+    group_id: str = "qwarden-streamer"
+    gap_s: Seconds = 30.0
+    """How long a chunk waits for one before it, in the topic's time, before its session ends
+    incomplete. Over a producer's own retries (two minutes where nobody set them, but a session that
+    stands still for so long helps nobody); it holds the commits of its partition."""
+    max_age_s: Seconds = 3600.0
+    """How old a session gets, in the topic's time; then what is there is judged. An
+    hour is over any exchange with a model, and bounds what is read again at a rebalance. The
+    topic's retention must be longer, by the longest outage."""
+    sessions_remembered: Annotated[int, Field(ge=0)] = 100_000
+    """Sessions of a partition that are over and known as such, so that a late chunk begins none
+    anew; some 20 MB."""
+    records_in_flight: Annotated[int, Field(ge=1)] = 16_000
+    """Chunks at a time, those included that wait for one before them: 1,000 sessions at 50 tokens a
+    second give 50,000 a second at one token a chunk, a third of a second of them."""
+    bytes_in_flight: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
+    """Of their values."""
+    poll_records: Annotated[int, Field(ge=1)] = 2000
+    """Records a poll at most; polls of 500 give half the throughput of 2,000."""
+    uncommitted_records: Annotated[int, Field(ge=1)] = 400_000
+    """Delivered and not committed, at most: what lies done behind one chunk that waits gap_s."""
 
 
 class Telemetry(Group):
@@ -232,6 +318,9 @@ class Settings(BaseSettings):
     http: Http = Http()
     policy: PolicySettings = PolicySettings()
     moderator: Moderator = Moderator()
+    stream: StreamSettings | None = None
+    stream_guard: StreamGuard = StreamGuard()
+    streamer: Streamer = Streamer()
     telemetry: Telemetry = Telemetry()
     stack: Stack = Stack()
 
@@ -250,11 +339,18 @@ class Settings(BaseSettings):
     def _fits(self) -> Settings:
         """Timeouts that stand in each other's way."""
         session_s = self.kafka.session_timeout_ms / 1000
-        if self.moderator.revoke_s >= session_s:
+        for name, service in (("MODERATOR", self.moderator), ("STREAMER", self.streamer)):
+            if service.revoke_s >= session_s:
+                raise ValueError(
+                    f"QWARDEN_{name}__REVOKE_S: {service.revoke_s:g} s must be under "
+                    f"QWARDEN_KAFKA__SESSION_TIMEOUT_MS ({session_s:g} s), or the group goes on "
+                    f"without a {name.lower()} that is still letting go"
+                )
+        if self.streamer.gap_s >= self.streamer.max_age_s:
             raise ValueError(
-                f"QWARDEN_MODERATOR__REVOKE_S: {self.moderator.revoke_s:g} s must be under "
-                f"QWARDEN_KAFKA__SESSION_TIMEOUT_MS ({session_s:g} s), or the group goes on "
-                "without a moderator that is still letting go"
+                f"QWARDEN_STREAMER__GAP_S: {self.streamer.gap_s:g} s must be under "
+                f"QWARDEN_STREAMER__MAX_AGE_S ({self.streamer.max_age_s:g} s), or no session gets "
+                "old"
             )
         if self.moderator.halt_outcomes < self.moderator.halt_contents:
             raise ValueError(
@@ -263,12 +359,13 @@ class Settings(BaseSettings):
                 "nothing ever halts"
             )
         request_s = self.kafka.request_timeout_ms / 1000
-        if self.moderator.hung_s <= request_s:
-            raise ValueError(
-                f"QWARDEN_MODERATOR__HUNG_S: {self.moderator.hung_s:g} s must be over "
-                f"QWARDEN_KAFKA__REQUEST_TIMEOUT_MS ({request_s:g} s), or a broker that is away "
-                "looks like a moderator that hangs"
-            )
+        for name, service in (("MODERATOR", self.moderator), ("STREAMER", self.streamer)):
+            if service.hung_s <= request_s:
+                raise ValueError(
+                    f"QWARDEN_{name}__HUNG_S: {service.hung_s:g} s must be over "
+                    f"QWARDEN_KAFKA__REQUEST_TIMEOUT_MS ({request_s:g} s), or a broker that is "
+                    f"away looks like a {name.lower()} that hangs"
+                )
         return self
 
     def keys(self) -> ContentKey:

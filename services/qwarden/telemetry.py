@@ -8,6 +8,7 @@ import sys
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import accumulate
 from typing import Any
@@ -26,6 +27,8 @@ from prometheus_client.utils import floatToGoString
 from qwarden.contracts.headers import TRACEPARENT, TRACESTATE, Header
 
 _PROPAGATOR = TraceContextTextMapPropagator()
+
+RECORD_SPAN, BATCH_SPAN = "moderate", "moderate batch"
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 
@@ -132,10 +135,32 @@ RELAYED = Counter(
     "Records put on the backlog's lane: stale, quota, outage.",
     ["reason", "tenant"],
 )
+REREAD = Counter(
+    "qwarden_reread_records_total",
+    "Records read again at an assignment, below what was committed.",
+    ["topic"],
+)
 PARTITIONS = Gauge(
     "qwarden_partitions",
     "Partitions by state: assigned, paused, stopped (lost), stuck.",
     ["topic", "state"],
+)
+CHUNKS = Tally(
+    "qwarden_chunks_total",
+    "Chunks by what became of them: applied, gap (waits), duplicate, late, refused, skipped; one "
+    "that comes again counts again.",
+    ["outcome"],
+)
+SESSIONS_OPEN = Gauge("qwarden_sessions_open", "Sessions that are open.")
+SESSIONS_CLOSED = Tally(
+    "qwarden_sessions_closed_total",
+    "Sessions that are over, by cause: end, age, gap, refused, lost, no_answer; again where their "
+    "end is read again.",
+    ["cause"],
+)
+SIGNALS = Tally("qwarden_signals_total", "Signals sent, by kind and task.", ["kind", "task"])
+SIGNAL_SECONDS = Spread(
+    "qwarden_signal_seconds", "From a chunk's poll to its signals acknowledged.", buckets=_SECONDS
 )
 PUBLISH_UP = Gauge("qwarden_publish_up", "1 while outcomes can be published.")
 GUARD_UP = Gauge("qwarden_guard_up", "1 while the guard answers.")
@@ -152,6 +177,30 @@ GUARD_PROBES = Counter(
 ROWS_GIVEN_UP = Counter(
     "qwarden_guard_rows_given_up_total",
     "Rows that failed alone while the known good conversation was answered: no_answer.",
+)
+STREAM_APPENDS = Tally(
+    "qwarden_stream_appends_total",
+    "Appends to sessions of the stream guard: done, replay (its transcript was asked for), full, "
+    "closed, refused or given_up.",
+    ["result"],
+)
+STREAM_REPLAYS = Counter(
+    "qwarden_stream_replays_total", "Transcripts that were sent again and judged."
+)
+STREAM_REPLAYED_TOKENS = Counter(
+    "qwarden_stream_replayed_tokens_total", "Tokens of these, told from their bytes."
+)
+STREAM_REQUEST_APPENDS = Histogram(
+    "qwarden_stream_request_appends", "Appends in one request to the stream guard.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+)  # fmt: skip
+STREAM_REQUEST_SECONDS = Histogram(
+    "qwarden_stream_request_seconds", "One request to the stream guard.", buckets=_SECONDS
+)
+STREAM_REPLICAS = Gauge(
+    "qwarden_stream_replicas",
+    "Replicas of the stream guard by state: answering, away; with none answering, sessions wait.",
+    ["state"],
 )
 POLICY_INFO = Gauge("qwarden_policy_info", "Policies in force.", ["policy", "version"])
 
@@ -197,7 +246,7 @@ def log_as_json(level: str) -> None:
 
 
 class Trace:
-    """OpenTelemetry context through Kafka headers (W3C traceparent).
+    """OpenTelemetry context through Kafka headers (W3C traceparent), and a span for each batch.
 
     A record that a sampled trace sent gets a span of its own here, and what we publish for it
     carries that span's context. Without an endpoint no span is made and the context is passed on
@@ -212,6 +261,31 @@ class Trace:
             self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
             self._tracer = self._provider.get_tracer("qwarden")
 
+    @contextmanager
+    def batch(self, records: Sequence[Any]) -> Iterator[None]:
+        """A span over the judging of a poll's records, which are of one topic: a lane."""
+        if self._tracer is None or not records:
+            yield
+            return
+        span = self._tracer.start_span(
+            BATCH_SPAN,
+            kind=trace.SpanKind.CONSUMER,
+            attributes={
+                "messaging.system": "kafka",
+                "messaging.destination.name": records[0].topic,
+                "messaging.batch.message_count": len(records),
+                "qwarden.partitions": len({record.partition for record in records}),
+            },
+        )
+        try:
+            yield
+        except BaseException as error:
+            # Its type alone: an error's own words can quote content.
+            span.set_status(trace.StatusCode.ERROR, type(error).__name__)
+            raise
+        finally:
+            span.end()
+
     def forward(self, carried: Sequence[Header], source: Any, outcome: str) -> list[Header]:
         """The trace headers for what is published in answer to a record."""
         if not carried:
@@ -224,7 +298,7 @@ class Trace:
         if not trace.get_current_span(parent).get_span_context().trace_flags.sampled:
             return context
         span = self._tracer.start_span(
-            "moderate",
+            RECORD_SPAN,
             context=parent,
             kind=trace.SpanKind.CONSUMER,
             start_time=source.timestamp * 1_000_000,

@@ -122,9 +122,7 @@ async def consuming(
     )
     settings = KafkaSettings(bootstrap_servers=topics.bootstrap)
     publisher = Publisher(
-        partial(
-            open_producer, settings, max_batch_bytes=min(65_536, limit), max_message_bytes=1_000_000
-        ),
+        partial(open_producer, settings, (limit, 1_000_000)),
         limits={topics.out: limit, topics.dead: 1_000_000},
         close_s=5,
         on_failure=lambda error: None,

@@ -25,8 +25,8 @@ from qwarden.contracts import topics
 from qwarden.contracts.control import Halt, loss_key
 from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.control.kafka import KafkaControl
-from qwarden.moderator.case import Source
-from qwarden.moderator.outcome import owed_by_refusal
+from qwarden.outcomes.owing import owed_by_refusal
+from qwarden.outcomes.source import Source
 from qwarden.settings import Kafka as KafkaSettings
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka

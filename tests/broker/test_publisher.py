@@ -32,7 +32,7 @@ class Post:
         """`known`: what the publisher takes for both topics' limits."""
         settings = KafkaSettings(bootstrap_servers=self.kafka.bootstrap, request_timeout_ms=5000)
         publisher = Publisher(
-            partial(open_producer, settings, max_batch_bytes=65_536, max_message_bytes=1_000_000),
+            partial(open_producer, settings, [1_000_000]),
             limits={self.out: known, self.dead: known},
             close_s=2,
             on_failure=self.failed,

@@ -27,8 +27,9 @@ from qwarden.contracts.refusal import Refused
 from qwarden.contracts.verdict import Verdict, encode
 from qwarden.delivery.owed import Message, Owed
 from qwarden.moderator import verdicts
-from qwarden.moderator.case import Case, Source
-from qwarden.moderator.outcome import owed_by_refusal, owed_by_relay, owed_by_verdict
+from qwarden.moderator.case import Case
+from qwarden.outcomes.owing import owed_by_refusal, owed_by_relay, owed_by_verdict
+from qwarden.outcomes.source import Source
 from qwarden.settings import Settings
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
@@ -146,7 +147,9 @@ def owed(source: Source, said: tuple[Verdict, ...], sample_rate: float = 0.0) ->
     return tuple(
         message
         for verdict in said
-        for message in owed_by_verdict(case(source), verdict, sample_rate=sample_rate, volatile=[])
+        for message in owed_by_verdict(
+            source, verdict, case(source).content, sample_rate=sample_rate, volatile=[]
+        )
     )
 
 
@@ -158,7 +161,7 @@ def letter(source: Source) -> Owed:
 
 def mark() -> Message:
     body = Mark(partition=0, offset=0, what="dropped", at=datetime.now(UTC), by="me")
-    about = headers.cloud_event("dead-letter-mark", "0/0", by_hand=True)
+    about = headers.cloud_event("dead-letter-mark", "0/0", by=headers.CLI)
     return Message(topics.DEAD_LETTERS, None, encode(body), about)
 
 

@@ -148,11 +148,11 @@ async def test_an_end_from_outside_makes_the_rows_suspects(tmp_path: Path) -> No
             assert triton.child is not None
             await answered(guard, [row("hello")])
             [state] = Path("/dev/shm").glob(f"{_prefix(triton)}state")
-            ledger = state / "running.json"
+            [ledger] = state.rglob("running.json")
             body = json.dumps({"running": ["a row", "another"], "suspects": {}, "convicted": []})
             started = time.monotonic()
             ledger.write_bytes(len(body).to_bytes(4, "little") + body.encode())
-            # Its stub ignores the signal: Triton ends it.
+            # It ends its stub, which dies as of a fault, and lives on for a while.
             server = descendants(triton.child.pid)[0]
             server.signal(signal.SIGTERM)
             await asyncio.to_thread(_until_ended, server)

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import re
 import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -42,13 +41,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
     home = Home(tmp_path_factory.mktemp("faults-content"))
     with faults.fleetlet(home, Kafka(home)) as made:
         yield made
-
-
-@pytest.fixture
-async def group(own: Fleetlet, request: pytest.FixtureRequest) -> str:
-    name = re.sub(r"\W", "-", request.node.name)[:60]
-    await own.at_the_end(name)
-    return name
 
 
 def event(event_id: str, text: str, **fields: object) -> Pair:

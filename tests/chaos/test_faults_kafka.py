@@ -40,13 +40,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
         yield made
 
 
-@pytest.fixture
-async def group(own: Fleetlet, request: pytest.FixtureRequest) -> str:
-    name = re.sub(r"\W", "-", request.node.name)[:60]
-    await own.at_the_end(name)
-    return name
-
-
 @pytest.mark.parametrize(
     "still_s",
     [8.0, pytest.param(60.0, marks=[pytest.mark.storm, pytest.mark.timeout(600)])],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,13 +45,6 @@ def valkey(home: Path) -> Iterator[Valkey]:
 @pytest.fixture
 async def client(valkey: Valkey) -> redis.Redis:
     return redis.Redis.from_url(valkey.url)
-
-
-@pytest.fixture
-async def group(own: Fleetlet, request: pytest.FixtureRequest) -> str:
-    name = re.sub(r"\W", "-", request.node.name)[:60]
-    await own.at_the_end(name)
-    return name
 
 
 def shared_alone(valkey: Valkey) -> dict[str, str]:

@@ -151,6 +151,7 @@ async def opened(parts: Parts, group: str, **more: str) -> AsyncIterator[Network
             "QWARDEN_TRITON__URL": f"127.0.0.1:{proxies['triton'].port}",
             "QWARDEN_REDIS__URL": f"redis://127.0.0.1:{proxies['redis'].port}/0",
         }
+        await parts.own.at_the_end(group)
         tap = await stack.enter_async_context(Tap(parts.kafka.bootstrap, *fleet.OUTPUTS))
         service = await stack.enter_async_context(
             parts.own.moderating(group, None, **TIMEOUTS, **addresses, **more)
@@ -164,9 +165,7 @@ async def opened(parts: Parts, group: str, **more: str) -> AsyncIterator[Network
 @pytest.fixture
 async def network(parts: Parts, request: pytest.FixtureRequest) -> AsyncIterator[Network]:
     group = re.sub(r"\W", "-", request.node.name)[-60:]
-    await parts.own.at_the_end(group)
-    more = SOON if request.node.get_closest_marker("storm") else {}
-    async with opened(parts, group, **more) as made:
+    async with opened(parts, group) as made:
         yield made
 
 
@@ -286,25 +285,8 @@ async def test_a_network_that_is_away_for_longer_than_the_session_loses_records(
         await goes_away_and_comes_back(network, "kafka", how, bad_s=20)
 
 
-@pytest.mark.parametrize(
-    "to",
-    [
-        "kafka",
-        "redis",
-        pytest.param(
-            "triton",
-            marks=[
-                pytest.mark.storm,
-                pytest.mark.xfail(
-                    strict=True,
-                    reason="inference.triton keeps a channel whose requests all run out of time: "
-                    "gRPC itself takes 80 s to see that nobody is there",
-                ),
-            ],
-        ),
-    ],
-)
-async def test_a_half_open_connection_is_waited_for_though_a_new_one_would_work(
-    network: Network, to: str
-) -> None:
-    await goes_away_and_comes_back(network, to, "half_open")
+@pytest.mark.parametrize("to", ["kafka", "redis", "triton"])
+async def test_a_half_open_connection_is_never_left_for_a_new_one(parts: Parts, to: str) -> None:
+    more = SOON if to == "triton" else {}
+    async with opened(parts, f"half-open-{to}", **more) as network:
+        await goes_away_and_comes_back(network, to, "half_open")

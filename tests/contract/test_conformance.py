@@ -18,7 +18,7 @@ from qwarden.delivery.owed import Owed
 from qwarden.guard.answer import decode_answer
 from qwarden.moderator import verdicts
 from qwarden.moderator.case import Case
-from qwarden.moderator.outcome import owed_by_refusal, owed_by_verdict
+from qwarden.outcomes.owing import owed_by_refusal, owed_by_verdict
 
 NOW = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -104,7 +104,9 @@ def written_for(output: dict[str, Any]) -> Owed:
     return tuple(
         message
         for verdict in said
-        for message in owed_by_verdict(case, verdict, sample_rate=0.0, volatile=[])
+        for message in owed_by_verdict(
+            case.source, verdict, case.content, sample_rate=0.0, volatile=[]
+        )
     )
 
 

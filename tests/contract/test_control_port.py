@@ -171,6 +171,35 @@ async def test_what_stood_there_at_the_start_is_told_to_nobody(topic: Topic) -> 
     assert told == [1]
 
 
+async def test_who_has_written_reads_on_without_it(topic: Topic) -> None:
+    one = await topic.table()
+    await one.write(HALTED)
+    assert one.halts() == {HALT_KEY: HALTED}
+    await one.withdraw(HALT_KEY)
+    assert not one.halts()
+
+
+async def test_a_halt_that_is_void_is_written_all_the_same(topic: Topic) -> None:
+    one = await topic.table()
+    await one.write(HALTED, unless=lambda: True)
+    await one.write(loss())
+    assert one.accepted_losses()
+    assert not one.halts()
+
+
+async def test_a_resume_is_passed_over_whose_halt_was_never_seen(topic: Topic) -> None:
+    """The two can come in one poll, and the halt may be compacted away before."""
+    one = await topic.table()
+    assert one.resumed_at() is None
+    told: list[int | None] = []
+    one.on_change(lambda: told.append(one.resumed_at()))
+    for _ in range(2):
+        await topic.append(HALT_KEY.encode(), None)
+    await comes("both resumes", lambda: one.resumed_at() == 1)
+    assert told[-1] == 1
+    assert (await topic.table()).resumed_at() == 1
+
+
 UNREADABLE = [b"", b"{", b"[]", b"\xff\xfe", b'{"schema_version": 2, "reason": 1}', b"{}"]
 
 
@@ -217,10 +246,10 @@ async def test_an_unknown_kind_ends_an_older_service(
 
 def test_an_unknown_kind_is_not_kept_by_its_key() -> None:
     table, key = Table(), Key("policy", "forum", "strict")
-    for value in (b"1", b"\xff 2"):
-        assert not table.apply(key.encode(), value)
+    for offset, value in enumerate((b"1", b"\xff 2")):
+        assert not table.apply(key.encode(), value, offset)
         assert table.others == {key: value}
-    assert not table.apply(key.encode(), None)
+    assert not table.apply(key.encode(), None, 2)
     assert not table.others
 
 

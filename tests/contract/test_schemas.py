@@ -18,7 +18,9 @@ Writer = Literal["others", "us"]
 # Version 1 had a place for reasoning, of any kind, and refused every event that filled it.
 BREAK_NOBODY = {"$.messages[].reasoning: no longer takes anything"}
 
-WRITTEN_BY: dict[str, Writer] = {name: "others" if name == "event" else "us" for name in RECORDS}
+WRITTEN_BY: dict[str, Writer] = {
+    name: "others" if name in ("event", "chunk") else "us" for name in RECORDS
+}
 
 
 def _frozen(name: str) -> dict[str, Any]:
@@ -59,8 +61,9 @@ def test_a_reader_of_the_schema_is_told_what_each_record_is(name: str) -> None:
     assert all(each["description"] for each in schema["$defs"].values())
 
 
-def test_a_producer_is_told_what_each_field_of_an_event_means() -> None:
-    fields = schema_of("event")["properties"]
+@pytest.mark.parametrize("name", ["event", "chunk"])
+def test_a_producer_is_told_what_each_field_means(name: str) -> None:
+    fields = schema_of(name)["properties"]
     assert [name for name in fields if "description" not in fields[name]] == ["schema_version"]
 
 

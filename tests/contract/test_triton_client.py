@@ -13,10 +13,12 @@ from tritonclient.grpc import service_pb2_grpc
 from tritonclient.grpc.service_pb2 import ModelInferRequest as Request
 from tritonclient.grpc.service_pb2 import ModelInferResponse as Response
 
+from proxy import Proxy
 from qwarden.guard.answer import Assessment, Failure, Unanswered, encode_answer
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.port import GuardUnavailable, Trouble
 from qwarden.inference.triton import TritonGuard
+from qwarden.stack.ports import free_ports
 
 Respond = Callable[[Request, grpc.aio.ServicerContext], Awaitable[Response]]
 
@@ -157,6 +159,12 @@ async def test_garbage_is_taken_for_an_answer(
     assert raised.value.trouble is Trouble.FAILED
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not holds():  # noqa: ASYNC110  # the server's own loop has no event for it
+            await asyncio.sleep(0.01)
+
+
 async def hangs(request: Request, context: grpc.aio.ServicerContext) -> Response:
     await asyncio.Event().wait()
     raise AssertionError
@@ -189,14 +197,97 @@ async def test_a_channel_that_closes_under_a_call_ends_the_caller(
     servicer, url = served
     servicer.respond = hangs
     guard = TritonGuard(url, timeout_s=60)
-    asking = asyncio.create_task(guard.judge([b"a"]))
-    async with asyncio.timeout(10):
-        while not servicer.requests:  # noqa: ASYNC110  # the server's own loop has no event for it
-            await asyncio.sleep(0.01)
+    on_the_old = asyncio.create_task(guard.judge([b"a"]))
+    with pytest.raises(GuardUnavailable, match="DEADLINE_EXCEEDED"):
+        await guard.judge([b"b"], timeout_s=0.3)
+    on_the_new = asyncio.create_task(guard.judge([b"c"]))
+    await until(lambda: len(servicer.requests) == 3)
     await guard.close()
-    with pytest.raises(GuardUnavailable, match="closed") as raised:
-        await asyncio.wait_for(asking, 10)
-    assert raised.value.trouble is Trouble.AWAY
+    for asking in (on_the_old, on_the_new):
+        with pytest.raises(GuardUnavailable, match="closed") as raised:
+            await asyncio.wait_for(asking, 10)
+        assert raised.value.trouble is Trouble.AWAY
+
+
+async def answers_all(request: Request, context: grpc.aio.ServicerContext) -> Response:
+    return Response(raw_output_contents=[tensor(*[SAFE] * len(rows_of(request)))])
+
+
+@asynccontextmanager
+async def proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
+    [port] = free_ports(1)
+    async with Proxy(port, int(url.rpartition(":")[2])) as proxy:
+        yield proxy, f"127.0.0.1:{port}"
+
+
+async def test_a_half_open_connection_is_never_left_for_a_new_one(
+    served: tuple[Servicer, str],
+) -> None:
+    servicer, url = served
+    servicer.respond = answers_all
+    async with proxied(url) as (proxy, behind), guarding(behind) as guard:
+        await guard.revision()
+        async with proxy.half_open():
+            with pytest.raises(GuardUnavailable, match="DEADLINE_EXCEEDED"):
+                await guard.judge([b"a"], timeout_s=0.3)
+            await until(lambda: len(proxy._connections) == 2)
+        # What was connected meanwhile is no better.
+        with pytest.raises(GuardUnavailable, match="DEADLINE_EXCEEDED"):
+            await guard.judge([b"a"], timeout_s=0.3)
+        await guard.judge([b"b"], timeout_s=5)
+        # It may lead to another guard.
+        await guard.revision()
+    assert [rows_of(request) for request in servicer.requests] == [[b"{}"], [b"b"], [b"{}"]]
+
+
+@pytest.mark.storm
+async def test_a_half_open_connection_is_waited_for_until_the_deadline(
+    served: tuple[Servicer, str],
+) -> None:
+    servicer, url = served
+    servicer.respond = answers_all
+    async with proxied(url) as (proxy, behind), guarding(behind, timeout_s=120) as guard:
+        await guard.judge([b"a"])
+        async with proxy.half_open():
+            pass
+        started = time.monotonic()
+        with pytest.raises(GuardUnavailable, match="UNAVAILABLE") as raised:
+            await guard.judge([b"a"])
+        assert time.monotonic() - started < 45
+        assert raised.value.trouble is Trouble.AWAY
+
+
+async def test_a_late_row_ends_those_beside_it_or_costs_a_connection_each(
+    served: tuple[Servicer, str],
+) -> None:
+    servicer, url = served
+    done = asyncio.Event()
+    peers: dict[bytes, str] = {}
+
+    async def respond(request: Request, context: grpc.aio.ServicerContext) -> Response:
+        [row] = rows_of(request)
+        peers[row] = context.peer()
+        if row.startswith(b"late"):
+            return await hangs(request, context)
+        if row == b"slow":
+            await done.wait()
+        return await answers_all(request, context)
+
+    servicer.respond = respond
+    async with proxied(url) as (proxy, behind), guarding(behind) as guard:
+        slow = asyncio.create_task(guard.judge([b"slow"], timeout_s=60))
+        late = [guard.judge([b"late %d" % n], timeout_s=0.3) for n in range(5)]
+        failed = await asyncio.gather(*late, return_exceptions=True)
+        assert all(isinstance(each, GuardUnavailable) for each in failed)
+        del failed  # an error keeps its call, and that its connection
+        await guard.judge([b"next"])
+        assert peers[b"slow"] == peers[b"late 4"] != peers[b"next"]
+        assert len(proxy._connections) == 2
+        done.set()
+        assert isinstance((await slow)[0], Assessment)
+        await until(lambda: len(proxy._connections) == 1)
+        await guard.judge([b"again"])
+        assert peers[b"again"] == peers[b"next"]
 
 
 async def test_a_caller_that_leaves_is_told_of_an_outage(served: tuple[Servicer, str]) -> None:
@@ -232,7 +323,7 @@ async def test_one_row_that_brings_garbage_ends_the_others_or_is_asked_for_ever(
             return Response(raw_output_contents=[b"\x07garbage"])
         if b"endless" in rows:
             return await hangs(request, context)
-        return Response(raw_output_contents=[tensor(*[SAFE] * len(rows))])
+        return await answers_all(request, context)
 
     servicer.respond = respond
     rows = [b"%d" % n for n in range(40)]
@@ -269,15 +360,9 @@ async def test_a_server_that_breaks_for_a_while_costs_a_row_its_verdict(
     async with guarding(url, timeout_s=0.2) as guard:
         dispatcher = Dispatcher(guard, LIMITS)
         futures = dispatcher.submit([b"%d" % n for n in range(40)])
-        async with asyncio.timeout(20):
-            while len(servicer.requests) < 5:  # noqa: ASYNC110
-                await asyncio.sleep(0.01)
+        await until(lambda: len(servicer.requests) >= 5)
         assert not any(future.done() for future in futures)
-
-        async def well(request: Request, context: grpc.aio.ServicerContext) -> Response:
-            return Response(raw_output_contents=[tensor(*[SAFE] * len(rows_of(request)))])
-
-        servicer.respond = well
+        servicer.respond = answers_all
         done = await asyncio.wait_for(asyncio.gather(*futures), 20)
         assert dispatcher.outage is None
         await dispatcher.close()

@@ -48,6 +48,17 @@ def test_a_group_from_which_nobody_dies_publishes_twice(seed: int) -> None:
     assert result.repeats == 0
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_keeper_knows_less_or_more_than_stands_below_the_commit(seed: int) -> None:
+    assert play(seed, 1_000, keeps=True).rereads > 0
+
+
+@pytest.mark.parts
+def test_no_keeper_is_misled_in_thirty_thousand_steps() -> None:
+    results = [play(seed, STEPS, keeps=True) for seed in range(200, 220)]
+    print(f"\n30000 steps, {sum(result.rereads for result in results)} records read again")
+
+
 @pytest.mark.parts
 def test_no_interleaving_in_a_hundred_thousand_steps_loses_or_misorders_a_record() -> None:
     results = [play(seed, STEPS) for seed in range(100, 167)]

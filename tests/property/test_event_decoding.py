@@ -18,8 +18,9 @@ from qwarden.delivery.owed import Owed
 from qwarden.guard.conversation import refusal_of
 from qwarden.guard.row import Row
 from qwarden.moderator import verdicts
-from qwarden.moderator.case import Case, Source
-from qwarden.moderator.outcome import owed_by_refusal, owed_by_verdict
+from qwarden.moderator.case import Case
+from qwarden.outcomes.owing import owed_by_refusal, owed_by_verdict
+from qwarden.outcomes.source import Source
 from unit.builders import CONTROVERSIAL, KEY, admission, assessment, source
 
 LIMIT = 4000
@@ -57,7 +58,9 @@ def _owed(case: Case) -> Owed:
     return tuple(
         message
         for verdict in said
-        for message in owed_by_verdict(case, verdict, sample_rate=1.0, volatile=[])
+        for message in owed_by_verdict(
+            case.source, verdict, case.content, sample_rate=1.0, volatile=[]
+        )
     )
 
 

@@ -17,9 +17,9 @@ from qwarden import settings as settings_module
 from qwarden.delivery.owed import Owed
 from qwarden.guard.answer import Answer, Assessment
 from qwarden.inference.memory import MemoryGuard
-from qwarden.moderator.case import Record
 from qwarden.moderator.moderator import Finish, Moderator
 from qwarden.moderator.service import ModeratorService
+from qwarden.outcomes.source import Record
 
 BY = "storm-by"
 REVISION = "storm@1"

@@ -339,10 +339,11 @@ class Broker:
             for topic, partitions in request.topics
             for partition, offset, _ in partitions
         ]
+        metadata = [each[2] for _, partitions in request.topics for each in partitions]
         member, generation = request.consumer_id, request.consumer_group_generation_id
         code = _refused(self._refused_commits, request.consumer_group)
         if code is None:
-            code = self.group(request.consumer_group).commit(member, generation, offsets)
+            code = self.group(request.consumer_group).commit(member, generation, offsets, metadata)
         if code == _OK:
             self.on_commit(Commit(request.consumer_group, member, generation, offsets))
         return reply(
@@ -354,13 +355,17 @@ class Broker:
         )
 
     def _fetch_committed(self, request: Any, reply: Callable[..., Any]) -> Any:
-        committed = self.group(request.consumer_group).committed
+        group = self.group(request.consumer_group)
         return reply(
             0,
             [
                 (
                     topic,
-                    [(n, committed.get(TopicPartition(topic, n), -1), "", _OK) for n in partitions],
+                    [
+                        (n, group.committed.get(at, -1), group.metadata.get(at, ""), _OK)
+                        for n in partitions
+                        if (at := TopicPartition(topic, n))
+                    ],
                 )
                 for topic, partitions in request.topics
             ],

@@ -66,6 +66,8 @@ class Group:
     protocol: str = ""
     members: dict[str, Member] = field(default_factory=dict)
     committed: dict[TopicPartition, int] = field(default_factory=dict)
+    metadata: dict[TopicPartition, str] = field(default_factory=dict)
+    """What stands beside each commit."""
     _promised: dict[str, asyncio.TimerHandle] = field(default_factory=dict)
     """Ids that were given out and have not joined: a rebalance waits for them too."""
     _named: int = 0
@@ -253,7 +255,11 @@ class Group:
     # Offsets.
 
     def commit(
-        self, member_id: str, generation: int, offsets: Sequence[tuple[TopicPartition, int]]
+        self,
+        member_id: str,
+        generation: int,
+        offsets: Sequence[tuple[TopicPartition, int]],
+        metadata: Sequence[str],
     ) -> Code:
         """Checks who commits, and never which partitions it owns: that is the client's work."""
         outsider = generation < 0 and not member_id
@@ -267,4 +273,5 @@ class Group:
             if self.phase is Phase.COMPLETING:
                 return REBALANCING
         self.committed.update(offsets)
+        self.metadata.update(zip((each for each, _ in offsets), metadata, strict=True))
         return OK

@@ -16,6 +16,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from aiokafka.errors import ConsumerStoppedError, KafkaError
 
 from qwarden.delivery.consumer import Delivery, Finish, Handler, Records
+from qwarden.delivery.keeper import Keeper
 from qwarden.delivery.owed import Owed
 from qwarden.delivery.publisher import Publisher
 from qwarden.delivery.room import Room
@@ -58,8 +59,10 @@ def delivery_of(
     parts: Parts,
     topic: str,
     handler: Handler,
+    *,
     refuse: Callable[[ConsumerRecord, str], Owed],
     on_failure: Callable[[], None],
+    keeper: Keeper | None = None,
 ) -> Delivery:
     made = parts.delivery(
         topic,
@@ -71,6 +74,7 @@ def delivery_of(
         revoke_s=REVOKE_S,
         look_s=30.0,
         on_failure=on_failure,
+        keeper=keeper,
     )
     return made
 
@@ -111,6 +115,7 @@ class Member:
     refuse: Callable[[ConsumerRecord, str], Owed]
     on_batch: Callable[[Judging], None] = lambda _: None
     on_revoked: Callable[[Member], None] = lambda _: None
+    keeper: Keeper | None = None
     process: Process = field(default_factory=Process)
     permits: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
     judging: list[Judging] = field(default_factory=list)
@@ -128,7 +133,12 @@ class Member:
         self._consumer: AIOKafkaConsumer | None = None
         with self.process:
             self.delivery = delivery_of(
-                self.parts, self.topic, self._handle, self.refuse, self._on_failure
+                self.parts,
+                self.topic,
+                self._handle,
+                refuse=self.refuse,
+                on_failure=self._on_failure,
+                keeper=self.keeper,
             )
             self._living = asyncio.create_task(self._live(), name=f"member {self.number}")
 

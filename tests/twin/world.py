@@ -18,7 +18,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from aiokafka import ConsumerRecord, TopicPartition
@@ -30,8 +30,10 @@ from aiokafka.errors import (
 )
 
 from qwarden.delivery.owed import Message, Owed
+from qwarden.delivery.window import Partition
 from twin.broker import COMMIT, FETCH, PRODUCE, Append, Broker, Commit
 from twin.clock import run
+from twin.keeping import Spans, handling
 from twin.members import SOUND, Judging, Member, Parts
 from twin.network import Network
 
@@ -61,6 +63,8 @@ class Result:
     history: int
     """A checksum of everything that was published and committed, in order."""
     taken: Counter[str]
+    rereads: int
+    """Records that keepers were given once more."""
 
     @property
     def repeats(self) -> int:
@@ -132,11 +136,15 @@ class _Account:
 
 class World:
     """Members, a broker, and the steps that a seed may take. With `orderly` nobody dies, nothing
-    fails, and every record is judged within `GUARD_S`."""
+    fails, and every record is judged within `GUARD_S`. `keeps`: with a keeper in each member."""
 
-    def __init__(self, seed: int, parts: Parts, *, orderly: bool = False) -> None:
+    def __init__(
+        self, seed: int, parts: Parts, *, orderly: bool = False, keeps: bool = False
+    ) -> None:
         self.rng = random.Random(seed)
-        self.parts = parts
+        self.parts = replace(parts, handler=handling) if keeps else parts
+        self.keepers: list[Spans] = []
+        self._keeps = keeps
         self.orderly = orderly
         self.account = _Account()
         self.broker = Broker(
@@ -181,6 +189,7 @@ class World:
             self.account.published.total(),
             self.account.history,
             self.taken,
+            sum(keeper.rereads for keeper in self.keepers),
         )
 
     # Steps.
@@ -260,10 +269,22 @@ class World:
                     self.parts,
                     self._refuse,
                     self._on_batch,
+                    keeper=self._keeper(),
                 )
             )
             if self._free or self.orderly:
                 self.members[-1].poll_freely()
+
+    def _keeper(self) -> Spans | None:
+        if not self._keeps:
+            return None
+
+        def read(where: Partition, end: int) -> list[ConsumerRecord]:
+            records = self.broker.log(TopicPartition(*where)).records(0)
+            return [record for record in records if record.offset < end]
+
+        self.keepers.append(Spans(read, self.account.violations.append))
+        return self.keepers[-1]
 
     def leave(self) -> None:
         if len(self._staying) > 1:

@@ -20,7 +20,8 @@ from qwarden.guard.answer import (
     assessment_of,
 )
 from qwarden.guard.row import View
-from qwarden.moderator.case import Admission, Case, Source
+from qwarden.moderator.case import Admission, Case
+from qwarden.outcomes.source import Source
 from qwarden.policy.policy import BUILT_IN
 from qwarden.policy.tenants import Tenant, Tenants
 

@@ -197,6 +197,12 @@ def test_a_replay_loses_its_event_id_or_where_it_came_from() -> None:
     ]
 
 
+def test_a_chunk_of_a_session_that_is_over_is_replayed_as_an_event() -> None:
+    dead = letter(origin=Origin("content.chunks", 3, 41, 0))
+    with pytest.raises(ValueError, match="as a new session"):
+        replayed(Place(0, 17), dead, original_from(dead, None))
+
+
 def test_a_record_without_key_and_value_ends_the_replay() -> None:
     dead = letter(None, key=None)
     with pytest.raises(ValueError, match="neither key nor value"):

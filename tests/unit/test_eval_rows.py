@@ -12,7 +12,7 @@ import pytest
 from qwarden.guard.answer import Safety
 from qwarden.guard.conversation import Conversation, Task, Turn
 from qwarden.offline.eval.files import Reader
-from qwarden.offline.eval.labelled import Labelled
+from qwarden.offline.eval.labelled import Labelled, labelled_of
 from qwarden.offline.eval.names import names_of
 
 
@@ -24,7 +24,7 @@ def read(*rows: Any, fields: tuple[str, ...] = (), labels: tuple[str, ...] = ())
 def read_bytes(
     data: bytes, fields: tuple[str, ...] = (), labels: tuple[str, ...] = ()
 ) -> list[Labelled]:
-    reader = Reader(names_of(fields, labels))
+    reader = Reader(names_of(fields, labels), labelled_of)
     reader.read("data/set.v1.jsonl.gz", io.BufferedReader(io.BytesIO(data)))
     reader.close()
     return reader.rows

@@ -14,7 +14,7 @@ from qwarden.contracts.keys import ContentKey
 from qwarden.guard.answer import Answer, Assessment, Failure, Unanswered
 from qwarden.guard.row import View
 from qwarden.inference.dispatch import Dispatcher, Limits
-from qwarden.moderator.lookup import Found, Lookup, Wanted
+from qwarden.outcomes.lookup import Found, Lookup, Wanted
 
 KEYS = ContentKey(b"k" * 32)
 LIMITS = Limits(64, 100_000, 4, 0.001, 0.01)

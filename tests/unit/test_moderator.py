@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -19,10 +20,10 @@ from qwarden.guard.answer import Answer, Failure
 from qwarden.guard.row import Row, View
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.memory import MemoryGuard
-from qwarden.moderator.case import Source
 from qwarden.moderator.halting import Halting
-from qwarden.moderator.lookup import Lookup
 from qwarden.moderator.moderator import Moderator, Publication
+from qwarden.outcomes.lookup import Lookup
+from qwarden.outcomes.source import Source
 from unit.builders import (
     CONTROVERSIAL,
     KEY,
@@ -56,6 +57,7 @@ class Fixture:
         self.asked: list[Row] = []
         self.held: set[str] = set()
         self.released = asyncio.Event()
+        self.spans = _Spans()
         self.moderator = self.process()
 
     def process(self, judge: Callable[[bytes], Answer] | None = None) -> Moderator:
@@ -67,7 +69,7 @@ class Fixture:
             admission(),
             lookup,
             Publication(evidence_sample=0.0, consumer="c@h", max_event_bytes=900_000),
-            telemetry.Trace(None, "test"),
+            self.spans,
             telemetry.TenantLabels(frozenset({"demo"}), 0),
             halting=Halting(contents=5, outcomes=100),
             guard_is_away=lambda: False,
@@ -77,6 +79,21 @@ class Fixture:
         asked = Row.from_json(row)
         self.asked.append(asked)
         return SAYS.get(asked.conversation.turns[-1].content, assessment(SAFE))
+
+
+class _Spans(telemetry.Trace):
+    """Notes how many records each batch's span has, and how many have ended."""
+
+    def __init__(self) -> None:
+        super().__init__(None, "test")
+        self.begun: list[int] = []
+        self.ended = 0
+
+    @contextmanager
+    def batch(self, records: Sequence[Any]) -> Iterator[None]:
+        self.begun.append(len(records))
+        yield
+        self.ended += 1
 
 
 class _Slow:
@@ -133,6 +150,19 @@ def said(owed: Owed) -> list[tuple[Any, ...]]:
 
 def counted(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+async def test_the_span_of_a_batch_ends_before_its_last_answer(fixture: Fixture) -> None:
+    fixture.held.add("slow")
+    values = [event(event_id="e1"), event(event_id="e2", text="slow")]
+    judging = asyncio.create_task(owed_by(fixture.moderator, *values))
+    while not fixture.spans.begun:  # noqa: ASYNC110  # what is waited for has no event
+        await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    assert (fixture.spans.begun, fixture.spans.ended) == ([2], 0)
+    fixture.released.set()
+    await judging
+    assert (fixture.spans.begun, fixture.spans.ended) == ([2], 1)
 
 
 async def test_a_record_is_done_without_the_verdict_on_its_reasoning(fixture: Fixture) -> None:

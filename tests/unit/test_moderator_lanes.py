@@ -18,10 +18,11 @@ from qwarden.contracts import headers, topics
 from qwarden.delivery.owed import Owed
 from qwarden.guard.answer import Answer
 from qwarden.inference.dispatch import Dispatcher
-from qwarden.moderator.case import Admission, Source
+from qwarden.moderator.case import Admission
 from qwarden.moderator.halting import Halting
-from qwarden.moderator.lookup import Lookup
 from qwarden.moderator.moderator import Moderator, Publication
+from qwarden.outcomes.lookup import Lookup
+from qwarden.outcomes.source import Source
 from qwarden.policy.policy import Policy, read_policy
 from qwarden.policy.tenants import Tenant, Tenants
 from unit.builders import KEY, REVISION, SAFE, assessment, event

@@ -18,7 +18,7 @@ from qwarden.delivery.owed import Message, Owed
 from qwarden.guard.answer import Answer, Failure
 from qwarden.moderator import verdicts
 from qwarden.moderator.case import Case
-from qwarden.moderator.outcome import owed_by_refusal, owed_by_verdict
+from qwarden.outcomes.owing import owed_by_refusal, owed_by_verdict
 from unit.builders import (
     CONTROVERSIAL,
     KEY,
@@ -45,7 +45,9 @@ def _owed(given: Case, answer: Answer | None = None, *, sample_rate: float = 0.0
         (verdict,) = verdicts.expired(given, KEY.id)
     else:
         (verdict,) = verdicts.judged(given, [answer], KEY.id)
-    return owed_by_verdict(given, verdict, sample_rate=sample_rate, volatile=TRACE)
+    return owed_by_verdict(
+        given.source, verdict, given.content, sample_rate=sample_rate, volatile=TRACE
+    )
 
 
 def _topics(owed: Owed) -> list[str]:
@@ -161,7 +163,7 @@ def test_a_reviewer_sees_the_turns_that_the_guard_did_not() -> None:
 def test_a_reviewer_does_not_see_what_the_model_thought() -> None:
     given = case(text=..., messages=THOUGHT)
     for verdict in verdicts.judged(given, [assessment(CONTROVERSIAL)] * 2, KEY.id):
-        owed = owed_by_verdict(given, verdict, sample_rate=0.0, volatile=[])
+        owed = owed_by_verdict(given.source, verdict, given.content, sample_rate=0.0, volatile=[])
         assert _body(owed, R)["content"]["messages"] == THOUGHT
         assert _body(owed, E)["content"]["messages"] == THOUGHT
         _fit_their_schemas(owed)
@@ -227,7 +229,7 @@ def test_what_a_policy_allows_after_the_deadline_is_still_kept() -> None:
     given = case(deadline="2020-01-01T00:00:00Z")
     (verdict,) = verdicts.expired(given, KEY.id)
     allowed = msgspec.structs.replace(verdict, action=Action.ALLOW)
-    owed = owed_by_verdict(given, allowed, sample_rate=0.0, volatile=[])
+    owed = owed_by_verdict(given.source, allowed, given.content, sample_rate=0.0, volatile=[])
     assert _topics(owed) == [V, E]
 
 

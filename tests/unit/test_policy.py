@@ -6,6 +6,8 @@ import pytest
 
 from qwarden.contracts.verdict import SEVERITY, Action
 from qwarden.guard.answer import Safety, Triple
+from qwarden.guard.conversation import Task
+from qwarden.guard.debounce import RULES, Consecutive, Evaluation, Rule, Threshold
 from qwarden.guard.row import View
 from qwarden.policy.document import DocumentError
 from qwarden.policy.policy import BUILT_IN, Policy, read_policy
@@ -197,3 +199,44 @@ def test_all_errors_of_a_file_are_told_at_once() -> None:
     with pytest.raises(DocumentError) as raised:
         _read(text)
     assert len(str(raised.value).splitlines()) == 2
+
+
+def flagging(text: str) -> Policy:
+    body = f"name: p\ncontroversial: {{default: review}}\nunsafe: {{default: block}}\n{text}"
+    return read_policy(body, file="policies/p.yaml", expected_name="p")
+
+
+def test_a_policy_that_says_nothing_of_flags_gets_other_rules_or_another_version() -> None:
+    plain = flagging("")
+    assert plain.rules == RULES and plain.final_look == "doubt"
+    assert flagging("final_look: doubt\n").version == plain.version
+    assert flagging("final_look: never\n").version != plain.version
+
+
+@pytest.mark.parametrize(
+    ("said", "rule"),
+    [
+        ("{rule: consecutive, run: 3}", Consecutive(3)),
+        ("{rule: consecutive}", Consecutive(2)),
+        ("{rule: evaluation}", Evaluation()),
+        ("{rule: threshold, p: 0.9, run: 4}", Threshold(0.9, 4)),
+    ],
+)
+def test_a_rule_for_thoughts_changes_those_for_answers(said: str, rule: Rule) -> None:
+    rules = flagging(f"flagging: {{thinking: {said}}}\n").rules
+    assert rules == {**RULES, Task.THINKING: rule}
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("flagging: {thinking: {rule: threshold, p: 2}}", "thinking"),
+        ("flagging: {response: {rule: consecutive, run: 0}}", "run"),
+        ("flagging: {response: {run: 2}}", "rule"),
+        ("flagging: {prompt: {rule: evaluation}}", "prompt"),
+        ("final_look: sometimes", "final_look"),
+    ],
+)
+def test_a_rule_that_is_none_starts_a_service(said: str, reason: str) -> None:
+    with pytest.raises(DocumentError, match=rf"policies/p.yaml:4: .*{reason}"):
+        flagging(said + "\n")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import http.server
 import json
 import logging
 import threading
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from qwarden.moderator.case import Source
+from qwarden.outcomes.source import Source
 from qwarden.telemetry import JsonFormatter, TenantLabels, Trace
 
 TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
@@ -69,6 +72,32 @@ def test_a_span_of_ours_is_missing_between_producer_and_consumer(
     assert span.trace_id.hex() == TRACE_ID
     assert span.parent_span_id.hex() == PARENT
     assert span.span_id.hex() == span_id
+
+
+@pytest.mark.parametrize("error", [None, ValueError("a text of theirs"), asyncio.CancelledError()])
+def test_a_batch_is_traced_by_nothing_of_its_own(
+    sink: tuple[str, list[bytes]], error: BaseException | None
+) -> None:
+    endpoint, sent = sink
+    trace = Trace(endpoint, "qwarden-moderator")
+    records = [SOURCE, msgspec.structs.replace(SOURCE, partition=3), SOURCE]
+    with contextlib.suppress(BaseException), trace.batch(records):
+        if error is not None:
+            raise error
+    with trace.batch([]):
+        pass
+    trace.close()
+    (body,) = sent
+    (span,) = ExportTraceServiceRequest.FromString(body).resource_spans[0].scope_spans[0].spans
+    said = {each.key: each.value.string_value or each.value.int_value for each in span.attributes}
+    assert span.name == "moderate batch"
+    assert not span.parent_span_id
+    assert said["messaging.destination.name"] == "content.events"
+    assert said["messaging.batch.message_count"] == 3
+    assert said["qwarden.partitions"] == 2
+    assert span.end_time_unix_nano >= span.start_time_unix_nano
+    assert span.status.message == ("" if error is None else type(error).__name__)
+    assert b"a text of theirs" not in body
 
 
 def test_an_unsampled_trace_costs_a_span(sink: tuple[str, list[bytes]]) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
-from qwarden.contracts.headers import Header, cloud_event
+from qwarden.contracts.headers import CLI, MODERATOR, Header, cloud_event
 from qwarden.contracts.verdict import encode
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -100,7 +100,7 @@ def written(record: Record) -> Written:
     about = cloud_event(
         key.kind.replace("_", "-"),
         "/".join((*key, record.by, record.at.isoformat())),
-        by_hand=isinstance(record, LossAccepted),
+        by=CLI if isinstance(record, LossAccepted) else MODERATOR,
     )
     return Written(key.encode(), encode(record), about)
 

@@ -6,13 +6,13 @@ both taken; in binary mode `ce_id` and `ce_time` stand in for an absent `event_i
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 
+from qwarden.contracts.fields import fields_of, text_of
 from qwarden.contracts.refusal import ErrorClass, Refused, listed
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
@@ -100,11 +100,6 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(Event)
 _NO_HEADERS: Mapping[str, str] = {}
 
-# A \u escape of a high surrogate that no low one follows, not itself behind an escaped backslash.
-_LONE_SURROGATE = re.compile(rb"(?<!\\)(?:\\\\)*\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])")
-
-_JSON_KINDS = {list: "array", str: "string", bool: "boolean", type(None): "null"}
-
 
 def decode_event(
     value: bytes | None,
@@ -148,15 +143,7 @@ def _second_look(
     value: bytes, headers: Mapping[str, str], tenants: Iterable[str], error: Exception
 ) -> Event:
     """An event whose id stands in a binary-mode header, else the reason for its refusal."""
-    try:
-        fields = msgspec.json.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError) as broken:
-        raise Refused(ErrorClass.NOT_JSON, _not_json(value, broken)) from None
-    if not isinstance(fields, dict):
-        kind = _JSON_KINDS.get(type(fields), "number")
-        raise Refused(
-            ErrorClass.NOT_AN_EVENT, f"the value is a JSON {kind}; an event is a JSON object"
-        )
+    fields = fields_of(value, what="an event", error_class=ErrorClass.NOT_AN_EVENT)
     if "event_id" not in fields and "ce_id" in headers:
         fields["event_id"] = headers["ce_id"]
         try:
@@ -171,22 +158,9 @@ def _second_look(
     raise Refused(
         ErrorClass.NOT_AN_EVENT,
         reason,
-        event_id=_text(fields, "event_id"),
-        tenant=_text(fields, "tenant"),
+        event_id=text_of(fields, "event_id"),
+        tenant=text_of(fields, "tenant"),
     )
-
-
-def _not_json(value: bytes, error: Exception) -> str:
-    try:
-        value.decode()
-    except UnicodeDecodeError as broken:
-        return f"the value is not UTF-8 (byte {broken.start}); send one JSON object in UTF-8"
-    if _LONE_SURROGATE.search(value) or "surrogate" in str(error):
-        return (
-            "the value holds half of a surrogate pair, such as \\ud800 alone, which is not "
-            "Unicode; repair the text before it is sent"
-        )
-    return f"the value is not JSON ({error}); send one JSON object in UTF-8"
 
 
 def _with_time(event: Event, time: str) -> Event:
@@ -222,8 +196,3 @@ def _is_deep(metadata: dict[str, Any]) -> bool:
         if not level:
             return False
     return True
-
-
-def _text(fields: Mapping[str, Any], name: str) -> str:
-    value = fields.get(name)
-    return value[:256] if isinstance(value, str) else ""

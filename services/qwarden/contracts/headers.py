@@ -26,17 +26,15 @@ TRACESTATE = "tracestate"
 
 _CONTENT_TYPE: Header = ("content-type", b"application/json")
 _SPEC: Header = ("ce_specversion", b"1.0")
-_SOURCE: Header = ("ce_source", b"/qwarden/moderator")
-_CLI: Header = ("ce_source", b"/qwarden/cli")
+MODERATOR: Header = ("ce_source", b"/qwarden/moderator")
+STREAMER: Header = ("ce_source", b"/qwarden/streamer")
+CLI: Header = ("ce_source", b"/qwarden/cli")
+"""Who writes: two services, or a person's command."""
 
 
-def cloud_event(kind: str, identity: str, *, by_hand: bool = False) -> list[Header]:
-    """CloudEvents 1.0 attributes, binary mode: `kind` is `verdict`, `review`, …
-
-    `by_hand`: written by a person's command, not by a moderator.
-    """
-    source = _CLI if by_hand else _SOURCE
-    return [_SPEC, ("ce_id", identity.encode()), source, ce_type(kind), _CONTENT_TYPE]
+def cloud_event(kind: str, identity: str, *, by: Header = MODERATOR) -> list[Header]:
+    """CloudEvents 1.0 attributes, binary mode: `kind` is `verdict`, `review`, …"""
+    return [_SPEC, ("ce_id", identity.encode()), by, ce_type(kind), _CONTENT_TYPE]
 
 
 @cache

@@ -12,6 +12,7 @@ class ErrorClass(enum.StrEnum):
     TOO_LARGE = "too_large"
     NOT_JSON = "not_json"
     NOT_AN_EVENT = "not_an_event"
+    NOT_A_CHUNK = "not_a_chunk"
     UNKNOWN_TENANT = "unknown_tenant"
     UNKNOWN_POLICY = "unknown_policy"
     CONVERSATION = "conversation"

@@ -16,11 +16,13 @@ from typing import Any
 
 import msgspec
 
-from qwarden.contracts import control, dead_letter, escalation, event, verdict
+from qwarden.contracts import chunk, control, dead_letter, escalation, event, signal, verdict
+from qwarden.contracts.chunk import Chunk
 from qwarden.contracts.control import Halt, LossAccepted
 from qwarden.contracts.dead_letter import DeadLetter, Mark
 from qwarden.contracts.escalation import Escalation, Evidence
 from qwarden.contracts.event import Event
+from qwarden.contracts.signal import Signal
 from qwarden.contracts.verdict import Verdict
 
 Schema = dict[str, Any]
@@ -29,6 +31,8 @@ COMMAND = "python -m qwarden.contracts.schema"
 
 RECORDS: dict[str, type[msgspec.Struct]] = {
     "event": Event,
+    "chunk": Chunk,
+    "signal": Signal,
     "verdict": Verdict,
     "escalation": Escalation,
     "evidence": Evidence,
@@ -53,7 +57,7 @@ _RESERVED = {"Basis": ("human", "quota")}
 
 _CLASSES: dict[str, type] = {
     name: found
-    for module in (event, verdict, escalation, dead_letter, control)
+    for module in (event, chunk, signal, verdict, escalation, dead_letter, control)
     for name, found in vars(module).items()
     if isinstance(found, type) and found.__module__ == module.__name__
 }

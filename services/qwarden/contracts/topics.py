@@ -5,6 +5,10 @@ from __future__ import annotations
 CONTENT = "content.events"
 BACKLOG = "content.backlog"
 """The moderator's own side lane: only the fleet and its command line write to it."""
+CHUNKS = "content.chunks"
+"""Running sessions, a piece of text a record, keyed by tenant and session."""
+SIGNALS = "moderation.signals"
+"""What the stream guard says of sessions while they run."""
 VERDICTS = "moderation.verdicts"
 REVIEW = "moderation.review"
 EVIDENCE = "moderation.evidence"
@@ -19,7 +23,10 @@ COMPACTED: tuple[str, ...] = (CONTROL,)
 """Topics that keep the last record of each key for ever, in one partition: what is in force is
 read in one order by everybody."""
 
-ALL: tuple[str, ...] = (CONTENT, BACKLOG, VERDICTS, REVIEW, EVIDENCE, DEAD_LETTERS, CONTROL)
+JUDGED: tuple[str, ...] = (VERDICTS, REVIEW, EVIDENCE, DEAD_LETTERS, CONTROL)
+"""What every service that judges writes to or follows."""
+
+ALL: tuple[str, ...] = (CONTENT, BACKLOG, CHUNKS, SIGNALS, *JUDGED)
 
 MAX_EVENT_BYTES = 900_000
 """The default limit of one event's value: under Kafka's own default of 1 MiB a request, with

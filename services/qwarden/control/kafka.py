@@ -39,6 +39,8 @@ _METADATA_MS = 5000
 _CLOSE_S = 5.0
 """How long a producer may take to close; under the service's drain_s. What it held is written
 again by a new one, or was told to nobody as written."""
+_READ_S = 10.0
+"""How late what is acknowledged may be read: the reader polls every second."""
 _MAX_RECORD_BYTES = 1024 * 1024
 
 
@@ -51,6 +53,7 @@ class KafkaControl:
         self._partition = TopicPartition(topic, 0)
         self._wait = wait
         self._table = Table()
+        self._polled = asyncio.Event()
         self._calls: list[Callable[[], None]] = []
         self._consumer: AIOKafkaConsumer | None = None
         self._following: asyncio.Task[None] | None = None
@@ -78,14 +81,21 @@ class KafkaControl:
     def accepted_losses(self) -> Mapping[Key, LossAccepted]:
         return self._table.losses
 
+    def resumed_at(self) -> int | None:
+        return self._table.resumed_at
+
     def on_change(self, call: Callable[[], None]) -> None:
         self._calls.append(call)
 
-    async def write(self, record: Record) -> None:
-        await self._publish(written(record))
+    async def write(self, record: Record, *, unless: Callable[[], bool] = lambda: False) -> None:
+        offset = await self._publish(written(record), unless)
+        if offset is not None:
+            await self._until_read(offset)
 
     async def withdraw(self, key: Key) -> None:
-        await self._publish(withdrawn(key))
+        offset = await self._publish(withdrawn(key), lambda: False)
+        assert offset is not None
+        await self._until_read(offset)
 
     async def close(self) -> None:
         if self._following is not None:
@@ -129,7 +139,7 @@ class KafkaControl:
             raise
         self._consumer = consumer
         before, self._table = self._table, table
-        if (before.halts, before.losses) != (table.halts, table.losses):
+        if _in_force(before) != _in_force(table):
             self._tell()
 
     async def _follow(self) -> None:
@@ -141,6 +151,7 @@ class KafkaControl:
                 while True:
                     if _apply(self._table, await _polled(self._consumer)):
                         self._tell()
+                    self._polled.set()
             except Exception as error:
                 # A partition without a position too: the topic was made again, and is another one.
                 _log.warning("reading %s anew after %r", self._partition.topic, error)
@@ -160,31 +171,37 @@ class KafkaControl:
 
     # Writing.
 
-    async def _publish(self, message: Written) -> None:
-        """Writes until it is acknowledged: a record that is written twice says the same."""
+    async def _publish(self, message: Written, unless: Callable[[], bool]) -> int | None:
+        """Writes until it is acknowledged: a record that is written twice says the same. Its
+        offset, or None where there was no need to write it any more."""
         async with self._writing:
-            while True:
+            while not unless():
                 try:
                     if self._producer is None:
-                        self._producer = await open_producer(
-                            self._kafka,
-                            max_batch_bytes=_MAX_RECORD_BYTES,
-                            max_message_bytes=_MAX_RECORD_BYTES,
-                        )
-                    await self._producer.send_and_wait(
+                        self._producer = await open_producer(self._kafka, [_MAX_RECORD_BYTES])
+                    stands = await self._producer.send_and_wait(
                         self._partition.topic,
                         key=message.key,
                         value=message.value,
                         headers=message.headers,
                         partition=self._partition.partition,
                     )
-                    return
+                    offset: int = stands.offset
+                    return offset
                 except KafkaError as error:
                     await self._close_producer()
                     if not self._wait:
                         raise
                     _log.warning("writing to %s again after %r", self._partition.topic, error)
                     await asyncio.sleep(_RETRY_S)
+        return None
+
+    async def _until_read(self, offset: int) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_READ_S):
+                while self._table.end <= offset:
+                    self._polled.clear()
+                    await self._polled.wait()
 
     async def _close_producer(self) -> None:
         producer, self._producer = self._producer, None
@@ -202,5 +219,9 @@ def _apply(table: Table, records: Iterable[ConsumerRecord]) -> bool:
     """Whether what is in force has changed."""
     changed = False
     for record in records:
-        changed |= table.apply(record.key, record.value)
+        changed |= table.apply(record.key, record.value, record.offset)
     return changed
+
+
+def _in_force(table: Table) -> object:
+    return table.halts, table.losses, table.resumed_at

@@ -32,18 +32,26 @@ class Control(Protocol):
         """The losses that people have accepted, by `loss_key`."""
         ...
 
-    def on_change(self, call: Callable[[], None]) -> None:
-        """Calls this, in the event loop, whenever what is in force has changed; from the start on,
-        so that what stood there before is told too."""
+    def resumed_at(self) -> int | None:
+        """Where the last withdrawal of a halt stands that was read; another value than before is
+        another withdrawal."""
         ...
 
-    async def write(self, record: Record) -> None:
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Calls this, in the event loop, whenever what is in force has changed or a halt was
+        withdrawn; from the start on, so that what stood there before is told too."""
+        ...
+
+    async def write(self, record: Record, *, unless: Callable[[], bool] = lambda: False) -> None:
         """Puts a record in force, in place of what stood under its key; returns when that is
-        acknowledged. The own view follows like everybody's."""
+        acknowledged and the own view has come to it, or soon where that cannot be read.
+
+        It is not written where `unless` holds before a try; one that is on its way then still may
+        be."""
         ...
 
     async def withdraw(self, key: Key) -> None:
-        """Withdraws what stands under a key; returns when that is acknowledged."""
+        """Withdraws what stands under a key; returns as `write` does."""
         ...
 
     async def close(self) -> None: ...

@@ -2,7 +2,7 @@
 
 Invariants, each held by `tests/contract/test_control_port.py`:
 - The last record of a key stands; a null value leaves nothing under it.
-- Offsets are not read: what compaction has removed is not missed.
+- Offsets are not counted: what compaction has removed is not missed.
 - An unknown kind is kept by its key and changes nothing that is known.
 - Nothing that is read raises. A halt whose body cannot be read is in force all the same.
 """
@@ -37,13 +37,23 @@ class Table:
         self.losses = MappingProxyType(self._losses)
         self.others = MappingProxyType(self._others)
         """What stands under keys of kinds that this version does not know."""
+        self.resumed_at: int | None = None
+        """The offset of the last record that withdrew a halt."""
+        self.end = 0
+        """The offset behind the last record."""
 
-    def apply(self, data: bytes | None, value: bytes | None) -> bool:
-        """Takes the next record of the topic. Whether halts or accepted losses have changed."""
+    def apply(self, data: bytes | None, value: bytes | None, offset: int) -> bool:
+        """Takes the next record of the topic. Whether halts or accepted losses have changed, or
+        a person has withdrawn a halt, also one that was compacted away."""
+        self.end = offset + 1
         key = decode_key(data)
         if key is None:
             _log.warning("ignored a record of the control topic: its key %r is none", data)
             return False
+        if key.kind == HALT and value is None:
+            self.resumed_at = offset
+            self._halts.pop(key, None)
+            return True
         if key.kind == HALT:
             return _put(self._halts, key, _read_halt(key, value))
         if key.kind == LOSS_ACCEPTED:
@@ -52,11 +62,9 @@ class Table:
         return False
 
 
-def _read_halt(key: Key, value: bytes | None) -> Halt | None:
-    if value is None:
-        return None
+def _read_halt(key: Key, value: bytes | None) -> Halt:
     try:
-        return _halt.decode(value)
+        return _halt.decode(value or b"")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         _log.error("the halt under %s cannot be read (%s); it is in force", key, error)
         reason = f"a halt whose record cannot be read ({error})"

@@ -32,7 +32,6 @@ under two minutes. They go behind what is fresh whatever the rate."""
 
 _MOST_AT_ONCE = 100
 """Letters sent before their acknowledgements are awaited together: some 100 MB of the largest."""
-_BATCH_BYTES = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +132,7 @@ async def _mark(
                 topics.DEAD_LETTERS,
                 key=str(done.place).encode(),
                 value=encode(mark),
-                headers=headers.cloud_event("dead-letter-mark", str(done.place), by_hand=True),
+                headers=headers.cloud_event("dead-letter-mark", str(done.place), by=headers.CLI),
                 partition=done.place.partition,  # behind its letter, whoever reads
             )
         )
@@ -154,9 +153,7 @@ def _check_size(sent: Sent, limit: int) -> None:
 
 @asynccontextmanager
 async def _producer(kafka: Kafka, limits: dict[str, int]) -> AsyncIterator[AIOKafkaProducer]:
-    producer = await open_producer(
-        kafka, max_batch_bytes=_BATCH_BYTES, max_message_bytes=max(limits.values())
-    )
+    producer = await open_producer(kafka, limits.values())
     try:
         yield producer
     finally:

@@ -232,6 +232,11 @@ def replayed(place: Place, dead: DeadLetter, original: Original) -> Sent:
 
     Raises `ValueError` with a sentence for a record that no client can send.
     """
+    if dead.origin.topic == topics.CHUNKS:
+        raise ValueError(
+            "the record is a chunk, and its session is over; have its producer send the exchange "
+            "again as a new session, then drop the letter"
+        )
     if original.key is None and original.value is None:  # aiokafka asserts that it has one of them
         raise ValueError("the record has neither key nor value; there is nothing to judge: drop it")
     own = (headers.ORIGIN, headers.REPLAY)

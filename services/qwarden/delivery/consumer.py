@@ -27,6 +27,7 @@ from aiokafka.errors import (
 from aiokafka.structs import OffsetAndMetadata
 
 from qwarden import telemetry
+from qwarden.delivery.keeper import Keeper
 from qwarden.delivery.key_order import KeyOrder, Place
 from qwarden.delivery.owed import Owed
 from qwarden.delivery.positions import Accepted, Lost, start_of
@@ -47,6 +48,11 @@ _WAIT_S = 1.0
 """How long a poll or a batch waits for room before it lets the frame's loop turn. aiokafka counts
 the time between two polls against `max_poll_interval_ms`, past which the group goes on without
 this consumer."""
+
+
+_PLACE_S = 10.0
+"""How long a broker may take to say what is committed and what is there: over a slow answer, under
+the service's hung_s, within which there must be a poll."""
 
 
 class _Batch:
@@ -105,13 +111,63 @@ class _Outcome:
         return self.batch.delivery._refuse(self.record, reason)
 
 
+Settled = Callable[[bool], None]
+"""Told of a publication once: whether it is acknowledged, or its epoch ended before it went."""
+
+
+class _Publication:
+    """Messages that belong to no record's outcome."""
+
+    __slots__ = ("_delivery", "_epoch", "_goes", "_of", "_refused", "_settled", "_where", "owed")
+
+    def __init__(
+        self,
+        delivery: Delivery,
+        where: Partition,
+        epoch: int,
+        *,
+        owed: Owed,
+        settled: Settled,
+        refused: Callable[[str], Owed],
+        of: Sequence[int],
+    ) -> None:
+        self.owed = owed
+        self._delivery = delivery
+        self._where = where
+        self._epoch = epoch
+        self._settled = settled
+        self._refused = refused
+        self._of = of
+        self._goes = False
+
+    def goes(self) -> bool:
+        """Where it belongs to records that are torn, it goes also when they are let go."""
+        window = self._delivery._window
+        sent = [window.send(self._where, self._epoch, offset) for offset in self._of]
+        self._goes = any(sent) or (
+            not self._of and window.is_worth_judging(self._where, self._epoch)
+        )
+        if self._goes:
+            self._delivery._published.add(self)
+        return self._goes
+
+    def settle(self) -> None:
+        self._delivery._published.discard(self)
+        self._settled(self._goes)
+        self._delivery._progressed.set()
+
+    def refused(self, reason: str) -> Owed:
+        return self._refused(reason)
+
+
 class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
     """One consumer of `topic`. `handler` judges a batch and calls `finish` for each record.
 
     `room` bounds what is judged at a time; a batch that finds none waits in the window, unfinished,
     while its partitions are paused and polled on. `commit_interval_s` and `commit_records`: how
     long, and after how many records that are done, a commit waits. `revoke_s`: how long a revoke
-    may take. `look_s`: how often it is looked whether every partition is read on.
+    may take. `look_s`: how often it is looked whether every partition is read on. `keeper`: who has
+    something to say beside each commit, and to be told at each assignment.
     """
 
     def __init__(
@@ -126,6 +182,7 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         revoke_s: float,
         look_s: float,
         on_failure: Callable[[], None],
+        keeper: Keeper | None = None,
     ) -> None:
         self.topic = topic
         self._handler = handler
@@ -136,6 +193,17 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         self._revoke_s = revoke_s
         self._look_s = look_s
         self._on_failure = on_failure
+        self._keeper = keeper
+        self._unplaced: set[Partition] = set()
+        """Assigned, and their keeper does not know the commit yet."""
+        self._reread: dict[Partition, int] = {}
+        """Partitions that are read again, with the commit up to which they are."""
+        self._beside: dict[Partition, tuple[int, str]] = {}
+        """What is committed of each partition, as far as known here: offset and metadata."""
+        self._published: set[_Publication] = set()
+        """Publications of no record that went out and are not settled."""
+        self._ahead = 0
+        """Batches that are polled and that the handler has not seen."""
         self._window = Window()
         self._order: KeyOrder[Outcome] = KeyOrder()
         self._polled: _Batch | None = None
@@ -174,6 +242,10 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         self._spawn(self._measure_from_time_to_time(), "delivery-measure")
         self._spawn(self._look_from_time_to_time(), "delivery-look")
 
+    def polls(self) -> None:
+        """The frame's loop begins now: one that never comes to its first poll hangs too."""
+        self._polled_at = time.monotonic()
+
     def hold(self, reason: str) -> None:
         """Judges nothing more, and keeps the partitions, until `release`."""
         self._held = reason
@@ -184,8 +256,9 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
 
     @property
     def idle_s(self) -> float:
-        """Seconds since the frame last polled; 0 before it has begun. It polls every other second
-        at least, also while it waits out an outage, so that a longer time is a loop that hangs."""
+        """Seconds since the frame last polled, or began to; 0 before, while it waits for a broker.
+        It polls every other second at least, also while it waits out an outage, so that a longer
+        time is a loop that hangs."""
         return 0.0 if self._polled_at is None else time.monotonic() - self._polled_at
 
     @property
@@ -200,6 +273,50 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         self._accepted = accepted
         for where, lost in list(self.lost.items()):
             self._go_on_behind(where, lost)
+
+    def epoch_of(self, where: Partition) -> int | None:
+        """The partition's epoch, or None where it is not assigned. What the handler is given is of
+        the current one, as long as it has not waited."""
+        return self._window.epoch_of(where)
+
+    def publish(
+        self,
+        where: Partition,
+        epoch: int,
+        owed: Owed,
+        settled: Settled,
+        refused: Callable[[str], Owed],
+        *,
+        of: Sequence[int] = (),
+    ) -> None:
+        """Publishes what belongs to no record's outcome, behind what was published before; it is
+        void when the epoch is over. `of`: the offsets of records that are finished when it is
+        settled, so that a revoke waits for them. `refused`: what is owed instead where no broker
+        takes it, by the reason."""
+        assert self._publisher is not None
+        publication = _Publication(
+            self, where, epoch, owed=owed, settled=settled, refused=refused, of=of
+        )
+        self._publisher.publish([publication])
+
+    def read_up_to(self, where: Partition) -> int | None:
+        """When a broker last said that there is nothing behind what the handler has seen of a
+        partition (ms since 1970); None where there is more, or may be."""
+        if self._ahead or self._paused or self._consumer is None or where in self._reread:
+            return None
+        partition = TopicPartition(*where)
+        if partition not in self._consumer.assignment():
+            return None
+        state = self._consumer._subscription.subscription.assignment.state_value(partition)
+        if not state.has_valid_position or state.highwater is None or state.paused:
+            return None
+        said: int | None = state.timestamp
+        return said if state.position >= state.highwater else None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing is read on since there is no room for it."""
+        return self._paused and self._held is None
 
     @property
     def held(self) -> str | None:
@@ -249,6 +366,8 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
             # Only a fault in the frame comes here; what it left behind would hold the watermark.
             self._fail(RuntimeError("a polled batch did not reach its handler"))
             return ()
+        if self._unplaced and not await self._place(consumer):
+            return ()
         if self._held is not None and not self._paused:
             self._pause()
         if self._paused and await self._soon(self._may_go_on, _WAIT_S):
@@ -280,7 +399,7 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
     async def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
         self.lost.clear()
         for partition in assigned:
-            self._window.assign(Partition(*partition))
+            self._assign(Partition(*partition))
         if self._paused:
             self._pause()  # an assignment begins without the pauses of the one before
         self.joined = True
@@ -294,18 +413,22 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         for partition in revoked:
             self._window.revoke(Partition(*partition))
             self.lost.pop(Partition(*partition), None)
+            self._forget(Partition(*partition))
         self._progressed.set()
 
     async def _let_go(self) -> None:
         """Half of the budget is for what is torn, half for the commit."""
         self._window.let_go()
-        if not await self._soon(lambda: not self._window.is_torn, self._revoke_s / 2):
+        if not await self._soon(lambda: not self._is_torn(), self._revoke_s / 2):
             _log.warning("records are let go that were published in part, and come again")
         try:
             async with asyncio.timeout(self._revoke_s / 2):
                 await self.commit()
         except TimeoutError:
             _log.warning("the last commit took over %s s", self._revoke_s / 2)
+
+    def _is_torn(self) -> bool:
+        return self._window.is_torn or bool(self._published)
 
     async def _soon(self, holds: Callable[[], bool], within_s: float) -> bool:
         """Waits until it holds, that long at most, or until delivery has failed."""
@@ -359,8 +482,12 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
             return None
         batch = _Batch(self)
         enter = self._order.enter
+        if self._reread:
+            polled = self._read_again(consumer, polled)
         for partition, records in polled.items():
             where = Partition(*partition)
+            if where in self._unplaced:
+                continue  # assigned during this poll; it will be sought to its place
             epoch = self._window.deliver(
                 where,
                 [(each.offset, each.timestamp) for each in records],
@@ -371,7 +498,10 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
                     records,
                     [_Outcome(batch, each, where, epoch, enter(each.key)) for each in records],
                 )
-        return batch if batch.records else None
+        if not batch.records:
+            return None
+        self._ahead += 1
+        return batch
 
     async def _judge(self, batch: _Batch) -> None:
         publisher = self._publisher
@@ -385,12 +515,12 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
             outcome.owed = owed
             publisher.publish(self._order.finish(outcome.place, outcome))
 
+        self._ahead -= 1
         epochs = {(outcome.where, outcome.epoch) for outcome in batch.outcomes}
-        if not any(self._window.is_worth_judging(*each) for each in epochs):
-            for index, outcome in enumerate(batch.outcomes):
-                outcome.is_void = True
-                finish(index, ())
-            batch.outcomes.clear()
+        over = {each for each in epochs if not self._window.is_worth_judging(*each)}
+        if over:
+            self._leave_out(batch, over, publisher)
+        if not batch.records:
             return
         try:
             await self._handler(batch.records, finish)
@@ -401,6 +531,17 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
             batch.outcomes.clear()
         except Exception as error:
             self._fail(error)
+
+    def _leave_out(
+        self, batch: _Batch, over: set[tuple[Partition, int]], publisher: Publisher
+    ) -> None:
+        """Takes from a batch what is of epochs that are over: it would be judged for nobody."""
+        void = [each for each in batch.outcomes if (each.where, each.epoch) in over]
+        batch.outcomes = [each for each in batch.outcomes if (each.where, each.epoch) not in over]
+        batch.records = [each.record for each in batch.outcomes]
+        for outcome in void:
+            outcome.is_void = outcome.is_finished = True
+            publisher.publish(self._order.finish(outcome.place, outcome))
 
     def _settle(self, outcome: _Outcome) -> None:
         batch = outcome.batch
@@ -423,11 +564,13 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         """Commits every watermark that is not committed; what fails stays to be committed."""
         async with self._commit_lock:
             self._done = 0
-            marks = self._window.to_commit()
+            marks = self._to_commit()
             if not marks or self._consumer is None:
                 return
             try:
-                await _commit(self._consumer, {where: at for where, (_, at) in marks.items()})
+                await _commit(
+                    self._consumer, {where: (at, text) for where, (_, at, text) in marks.items()}
+                )
             except KafkaError as error:
                 telemetry.COMMITS.labels(self.topic, "failed").inc()
                 if not self._commit_failing:
@@ -436,8 +579,29 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
                 return
             telemetry.COMMITS.labels(self.topic, "done").inc()
             self._commit_failing = False
-            self._window.committed(marks)
+            self._window.committed({where: (epoch, at) for where, (epoch, at, _) in marks.items()})
+            for where, (epoch, at, text) in marks.items():
+                if self._keeper is not None and self._window.epoch_of(where) == epoch:
+                    self._beside[where] = at, text
+                    self._keeper.committed(where, at, text)
             self._progressed.set()
+
+    def _to_commit(self) -> dict[Partition, tuple[int, int, str]]:
+        """Partition to (epoch, watermark, metadata), where any of them is not committed yet. With a
+        keeper the same offset is committed again when there is something new to say beside it."""
+        if self._keeper is None:
+            return {
+                where: (epoch, at, "") for where, (epoch, at) in self._window.to_commit().items()
+            }
+        found = {}
+        for where, at in self._window.watermarks().items():
+            epoch = self._window.epoch_of(where)
+            if epoch is None or where in self._unplaced or where in self._reread:
+                continue  # what is not read again yet is not known
+            text = self._keeper.metadata(where, at)
+            if self._beside.get(where) != (at, text):
+                found[where] = epoch, at, text
+        return found
 
     async def _commit_from_time_to_time(self) -> None:
         while True:
@@ -505,6 +669,100 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
                     found[Partition(*partition)] = state.position
         return found
 
+    # What the keeper is told.
+
+    def _assign(self, where: Partition) -> None:
+        self._window.assign(where)
+        if self._keeper is not None:
+            self._unplaced.add(where)
+
+    def _forget(self, where: Partition) -> None:
+        self._reread.pop(where, None)
+        self._beside.pop(where, None)
+        if self._keeper is not None and where not in self._unplaced:
+            self._keeper.revoked(where)
+        self._unplaced.discard(where)
+
+    async def _place(self, consumer: AIOKafkaConsumer) -> bool:
+        """Tells the keeper what is committed of the partitions that are new here, with the metadata
+        that aiokafka's own `committed` leaves out. Whether it could: nothing is polled before."""
+        epochs = {where: self._window.epoch_of(where) for where in self._unplaced}
+        partitions = [TopicPartition(*where) for where in epochs]
+        try:
+            # A revoke waits for none of it.
+            async with asyncio.timeout(_PLACE_S):
+                committed = await consumer._coordinator.fetch_committed_offsets(partitions)
+                begins = await consumer.beginning_offsets(partitions)
+                ends = await consumer.end_offsets(partitions)
+        except TimeoutError:
+            return False
+        except KafkaError as error:
+            _log.warning("cannot read what is committed of %s, waiting: %r", self.topic, error)
+            await asyncio.sleep(_WAIT_S)
+            return False
+        for where, epoch in epochs.items():
+            partition = TopicPartition(*where)
+            if self._window.epoch_of(where) == epoch and partition in consumer.assignment():
+                self._unplaced.discard(where)
+                there = begins[partition], ends[partition]
+                self._begin(consumer, where, committed.get(partition), *there)
+        return not self._unplaced
+
+    def _begin(
+        self,
+        consumer: AIOKafkaConsumer,
+        where: Partition,
+        committed: OffsetAndMetadata | None,
+        begin: int,
+        end: int,
+    ) -> None:
+        """Begins an epoch of a partition whose records stand in [begin, end): at its commit, or
+        where it must be read again from."""
+        epoch = self._window.epoch_of(where)
+        assert self._keeper is not None and epoch is not None
+        partition = TopicPartition(*where)
+        if committed is None:
+            self._keeper.assigned(where, epoch, None, "")
+            self._keeper.begins(where)
+            # What a poll has taken before this is given again.
+            consumer.seek(partition, begin)
+            self._window.begin(where, begin)
+            return
+        until, text = committed.offset, committed.metadata or ""
+        self._window.begin(where, until)
+        self._window.committed({where: (epoch, until)})
+        self._beside[where] = until, text
+        start = self._keeper.assigned(where, epoch, until, text)
+        if start is not None and start < begin:
+            self._keeper.lost(where)
+            start = begin
+        # In a topic that was made again everything below the commit would pass for done.
+        if start is None or start >= until or until > end:
+            self._keeper.begins(where)
+            start = until
+        else:
+            self._reread[where] = until
+        consumer.seek(partition, start)
+
+    def _read_again(
+        self, consumer: AIOKafkaConsumer, polled: Mapping[TopicPartition, Records]
+    ) -> Mapping[TopicPartition, Records]:
+        """Gives the keeper what stands below the commits; returns what is delivered."""
+        assert self._keeper is not None
+        delivered = dict(polled)
+        for where, until in list(self._reread.items()):
+            partition = TopicPartition(*where)
+            records = polled.get(partition, ())
+            below = [record for record in records if record.offset < until]
+            if below:
+                telemetry.REREAD.labels(self.topic).inc(len(below))
+                self._keeper.read_again(where, below)
+            delivered[partition] = records[len(below) :]
+            if delivered[partition] or _position(consumer, partition) >= until:
+                del self._reread[where]
+                self._keeper.begins(where)
+        return {partition: records for partition, records in delivered.items() if records}
+
     # Positions.
 
     async def _give_position(self, consumer: AIOKafkaConsumer, said: object) -> None:
@@ -514,12 +772,14 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         for partition, offset in known.items():
             where = Partition(*partition)
             epoch = self._window.epoch_of(where)
-            if epoch is None:
+            if epoch is None or where in self._unplaced:
                 continue
             begin = (await consumer.beginning_offsets([partition]))[partition]
             end = (await consumer.end_offsets([partition]))[partition]
             if self._window.epoch_of(where) != epoch or partition not in consumer.assignment():
                 continue  # somebody else's by now
+            if where in self._reread and self._skips_to(consumer, where, begin):
+                continue
             start = start_of(offset, begin, end)
             if isinstance(start, Lost):
                 consumer.pause(partition)
@@ -531,6 +791,18 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
                 consumer.seek(partition, start.offset)
                 # Committed, so that what retention takes from now on is a loss that is seen.
                 self._window.begin(where, start.offset)
+
+    def _skips_to(self, consumer: AIOKafkaConsumer, where: Partition, begin: int) -> bool:
+        """Retention has taken what was to be read again: goes on at the topic's beginning. Whether
+        nothing else is lost."""
+        assert self._keeper is not None
+        self._keeper.lost(where)
+        if begin <= self._reread[where]:
+            consumer.seek(TopicPartition(*where), begin)
+            return True
+        del self._reread[where]
+        self._keeper.begins(where)
+        return False
 
     def _is_accepted(self, where: Partition, lost: Lost) -> bool:
         return where in self._accepted and self._accepted[where].covers(lost)
@@ -545,7 +817,11 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
             return
         # A new epoch: in a topic that was made again offsets go back, and what was noted of the
         # old ones would pass for these.
-        self._window.assign(where)
+        epoch = self._window.assign(where)
+        if self._keeper is not None:
+            self._forget(where)
+            self._keeper.assigned(where, epoch, None, "")
+            self._keeper.begins(where)
         self._consumer.seek(partition, self._accepted[where].start_behind(lost))
         del self.lost[where]
         _log.warning("%s/%s goes on behind a loss that a person has accepted", *where)
@@ -584,7 +860,7 @@ def _position(consumer: AIOKafkaConsumer, partition: TopicPartition) -> int:
     return position
 
 
-async def _commit(consumer: AIOKafkaConsumer, offsets: Mapping[Partition, int]) -> None:
+async def _commit(consumer: AIOKafkaConsumer, offsets: Mapping[Partition, tuple[int, str]]) -> None:
     """One try, in the generation of now. aiokafka's own goes on with the generation of then, and
     with none once the member is out of the group, which an empty group takes: an old watermark then
     stands over a newer one (the twin of the tests, seed 161)."""
@@ -595,5 +871,5 @@ async def _commit(consumer: AIOKafkaConsumer, offsets: Mapping[Partition, int]) 
             raise CommitFailedError("this consumer is not in its group")
         await coordinator._do_commit_offsets(
             None,
-            {TopicPartition(*where): OffsetAndMetadata(at, "") for where, at in offsets.items()},
+            {TopicPartition(*where): OffsetAndMetadata(*at) for where, at in offsets.items()},
         )

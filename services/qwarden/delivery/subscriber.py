@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka.errors import KafkaError
 from faststream import AckPolicy
 from faststream._internal.broker.registrator import Registrator
 from faststream._internal.endpoint.subscriber.call_item import CallsCollection
@@ -20,8 +23,12 @@ from faststream.kafka.subscriber.usecase import BatchSubscriber
 
 from qwarden.delivery.consumer import Delivery
 
+_log = logging.getLogger(__name__)
+
 POLL_TIMEOUT_MS = 1000
 """How long a poll waits for a first record. Only a bound: it returns when one comes."""
+_RETRY_S = 1.0
+"""How often a broker is asked again that goes away while a consumer starts."""
 
 
 class _Subscriber(BatchSubscriber):
@@ -34,6 +41,27 @@ class _Subscriber(BatchSubscriber):
     def __init__(self, delivery: Delivery, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._delivery = delivery
+
+    async def start(self) -> None:
+        """Waits for a broker that has gone away since it was asked for the topics, as in any other
+        outage; aiokafka itself waits only once it knows the cluster. Raises `KafkaError` for what
+        no waiting mends."""
+        waits = False
+        while True:
+            try:
+                await super().start()
+                break
+            except KafkaError as error:
+                consumer, self.consumer = self.consumer, None
+                if consumer is not None:
+                    await consumer.stop()
+                if not error.retriable:
+                    raise
+                if not waits:
+                    _log.warning("waiting for Kafka to read %s: %r", self._delivery.topic, error)
+                waits = True
+                await asyncio.sleep(_RETRY_S)
+        self._delivery.polls()
 
     async def get_msg(self, consumer: AIOKafkaConsumer) -> tuple[ConsumerRecord, ...]:
         records = await self._delivery.poll(

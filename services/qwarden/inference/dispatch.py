@@ -319,7 +319,6 @@ class Dispatcher:
 
     async def _ask_until_settled(self) -> None:
         """Asks the known good conversation until there is neither outage nor failure to prove."""
-        since = time.monotonic()
         while self._failed or not self._breaker.closed:
             if not self._breaker.closed:
                 failures = self._breaker.failures
@@ -332,8 +331,8 @@ class Dispatcher:
             except GuardUnavailable as error:
                 if error.trouble is Trouble.BUSY:
                     self._refused(cuts)
-                    if self._breaker.closed and time.monotonic() - since < self._limits.probe_s:
-                        # It says nothing of the failures yet: ask again.
+                    if self._breaker.closed:
+                        # It is there, and nothing is said of the failures yet: ask again.
                         self._failed = [*failed, *self._failed]
                         await asyncio.sleep(self._pause_s())
                         continue
@@ -349,7 +348,6 @@ class Dispatcher:
                 self._close_breaker()
                 # Open still, it went while it was asked: what failed just before went with it.
                 self._settle(failed, revision if self._breaker.closed else None)
-            since = time.monotonic()
             self._fill()
 
     async def _ask_once(self) -> str:

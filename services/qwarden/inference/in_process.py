@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TYPE_CHECKING, TypeVar
 
 from qwarden.guard.answer import Answer
 from qwarden.inference.port import GuardFailed, GuardUnavailable, Trouble
@@ -13,6 +13,8 @@ from qwarden.inference.port import GuardFailed, GuardUnavailable, Trouble
 if TYPE_CHECKING:
     from qwarden_engine.gen import Gen
     from qwarden_engine.settings import EngineSettings
+
+T = TypeVar("T")
 
 Progress = Callable[[str], None]
 
@@ -36,28 +38,7 @@ class InProcessGuard:
 
     async def judge(self, rows: Sequence[bytes], *, timeout_s: float | None = None) -> list[Answer]:
         gen = await self._loaded()
-        loop = asyncio.get_running_loop()
-        answered: asyncio.Future[list[Answer] | None] = loop.create_future()
-
-        def set_answers(answers: list[Answer] | None) -> None:
-            if not answered.done():
-                answered.set_result(answers)
-
-        def done(answers: list[Answer] | None) -> None:
-            loop.call_soon_threadsafe(set_answers, answers)
-
-        try:
-            async with asyncio.timeout(timeout_s):
-                await loop.run_in_executor(self._thread, gen.submit, rows, done, answered.cancelled)
-                answers = await answered
-        except TimeoutError:
-            raise GuardUnavailable(
-                f"the engine has not answered within {timeout_s} s", Trouble.FAILED
-            ) from None
-        except Exception as error:  # of reading these rows: the engine's thread goes on
-            raise GuardUnavailable(f"the engine failed: {error!r}", Trouble.FAILED) from error
-        finally:
-            answered.cancel()  # the engine asks it whether anybody waits
+        answers = await handed_over(self._thread, gen.submit, rows, timeout_s)
         if answers is None:
             raise GuardFailed("the engine cannot judge what it could at its start; start it anew")
         return answers
@@ -76,3 +57,34 @@ class InProcessGuard:
         from qwarden_engine.gen import Gen
 
         return Gen.load(self._settings)
+
+
+async def handed_over(
+    thread: Executor,
+    submit: Callable[[Sequence[bytes], Callable[[list[T] | None], None], Callable[[], bool]], None],
+    rows: Sequence[bytes],
+    timeout_s: float | None,
+) -> list[T] | None:
+    """What an engine's `submit`, called in `thread`, gives to `done`. Raises `GuardUnavailable`."""
+    loop = asyncio.get_running_loop()
+    answered: asyncio.Future[list[T] | None] = loop.create_future()
+
+    def set_answers(answers: list[T] | None) -> None:
+        if not answered.done():
+            answered.set_result(answers)
+
+    def done(answers: list[T] | None) -> None:
+        loop.call_soon_threadsafe(set_answers, answers)
+
+    try:
+        async with asyncio.timeout(timeout_s):
+            await loop.run_in_executor(thread, submit, rows, done, answered.cancelled)
+            return await answered
+    except TimeoutError:
+        raise GuardUnavailable(
+            f"the engine has not answered within {timeout_s} s", Trouble.FAILED
+        ) from None
+    except Exception as error:  # of reading these rows: the engine's thread goes on
+        raise GuardUnavailable(f"the engine failed: {error!r}", Trouble.FAILED) from error
+    finally:
+        answered.cancel()  # the engine asks it whether anybody waits

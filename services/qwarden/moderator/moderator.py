@@ -20,11 +20,12 @@ from qwarden.contracts.verdict import Verdict
 from qwarden.delivery.lanes import Quotas, Relay, estimated_tokens, is_stale
 from qwarden.delivery.owed import Owed
 from qwarden.moderator import verdicts
-from qwarden.moderator.case import Admission, Case, Record, Source
+from qwarden.moderator.case import Admission, Case
 from qwarden.moderator.halting import Halting, Run, may_be_the_guards_fault
-from qwarden.moderator.lookup import Found, Lookup, Wanted
-from qwarden.moderator.outcome import owed_by_refusal, owed_by_relay, owed_by_verdict
 from qwarden.moderator.verdicts import Verdicts
+from qwarden.outcomes.lookup import Found, Lookup, Wanted
+from qwarden.outcomes.owing import owed_by_refusal, owed_by_relay, owed_by_verdict
+from qwarden.outcomes.source import Record, Source
 from qwarden.telemetry import TenantLabels
 
 _log = logging.getLogger(__name__)
@@ -99,6 +100,10 @@ class Moderator:
 
     async def handle(self, records: Sequence[Record], finish: Finish) -> None:
         """What `Delivery` calls: `finish(index, owed)` once for each record."""
+        with self._trace.batch(records):
+            await self._handle(records, finish)
+
+    async def _handle(self, records: Sequence[Record], finish: Finish) -> None:
         polled = time.monotonic()
         now = datetime.now(UTC)
         now_s = now.timestamp()
@@ -246,7 +251,11 @@ class Moderator:
                 volatile = [*shared, *_place(each.place, each.queue_s, each.model_s)]
             self._count(verdict)
             owed += owed_by_verdict(
-                case, verdict, sample_rate=self._publication.evidence_sample, volatile=volatile
+                case.source,
+                verdict,
+                case.content,
+                sample_rate=self._publication.evidence_sample,
+                volatile=volatile,
             )
         return owed
 

@@ -4,49 +4,24 @@ out."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
-
-import msgspec
 
 from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.contracts.verdict import (
     Basis,
-    CategoryScore,
     Facts,
-    Guard,
     PolicyUsed,
-    Scores,
     Verdict,
-    ViewScores,
     verdict_id,
 )
-from qwarden.guard.answer import Answer, Assessment, Failure, Safety, Triple, Unanswered
+from qwarden.guard.answer import Answer, Assessment, Failure, Unanswered
 from qwarden.moderator.case import Case, Question
+from qwarden.outcomes.said import CALIBRATION, NOTHING, POLICY_SERIAL, Said, guard_of, said_of
 from qwarden.policy.policy import Decided
 
 Verdicts = tuple[Verdict, ...]
 
-_CALIBRATION = "none"
-_POLICY_SERIAL = 0
-"""No policy has come into force by `moderation.control` yet: policies are read from files."""
 _POISON = frozenset({Failure.REFUSED, Failure.CRASHED})
 """What no waiting and no policy mends. The other failures are degraded verdicts."""
-
-
-class _Said(msgspec.Struct, frozen=True):
-    """What an assessment gives a verdict; all null where there is none."""
-
-    safety: str | None = None
-    scores: Scores | None = None
-    categories: list[str] | None = None
-    category_scores: list[CategoryScore] | None = None
-    refusal: bool | None = None
-    views: list[ViewScores] | None = None
-    dropped: tuple[str, ...] = ()
-    """What the guard left out."""
-
-
-_NOTHING = _Said()
 
 
 def withdrawn(case: Case, key_id: str) -> Verdicts:
@@ -107,7 +82,7 @@ def _judged(case: Case, question: Question, answer: Answer, key_id: str) -> Verd
             key_id,
             basis=Basis.GUARD,
             decided=case.policy.decide(safety, answer),
-            said=_said(answer, safety),
+            said=said_of(answer, safety),
             revision=answer.revision,
         )
     if answer.failure in _POISON:
@@ -149,7 +124,7 @@ def _verdict(
     basis: Basis,
     cause: str | None = None,
     decided: Decided | None = None,
-    said: _Said = _NOTHING,
+    said: Said = NOTHING,
     revision: str = "",
 ) -> Verdict:
     event = case.event
@@ -163,9 +138,9 @@ def _verdict(
             key_id=key_id,
             value=case.source.value or b"",
             revision=revision,
-            calibration=_CALIBRATION,
+            calibration=CALIBRATION,
             policy_version=policy.version if policy else "",
-            policy_serial=_POLICY_SERIAL,
+            policy_serial=POLICY_SERIAL,
             basis=basis,
             cause=cause or "",
         ),
@@ -181,9 +156,9 @@ def _verdict(
         action=decided.action if decided else None,
         basis=basis,
         cause=cause,
-        guard=_guard(revision) if revision else None,
+        guard=guard_of(revision) if revision else None,
         policy=(
-            PolicyUsed(policy.name, policy.version, _POLICY_SERIAL, decided.rule)
+            PolicyUsed(policy.name, policy.version, POLICY_SERIAL, decided.rule)
             if policy and decided
             else None
         ),
@@ -194,36 +169,3 @@ def _verdict(
         category_scores=said.category_scores,
         refusal=said.refusal,
     )
-
-
-def _said(assessment: Assessment, safety: Safety) -> _Said:
-    decoded = assessment.categories
-    return _Said(
-        safety=str(safety),
-        scores=_scores(assessment.scores),
-        # The guard's own word for Safe is `None`, also where the floor had categories decoded.
-        categories=[] if safety is Safety.SAFE else [name for name, _ in decoded],
-        category_scores=(
-            [CategoryScore(name, round(score, 3)) for name, score in decoded] if decoded else None
-        ),
-        refusal=assessment.refusal,
-        views=(
-            [
-                ViewScores(entry.view.value, entry.piece, entry.safety.value, _scores(entry.scores))
-                for entry in assessment.entries
-            ]
-            if assessment.entries
-            else None
-        ),
-        dropped=(f"oldest:{assessment.dropped_turns}",) if assessment.dropped_turns else (),
-    )
-
-
-def _scores(scores: Triple) -> Scores:
-    safe, controversial, unsafe = scores
-    return Scores(round(safe, 3), round(controversial, 3), round(unsafe, 3))
-
-
-@lru_cache(maxsize=64)
-def _guard(revision: str) -> Guard:
-    return Guard(revision.split("@", maxsplit=1)[0], revision, _CALIBRATION)

@@ -17,8 +17,9 @@ from qwarden.contracts.dead_letter import DeadLetter
 from qwarden.contracts.refusal import Refused
 from qwarden.contracts.verdict import encode
 from qwarden.delivery.owed import Message, Owed
-from qwarden.moderator.case import Admission, Source
+from qwarden.moderator.case import Admission
 from qwarden.moderator.moderator import Moderator
+from qwarden.outcomes.source import Source
 
 _WRITTEN = (topics.VERDICTS, topics.DEAD_LETTERS)
 

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from importlib import resources
 from typing import Any
 
+import msgspec
 from aiokafka import ConsumerRecord
 from rich.console import Console
 from rich.table import Table
@@ -17,12 +18,16 @@ from qwarden import kafka, render
 from qwarden import settings as settings_module
 from qwarden.contracts import headers, topics
 from qwarden.contracts.verdict import decode_verdict
+from qwarden.guard.conversation import Task
 from qwarden.settings import Settings
 from qwarden.stack.home import Home
 from qwarden.verify.account import Account
 from qwarden.verify.reader import tasks_of
 
 OUTCOMES = (topics.VERDICTS, topics.DEAD_LETTERS)
+SHOWN = (topics.SIGNALS, *OUTCOMES)
+CHUNK = 24
+"""Characters of a sample session's chunk: some six tokens."""
 ALL_ANSWERED_S = 120.0
 """Seconds in which the samples must have their outcomes: 2 measured, after a first slow forward."""
 
@@ -42,12 +47,55 @@ def sample_records() -> list[bytes]:
     return [line.encode() for line in lines]
 
 
-class Demo:
-    """Publishes the samples and shows what becomes of them."""
+class SampleSession(msgspec.Struct, frozen=True):
+    """One exchange: what a user asks, and what a model thinks and answers."""
 
-    def __init__(self, home: Home, out: Console) -> None:
+    session: str
+    user: str
+    answer: str
+    thinking: str = ""
+
+    @property
+    def tasks(self) -> list[str]:
+        """The verdicts that it gets."""
+        return [Task.PROMPT, Task.RESPONSE, *([Task.THINKING] if self.thinking else [])]
+
+    def chunks(self) -> list[bytes]:
+        """It as it comes from a model, a record's value a chunk."""
+        cut = [("user", "answer", self.user)]
+        for segment, text in (("thinking", self.thinking), ("answer", self.answer)):
+            pieces = (text[at : at + CHUNK] for at in range(0, len(text), CHUNK))
+            cut += [("assistant", segment, piece) for piece in pieces]
+        last = len(cut) - 1
+        return [
+            msgspec.json.encode(
+                {
+                    "session": self.session,
+                    "seq": seq,
+                    "tenant": "demo",
+                    "role": role,
+                    "segment": segment,
+                    "text": text,
+                    "end": {0: "turn", last: "session"}.get(seq),
+                }
+            )
+            for seq, (role, segment, text) in enumerate(cut)
+        ]
+
+
+def sample_sessions() -> list[SampleSession]:
+    """An answer that is harmless, one with a thought, and one that goes wrong in the middle."""
+    text = resources.files("qwarden.stack").joinpath("sessions.jsonl").read_text(encoding="utf-8")
+    return [msgspec.json.decode(line, type=SampleSession) for line in text.splitlines()]
+
+
+class Demo:
+    """Publishes the samples and shows what becomes of them. `sessions`: running sessions too."""
+
+    def __init__(self, home: Home, out: Console, *, sessions: bool) -> None:
         self._home = home
         self._out = out
+        self._sessions = sample_sessions() if sessions else []
         self._settings: Settings = settings_module.load(home.settings() or {})
         self._account = Account()
         self._complete = asyncio.Event()
@@ -60,7 +108,7 @@ class Demo:
         """
         async with AsyncExitStack() as stack:
             showing = []
-            for topic in OUTCOMES:
+            for topic in SHOWN:
                 records = await stack.enter_async_context(
                     kafka.reading(self._settings.kafka, topic, from_beginning=False, follow=True)
                 )
@@ -88,12 +136,19 @@ class Demo:
         values = sample_records()
         origins: list[str] = []
 
-        def sent(partition: int, offset: int) -> None:
-            origins.append(f"{topics.CONTENT}/{partition}/{offset}")
+        topic = topics.CONTENT
 
-        await kafka.publish(self._settings.kafka, topics.CONTENT, values, sent)
+        def sent(partition: int, offset: int) -> None:
+            origins.append(f"{topic}/{partition}/{offset}")
+
+        await kafka.publish(self._settings.kafka, topic, values, sent)
         for origin, value in zip(origins, values, strict=True):
             self._account.expect(origin, tasks_of(value, max_bytes=topics.MAX_EVENT_BYTES))
+        for session in self._sessions:
+            origins.clear()
+            topic = topics.CHUNKS
+            await kafka.publish(self._settings.kafka, topic, session.chunks(), sent)
+            self._account.expect(origins[0], session.tasks)
         self._check()
 
     async def _show(self, topic: str, records: AsyncIterator[ConsumerRecord]) -> None:
@@ -106,7 +161,7 @@ class Demo:
         origin = headers.header(record.headers, headers.ORIGIN) or ""
         if topic == topics.VERDICTS:
             self._account.verdict(origin, decode_verdict(record.value))
-        else:
+        elif topic == topics.DEAD_LETTERS:
             self._account.dead_letter(origin)
 
     def _check(self) -> None:
@@ -116,7 +171,7 @@ class Demo:
     def _sum_up(self) -> None:
         account = self._account
         table = Table(show_header=False, box=None)
-        table.add_row("records published", str(account.expected))
+        table.add_row("events and sessions published", str(account.expected))
         table.add_row("with their outcomes", str(account.answered()))
         table.add_row("without", ", ".join(sorted(account.missing())) or "0")
         table.add_row("with two that differ", ", ".join(sorted(account.contradicted())) or "0")
@@ -131,10 +186,11 @@ class Demo:
 Metrics          http://{metrics}/metrics
 Your own event   echo '{{"event_id": "mine-1", "tenant": "demo", "text": "Hello"}}' \\
                    | .venv/bin/qwarden publish -
+Sessions         .venv/bin/qwarden tail moderation.signals --from-beginning
 For people       .venv/bin/qwarden tail moderation.review --from-beginning
 Dead letters     .venv/bin/qwarden dlq ls
 Addresses        {self._home.root}/stack.json
 
-The guard is the stand-in, a toy. Ctrl-C ends everything.""",
+The guards are stand-ins, toys. Ctrl-C ends everything.""",
             markup=False,
         )

@@ -10,10 +10,11 @@ from pathlib import Path
 from qwarden.stack import triton
 from qwarden.stack.errors import StackError
 from qwarden.stack.home import checkout
-from qwarden.stack.stack import PARTS, SERVICES
+from qwarden.stack.stack import GEN, PARTS, SERVICES, STREAM
 
 STAND_IN: Path = checkout() / "triton_models" / "stand_in" / "checkpoint"
-"""A toy that has the real guard's format: for tests and demonstrations only."""
+STREAM_STAND_IN: Path = checkout() / "triton_models" / "stand_in" / "stream"
+"""Toys that have the real guards' formats: for tests and demonstrations only."""
 
 POLICIES: Path = checkout() / "deploy" / "policies"
 
@@ -31,13 +32,15 @@ def plan(
     *,
     only: Sequence[str] = (),
     without: Sequence[str] = (),
-    guard: str | None = None,
+    guards: Sequence[str] = (),
     tell: Callable[[str], object],
 ) -> Plan:
     """The stack that `qwarden up` starts; `tell` gets sentences about what is different here.
 
-    Settings come from the environment; what they do not say, the checkout does. Raises
-    `StackError` for a name that is neither a part nor a service.
+    `guards`: checkpoints, each Gen or Stream. Settings come from the environment; what they do not
+    say, the checkout does; but where any guard is named, the stand-in stands in for no other.
+    Raises `StackError` for a name that is neither a part nor a service, and for a checkpoint that
+    is no guard's.
     """
     unknown = sorted({*only, *without} - {*PARTS, *SERVICES})
     if unknown:
@@ -46,17 +49,19 @@ def plan(
             f"({', '.join(SERVICES)})."
         )
     settings = {name: value for name, value in os.environ.items() if name.startswith("QWARDEN_")}
-    if guard is not None:
-        settings["QWARDEN_ENGINE__CHECKPOINT"] = guard
-    settings.setdefault("QWARDEN_ENGINE__CHECKPOINT", str(STAND_IN))
-    if settings["QWARDEN_ENGINE__CHECKPOINT"] == str(STAND_IN):
-        tell("The guard is the stand-in, a toy: --guard names a real Qwen3Guard-Gen.")
+    settings |= {_setting_of(guard): guard for guard in guards}
+    if not settings.keys() & {GEN, STREAM}:
+        settings |= {GEN: str(STAND_IN), STREAM: str(STREAM_STAND_IN)}
+        tell("The guards are the stand-ins, toys: --guard names a real Qwen3Guard.")
     if POLICIES.is_dir():
         settings.setdefault("QWARDEN_POLICY__PATH", str(POLICIES))
 
     left_out = set(without)
     if only:
         left_out |= {*PARTS, *SERVICES} - {*only, "kafka"}
+    if STREAM not in settings and "streamer" not in left_out:
+        left_out.add("streamer")
+        tell("Without the streamer: no Qwen3Guard-Stream is named.")
     if "QWARDEN_KAFKA__BOOTSTRAP_SERVERS" in settings:
         left_out.add("kafka")
         tell(f"Using the broker at {settings['QWARDEN_KAFKA__BOOTSTRAP_SERVERS']}.")
@@ -64,14 +69,21 @@ def plan(
     if reason is not None:
         left_out.add("triton")
         tell(f"{reason.split('. ')[0]}.")
-    if (
-        "triton" in left_out
-        and "moderator" not in left_out
-        and "QWARDEN_TRITON__URL" not in settings
-    ):
-        tell("Without Triton: the engine runs in the moderator's process.")
+    services = [name for name in SERVICES if name not in left_out]
+    if "triton" in left_out and services and "QWARDEN_TRITON__URL" not in settings:
+        tell("Without Triton: the engines run in the services' own processes.")
     return Plan(
-        services=[name for name in SERVICES if name not in left_out],
+        services=services,
         parts=[name for name in PARTS if name not in left_out],
         settings=settings,
     )
+
+
+def _setting_of(guard: str) -> str:
+    """The setting that names a checkpoint of this kind."""
+    from qwarden_engine.checkpoint import CheckpointError, Family, family_of
+
+    try:
+        return GEN if family_of(guard) is Family.GEN else STREAM
+    except CheckpointError as error:
+        raise StackError(f"--guard {guard}: {error}.") from None

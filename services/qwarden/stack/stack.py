@@ -22,8 +22,14 @@ from qwarden.stack.valkey import Valkey
 PARTS = ("kafka", "valkey", "triton")
 """What can be part of the stack beside the services."""
 
-SERVICES = ("moderator",)
+SERVICES = ("moderator", "streamer")
 """The services that run by default."""
+
+GEN = "QWARDEN_ENGINE__CHECKPOINT"
+STREAM = "QWARDEN_STREAM__CHECKPOINT"
+_ENGINES = ("QWARDEN_ENGINE__", "QWARDEN_STREAM__")
+_GUARDS_OF = {"moderator": (GEN,), "streamer": (STREAM, GEN)}
+"""The streamer asks Gen for its last look at a whole text."""
 
 StackProgress = Callable[[str, str, float | None], None]
 """Told the part, what it does now, and the share that is done (0 to 1) where it is known."""
@@ -48,8 +54,9 @@ class Stack:
     """The parts and services of one home; a context manager that starts and ends them all.
 
     `parts`: those of PARTS to run. `settings`: `QWARDEN_*` for the services; they must name the
-    broker where `kafka` is left out, and the guard (QWARDEN_ENGINE__CHECKPOINT) for Triton, or
-    for the services' own process where there is no Triton. `progress` is called from threads.
+    broker where `kafka` is left out, and the guards (QWARDEN_ENGINE__CHECKPOINT for the moderator,
+    QWARDEN_STREAM__CHECKPOINT for the streamer) for Triton, or for the services' own processes
+    where there is no Triton. `progress` is called from threads.
     """
 
     def __init__(
@@ -137,9 +144,7 @@ class Stack:
     def _start(self) -> None:
         kafka = Kafka(self._home, progress=self._teller("kafka"))
         valkey = Valkey(self._home, progress=self._teller("valkey"))
-        engine = {
-            key: value for key, value in self._given.items() if key.startswith("QWARDEN_ENGINE__")
-        }
+        engine = {key: value for key, value in self._given.items() if key.startswith(_ENGINES)}
         triton = Triton(self._home, engine, progress=self._teller("triton"))
         every: dict[str, Part] = {"kafka": kafka, "valkey": valkey, "triton": triton}
         self._together({name: part for name, part in every.items() if name in self._wanted})
@@ -231,9 +236,15 @@ def _checked(
         raise StackError(f"There is no part {', '.join(sorted(unknown))}; there are {PARTS}.")
     if "kafka" not in wanted and "QWARDEN_KAFKA__BOOTSTRAP_SERVERS" not in settings:
         raise StackError("Name a broker with QWARDEN_KAFKA__BOOTSTRAP_SERVERS, or let one start.")
-    judges_here = "triton" in wanted or (services and "QWARDEN_TRITON__URL" not in settings)
-    if judges_here and not settings.get("QWARDEN_ENGINE__CHECKPOINT"):
-        raise StackError("Name a guard: `--guard DIR_OR_HUB_ID` or QWARDEN_ENGINE__CHECKPOINT.")
+    if "triton" in wanted and not settings.get(GEN) and not settings.get(STREAM):
+        raise StackError(f"Name a guard: `--guard DIR_OR_HUB_ID`, {GEN} or {STREAM}.")
+    if "triton" in wanted or "QWARDEN_TRITON__URL" not in settings:
+        for service in services:
+            for guard in _GUARDS_OF[service]:
+                if not settings.get(guard):
+                    raise StackError(
+                        f"The {service} needs a guard: `--guard DIR_OR_HUB_ID` or {guard}."
+                    )
     return wanted
 
 

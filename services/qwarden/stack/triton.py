@@ -32,7 +32,10 @@ _KILLED_S = 5.0
 """Seconds in which the supervisor sees that Triton was killed: it looks every 0.2 s."""
 
 MODEL = "qwen3guard_gen"
-_FIX = "Check the checkpoint that `--guard` or QWARDEN_ENGINE__CHECKPOINT names."
+_FIX = (
+    "Check the checkpoints that `--guard`, QWARDEN_ENGINE__CHECKPOINT and "
+    "QWARDEN_STREAM__CHECKPOINT name."
+)
 _SHARED_MEMORY = Path("/dev/shm")
 _OLDEST_GLIBC = (2, 35)
 
@@ -67,11 +70,11 @@ def _missing() -> str | None:
 
 
 class Triton:
-    """Triton with one guard; a context manager that starts and ends it.
+    """Triton with the guards that are named; a context manager that starts and ends it.
 
-    `settings`: the engine's, QWARDEN_ENGINE__CHECKPOINT above all. `repository` and `model`: the
-    model repository and the model in it that has to be ready; the checkout's, with Qwen3Guard-Gen.
-    The addresses stay the same when it is stopped or killed and started again.
+    `settings`: the engines', above all QWARDEN_ENGINE__CHECKPOINT for Qwen3Guard-Gen and
+    QWARDEN_STREAM__CHECKPOINT for Qwen3Guard-Stream. `repository`: the checkout's by default. The
+    addresses stay the same when it is stopped or killed and started again.
     """
 
     def __init__(
@@ -80,13 +83,11 @@ class Triton:
         settings: Mapping[str, str],
         *,
         repository: Path | None = None,
-        model: str = MODEL,
         progress: Progress = quiet,
     ) -> None:
         self._home = home
         self._settings = settings
         self._repository = repository or checkout() / "triton_models" / "repository"
-        self._model = model
         self._progress = progress
         self._ports = free_ports(3)
         self._child: Child | None = None
@@ -212,7 +213,7 @@ class Triton:
                 message = f"Triton did not load the guard: {reason}. {_FIX}"
                 raise StackError(message, log=self._child.log)
             raise self._child.failure("Triton ended while it loaded the guard", _FIX)
-        return answers_200(self._ports[0], f"/v2/models/{self._model}/ready")
+        return answers_200(self._ports[0], "/v2/health/ready")
 
     def _backends(self) -> Path:
         """Return a backend folder with the stub of this Python: the wheel's has no stub in it."""

@@ -144,6 +144,8 @@ class Reader:
         if record.topic == topics.DEAD_LETTERS and is_mark(record.headers):
             return
         origin = headers.header(record.headers, headers.ORIGIN) or ""
+        if origin.startswith(f"{topics.CHUNKS}/"):
+            return  # of a session: what is owed for one is no question of one record
         value = record.value or b""
         try:
             if record.topic == topics.VERDICTS:

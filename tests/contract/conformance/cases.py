@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from qwarden.contracts.keys import ContentKey
-from qwarden.moderator.case import Admission, Source
+from qwarden.moderator.case import Admission
+from qwarden.outcomes.source import Source
 from qwarden.policy.tenants import read_tenants
 
 HERE = Path(__file__).parent

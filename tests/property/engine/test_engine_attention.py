@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qwarden_engine import attention
-from qwarden_engine.attention import OnCpu, OnCuda, Packing, Part, Run, Slots
+from qwarden_engine.attention import (
+    OfSlabOnCpu,
+    OfSlabOnCuda,
+    OnCpu,
+    OnCuda,
+    Packing,
+    Part,
+    Run,
+    Slots,
+    Stretch,
+)
 
 # Of the largest value: what the sums lose, and for bfloat16 what rounding the weights, each part,
 # its share and their average loses.
@@ -252,6 +262,49 @@ def test_slots_beyond_a_row_are_seen(
         [attention.shared(*before)(queries), attention.to_slots(queries, keys, values, slots)]
     )
     _near(merged, plain, [values, before[1]], dtype)
+
+
+@st.composite
+def _stretches(draw: st.DrawFn) -> list[Stretch]:
+    """Sessions that follow each other in a slab in any order, with gaps, and what of them asks."""
+    some = []
+    start = 0
+    for _ in range(draw(st.integers(1, 4))):
+        start += draw(st.integers(0, 5))
+        before, added = draw(st.integers(0, 40)), draw(st.integers(1, 20))
+        every = draw(st.booleans())
+        rows = draw(st.sets(st.integers(0, added - 1), min_size=1)) if not every else range(added)
+        some.append(Stretch(start, before, sorted(rows)))
+        start += before + added
+    return draw(st.permutations(some))
+
+
+@_DTYPES
+@settings(max_examples=60, deadline=None)
+@given(_shapes, _stretches(), st.integers(0, 2**32))
+def test_a_session_sees_another_or_tokens_to_come(
+    dtype: torch.dtype, shape: _Shape, stretches: list[Stretch], seed: int
+) -> None:
+    some = _Values(seed, shape, dtype, 2.0)
+    queries = some.queries(sum(len(each.rows) for each in stretches))
+    tokens = max(each.end for each in stretches) + 7
+    keys, values = (some.keys(tokens).transpose(0, 1).contiguous() for _ in range(2))
+    plain: list[Tensor] = []
+    for each in stretches:
+        for row in each.rows:
+            seen = slice(each.start, each.start + each.before + row + 1)
+            query = queries[len(plain)]
+            plain.append(
+                _plain(query, keys[:, seen].transpose(0, 1), values[:, seen].transpose(0, 1))[0]
+            )
+    groups = shape.heads // shape.kv_heads
+    ours = OfSlabOnCpu(stretches, groups, dtype)(queries, keys, values)
+    assert ours.dtype is dtype
+    _near(ours.float(), plain, [values], dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "_flash_on_cuda", _flash)
+        cuda = OfSlabOnCuda(stretches, torch.device("cpu"))(queries, keys, values)
+    _near(cuda.float(), plain, [values], dtype)
 
 
 @settings(max_examples=40, deadline=None)

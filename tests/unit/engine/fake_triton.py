@@ -2,8 +2,9 @@
 
 `fake_triton.py FOLDER PORT ARGS...`: writes its pid and its stub's pid under FOLDER, makes a
 region in shared memory under the prefix that it is given, and lives as the file FOLDER/mode says:
-`answers`, `busy` (inferences fail, slices are finished), `stuck` (one slice does not end) or
-`silent`.
+`answers`, `busy` (inferences fail, slices are finished), `stuck` (one slice does not end), `half`
+(`busy`, and of its last model `stuck`), `silent`, `stubborn` (told to end, it does not) or
+`lingers` (it ends a while after its stub).
 """
 
 from __future__ import annotations
@@ -51,24 +52,30 @@ class Handler(BaseHTTPRequestHandler):
 
 
 def live() -> None:
-    """The engine's own sign of life."""
-    pulse = Pulse(Path(os.environ["QWARDEN_ENGINE__STATE"]) / PULSE)
+    """The engines' own signs of life."""
+    states = ("QWARDEN_ENGINE__STATE", "QWARDEN_STREAM__STATE")
+    pulses = [Pulse(Path(os.environ[each]) / PULSE) for each in states if each in os.environ]
     while True:
         mode = (folder / "mode").read_text()
-        if mode in ("busy", "stuck"):
-            pulse.starts()
-        if mode == "busy":
-            pulse.ends()
+        for pulse in pulses:
+            if mode in ("busy", "half", "stuck"):
+                pulse.starts()
+            if mode == "busy" or (mode == "half" and pulse is not pulses[-1]):
+                pulse.ends()
         time.sleep(0.02)
 
 
 def end(*_: object) -> None:
     if (folder / "mode").read_text() == "stubborn":
         return
+    server.server_close()
     os.kill(stub, signal.SIGKILL)
+    if (folder / "mode").read_text() == "lingers":
+        time.sleep(0.3)
     os._exit(0)
 
 
+server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
 signal.signal(signal.SIGTERM, end)
 threading.Thread(target=live, daemon=True).start()
-ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+server.serve_forever()

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from qwarden_engine.attention import OnCuda, Packing, Slots, slots_on_cuda
+from qwarden_engine.attention import (
+    OfSlabOnCuda,
+    OnCuda,
+    Packing,
+    Slots,
+    Stretch,
+    slots_on_cuda,
+)
 
 META = torch.device("meta")
 
@@ -33,3 +40,14 @@ def test_flash_attention_is_called_with_other_shapes_than_it_takes() -> None:
         assert part.out.dtype is torch.bfloat16
         assert part.weight.shape == (tokens, 16)
         assert part.weight.dtype is torch.float32
+
+
+def test_flash_attention_is_called_with_other_strides_than_it_takes() -> None:
+    """A slab's tokens lie head by head."""
+    slab = torch.empty(8, 512, 128, dtype=torch.bfloat16, device=META)
+    queries = torch.empty(7, 16, 128, dtype=torch.bfloat16, device=META)
+    for rows in ((range(3), range(4)), ((0, 1, 5), (1, 2, 3, 9))):
+        stretches = [Stretch(256, 40, rows[0]), Stretch(0, 100, rows[1])]
+        out = OfSlabOnCuda(stretches, META)(queries, slab, slab)
+        assert out.shape == (7, 16, 128)
+        assert out.dtype is torch.bfloat16

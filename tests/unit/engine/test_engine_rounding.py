@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qwarden.guard.answer import Answer, Assessment, Safety
-from qwarden_engine import model
+from qwarden_engine import layers, model
 from unit.engine.checkpoints import conversations, engine
 from unit.engine.split import Split
 
@@ -27,7 +27,8 @@ def test_rows_are_judged_again_where_no_batch_moves_any(dtype: str) -> None:
 def test_a_batch_that_moves_logits_is_taken_for_one_that_does_not(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(model, "linear", Split)
+    for module in (layers, model):
+        monkeypatch.setattr(module, "linear", Split)
     gen = engine(dtype="bfloat16")
     some = [each.to_json() for each in conversations()]
     alone = [_said(gen.judge([row])[0]) for row in some]

@@ -12,10 +12,20 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from qwarden_engine.pulse import Beat
-from qwarden_engine.supervisor import Liveness, Regions, Timing, exit_code, next_backoff
+from qwarden_engine.conviction import LEDGER, Record
+from qwarden_engine.pulse import PULSE, Beat
+from qwarden_engine.supervisor import (
+    Liveness,
+    Regions,
+    Timing,
+    exit_code,
+    model_of,
+    models_of,
+    next_backoff,
+)
 
 FAKE = Path(__file__).with_name("fake_triton.py")
 RUN = """
@@ -54,7 +64,7 @@ def _alive(pid: int) -> bool:
 class Running:
     """A supervisor in a process of its own, with a fake server below it."""
 
-    def __init__(self, folder: Path, restart: bool) -> None:
+    def __init__(self, folder: Path, restart: bool, **environ: str) -> None:
         self.folder = folder
         self.shm = folder / "shm"
         self.shm.mkdir()
@@ -66,7 +76,7 @@ class Running:
             arguments = [str(folder), str(port), "restart" if restart else "once", str(FAKE)]
             self.process = subprocess.Popen(
                 [sys.executable, "-c", RUN, *arguments],
-                env={**os.environ, "FAKE_SHM": str(self.shm)},
+                env={**os.environ, "FAKE_SHM": str(self.shm), **environ},
                 stderr=log,
             )
 
@@ -105,8 +115,15 @@ def once(tmp_path: Path) -> Iterator[Running]:
     yield from _running(tmp_path, restart=False)
 
 
-def _running(folder: Path, restart: bool) -> Iterator[Running]:
-    running = Running(folder, restart)
+@pytest.fixture
+def both(tmp_path: Path) -> Iterator[Running]:
+    """One with both models."""
+    checkpoints = {f"QWARDEN_{engine}__CHECKPOINT": "x" for engine in ("ENGINE", "STREAM")}
+    yield from _running(tmp_path, restart=True, **checkpoints)
+
+
+def _running(folder: Path, restart: bool, **environ: str) -> Iterator[Running]:
+    running = Running(folder, restart, **environ)
     yield running
     if running.process.poll() is None:
         running.process.kill()
@@ -132,6 +149,37 @@ def test_a_server_that_ended_by_itself_is_not_started_again(restarting: Running)
     os.kill(server, signal.SIGKILL)
     restarting.until_ready(2)
     _until(lambda: not _alive(stub), "end of the orphaned stub")
+
+
+def _run_rows(running: Running) -> Path:
+    """Leaves what an engine leaves that has rows in a forward; returns the file."""
+    [pulse] = running.shm.rglob(PULSE)
+    ledger = pulse.with_name(LEDGER)
+    body = msgspec.json.encode(Record(running=["a row"]))
+    ledger.write_bytes(len(body).to_bytes(4, "little") + body)
+    return ledger
+
+
+def test_a_server_that_is_told_to_end_makes_its_rows_suspects(restarting: Running) -> None:
+    """It ends its stub first, which is then seen dead below a server that is not."""
+    server, _ = restarting.until_ready()
+    ledger = _run_rows(restarting)
+    restarting.mode("lingers")
+    os.kill(server, signal.SIGTERM)
+    restarting.until_ready(2)
+    assert '"stub_died"' in restarting.log
+    assert b"a row" not in ledger.read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_stub_that_died_by_itself_is_taken_for_an_ordered_end(
+    restarting: Running, number: signal.Signals
+) -> None:
+    _, stub = restarting.until_ready()
+    ledger = _run_rows(restarting)
+    os.kill(stub, number)
+    restarting.until_ready(2)
+    assert b"a row" in ledger.read_bytes()
 
 
 def test_a_silent_server_lives_on(restarting: Running) -> None:
@@ -162,6 +210,51 @@ def test_a_busy_server_is_killed(restarting: Running) -> None:
         time.sleep(0.05)
     assert restarting.starts() == [restarting.starts()[0]]
     assert '"silent"' not in restarting.log
+
+
+def test_one_models_work_hides_that_the_other_hangs(both: Running) -> None:
+    server, _ = both.until_ready()
+    both.mode("half")
+    _until(lambda: not _alive(server), "end of the half stuck server")
+    assert '"silent", "model": "qwen3guard_stream"' in both.log
+    both.mode("answers")
+    both.until_ready(2)
+
+
+def test_a_busy_server_of_two_models_is_killed(both: Running) -> None:
+    server, _ = both.until_ready()
+    both.mode("busy")
+    end = time.monotonic() + 4  # over twice its patience
+    while time.monotonic() < end:
+        assert _alive(server)
+        time.sleep(0.05)
+
+
+def test_a_model_without_a_checkpoint_is_loaded() -> None:
+    gen, stream = "QWARDEN_ENGINE__CHECKPOINT", "QWARDEN_STREAM__CHECKPOINT"
+
+    def loaded(**environ: str) -> list[str]:
+        return [model.name for model in models_of(environ)]
+
+    assert loaded() == ["qwen3guard_gen"], "which then says what it lacks"
+    assert loaded(**{gen: "x"}) == ["qwen3guard_gen"]
+    assert loaded(**{gen: "", stream: "x"}) == ["qwen3guard_stream"]
+    assert loaded(**{gen: "x", stream: "y"}) == ["qwen3guard_gen", "qwen3guard_stream"]
+
+
+def test_a_stubs_death_is_laid_at_another_models_door(tmp_path: Path) -> None:
+    """Triton starts its stub with the path of the model's file first."""
+    file = tmp_path / "repository" / "qwen3guard_stream" / "1" / "model.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("import sys; print(flush=True); sys.stdin.read()")
+    stub = subprocess.Popen(
+        [sys.executable, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert stub.stdout is not None
+    stub.stdout.readline()
+    assert model_of(stub.pid) == "qwen3guard_stream"
+    stub.communicate()
+    assert model_of(stub.pid) == ""
 
 
 def test_a_server_that_died_is_reported_as_well(once: Running) -> None:

@@ -1,4 +1,4 @@
-"""A Qwen3Guard-Gen checkpoint on disk: which files it has, and whether they are what they say.
+"""A Qwen3Guard checkpoint on disk: which files it has, and whether they are what they say.
 
 Nothing here imports torch, and nothing runs code from a checkpoint. Sources: `Qwen3Config` of
 transformers 5, the hub's `model.safetensors.index.json`.
@@ -6,6 +6,7 @@ transformers 5, the hub's `model.safetensors.index.json`.
 
 from __future__ import annotations
 
+import enum
 import json
 import re
 from collections.abc import Mapping
@@ -18,8 +19,6 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
-FAMILY = "qwen3guard-gen"
-
 _HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "profile.yaml"]
 _DTYPES = ("F32", "BF16", "F16")
 """Those that are taken."""
@@ -29,6 +28,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used; the message names the file and what was expected."""
+
+
+class Family(enum.StrEnum):
+    """What kind of guard a checkpoint is."""
+
+    GEN = "qwen3guard-gen"
+    STREAM = "qwen3guard-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,11 @@ class Config:
     rope_theta: float
     tied: bool
 
+    @property
+    def kv_numbers(self) -> int:
+        """Of the keys and values of one token in all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim
+
 
 @dataclass(frozen=True, slots=True)
 class Weight:
@@ -61,16 +72,19 @@ class Weight:
 class Checkpoint:
     """An opened and checked checkpoint.
 
-    `tokenizer`: with its added tokens, as the template needs it; `tokenizer_json`: what it was
-    built from. `template`: source of the Jinja template, out of `template_file`. `tokens`: the
-    named tokens that a template may use (`eos_token` and so on). `stop_ids`: ids that end an
-    answer. `taxonomy`: checkpoint string to canonical name; None means as they are. `files`:
-    every file whose bytes can change an answer.
+    `stated`: all that its `config.json`, `config_file`, says. `tokenizer`: with its added tokens,
+    as the template needs it; `tokenizer_json`: what it was built from. `template`: source of the
+    Jinja template, out of `template_file`. `tokens`: the named tokens that a template may use
+    (`eos_token` and so on). `stop_ids`: ids that end an answer, which a Stream checkpoint has none
+    of. `taxonomy`: checkpoint string to canonical name; None means that no `profile.yaml` says.
+    `files`: every file whose bytes can change an answer.
     """
 
     directory: Path
     name: str
     config: Config
+    config_file: Path
+    stated: Mapping[str, Any]
     tokenizer: Tokenizer
     tokenizer_json: str
     template: str
@@ -87,14 +101,28 @@ class Checkpoint:
         return 4 if self.weights["model.embed_tokens.weight"].dtype == "F32" else 2
 
 
-def open_checkpoint(checkpoint: str, hub_revision: str | None = None) -> Checkpoint:
-    """Opens a directory, or a hub id at a revision. Raises `CheckpointError`."""
-    directory = Path(checkpoint)
-    given_name = directory.resolve().name
-    if not directory.is_dir():
-        directory = _download(checkpoint, hub_revision)
+def family_of(checkpoint: str, hub_revision: str | None = None) -> Family:
+    """Which engine a directory, or a hub id, is for. Raises `CheckpointError`."""
+    config_file = _directory(checkpoint, hub_revision) / "config.json"
+    return _family(_read_json(config_file))
+
+
+def open_checkpoint(
+    checkpoint: str, hub_revision: str | None = None, family: Family = Family.GEN
+) -> Checkpoint:
+    """Opens a directory, or a hub id at a revision, of one family. Raises `CheckpointError`.
+
+    Of a Stream checkpoint the network is checked here, and its heads by `stream/checkpoint.py`.
+    """
+    given_name = Path(checkpoint).resolve().name
+    directory = _directory(checkpoint, hub_revision)
     config_file = directory / "config.json"
     raw = _read_json(config_file)
+    if _family(raw) is not family:
+        raise CheckpointError(
+            f"{config_file}: expected a checkpoint of family {family}, and it is one of "
+            f"{_family(raw)}; name it in the settings of that engine"
+        )
     config = _config(config_file, raw)
 
     tokenizer_file = directory / "tokenizer.json"
@@ -121,9 +149,13 @@ def open_checkpoint(checkpoint: str, hub_revision: str | None = None) -> Checkpo
     generation = _read_json(generation_file) if generation_file.is_file() else {}
 
     profile_file = directory / "profile.yaml"
-    profile = _profile(profile_file) if profile_file.is_file() else None
+    profile = _profile(profile_file, family) if profile_file.is_file() else None
     weights = _weights(directory)
-    _check_weights(directory, config, weights)
+    _check_layers(config_file, config, weights)
+    shapes = expected_shapes(config)
+    if family is Family.GEN and not config.tied:
+        shapes["lm_head.weight"] = (config.vocabulary, config.hidden)
+    check_shapes(directory, shapes, weights)
 
     index = directory / "model.safetensors.index.json"
     files = {config_file, tokenizer_file, tokenizer_config_file, template_file}
@@ -134,16 +166,30 @@ def open_checkpoint(checkpoint: str, hub_revision: str | None = None) -> Checkpo
         directory=directory,
         name=profile["name"] if profile else stored_name or given_name,
         config=config,
+        config_file=config_file,
+        stated=MappingProxyType(raw),
         tokenizer=tokenizer,
         tokenizer_json=tokenizer_json,
         template=template,
         template_file=template_file,
         tokens=MappingProxyType(tokens),
-        stop_ids=_stop_ids(directory, generation, raw, tokens, tokenizer),
+        stop_ids=(
+            _stop_ids(directory, generation, raw, tokens, tokenizer) if family is Family.GEN else ()
+        ),
         weights=MappingProxyType(weights),
         taxonomy=None if profile is None else MappingProxyType(dict(profile["taxonomy"])),
         files=tuple(sorted(files)),
     )
+
+
+def _directory(checkpoint: str, hub_revision: str | None) -> Path:
+    directory = Path(checkpoint)
+    return directory if directory.is_dir() else _download(checkpoint, hub_revision)
+
+
+def _family(raw: Mapping[str, Any]) -> Family:
+    """By the width of the heads, which only a Stream model has."""
+    return Family.STREAM if "guard_inner_size" in raw else Family.GEN
 
 
 def _download(hub_id: str, revision: str | None) -> Path:
@@ -291,7 +337,7 @@ def _stop_ids(
     return tuple(ids)
 
 
-def _profile(file: Path) -> dict[str, Any]:
+def _profile(file: Path, family: Family) -> dict[str, Any]:
     text = _read_text(file)
     try:
         profile = yaml.safe_load(text)
@@ -302,9 +348,9 @@ def _profile(file: Path) -> dict[str, Any]:
             f"{file}: expected a mapping with a name of letters, digits, points, dashes, "
             "underlines and slashes"
         )
-    if profile.get("family") != FAMILY:
+    if profile.get("family") != family:
         raise CheckpointError(
-            f"{file}: expected family {FAMILY}, and it is {profile.get('family')!r}"
+            f"{file}: expected family {family}, and it is {profile.get('family')!r}"
         )
     taxonomy = profile.get("taxonomy")
     if not isinstance(taxonomy, dict) or not all(
@@ -361,15 +407,14 @@ def _header(file: Path) -> dict[str, Weight]:
 
 
 def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
-    """The tensors of a Qwen3 network by the names of transformers, with their shapes."""
+    """The tensors of a Qwen3 network without a head, by the names of transformers, with their
+    shapes."""
     hidden, inner, head = config.hidden, config.intermediate, config.head_dim
     queries, keys = config.heads * head, config.kv_heads * head
     shapes: dict[str, tuple[int, ...]] = {
         "model.embed_tokens.weight": (config.vocabulary, hidden),
         "model.norm.weight": (hidden,),
     }
-    if not config.tied:
-        shapes["lm_head.weight"] = (config.vocabulary, hidden)
     for layer in range(config.layers):
         at = f"model.layers.{layer}."
         shapes |= {
@@ -388,13 +433,20 @@ def expected_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _check_weights(directory: Path, config: Config, weights: Mapping[str, Weight]) -> None:
+def _check_layers(file: Path, config: Config, weights: Mapping[str, Weight]) -> None:
+    """Before their names are made, of which there may be any number."""
     if config.layers > len(weights):
         raise CheckpointError(
-            f"{directory / 'config.json'}: expected as many num_hidden_layers as there are weights "
-            f"for, not {config.layers}"
+            f"{file}: expected as many num_hidden_layers as there are weights for, "
+            f"not {config.layers}"
         )
-    for name, shape in expected_shapes(config).items():
+
+
+def check_shapes(
+    directory: Path, shapes: Mapping[str, tuple[int, ...]], weights: Mapping[str, Weight]
+) -> None:
+    """Raises `CheckpointError` where a tensor is missing, or not what `config.json` says."""
+    for name, shape in shapes.items():
         weight = weights.get(name)
         if weight is None:
             raise CheckpointError(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
-import platform
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -20,6 +18,7 @@ from qwarden.guard.row import View
 from qwarden_engine.checkpoint import Checkpoint, CheckpointError, Config, open_checkpoint
 from qwarden_engine.conviction import LEDGER, Ledger
 from qwarden_engine.counts import Counts
+from qwarden_engine.device import architecture_of, device_of, dtype_of, keep_memory
 from qwarden_engine.grammar import Grammar
 from qwarden_engine.jobs import Job, Request, Row
 from qwarden_engine.judge import Judge, Part
@@ -35,10 +34,6 @@ from qwarden_engine.template import Cut, Encoded, Template, TooLong, broken
 from qwarden_engine.words import Words, words_of
 
 Progress = Callable[[str], None]
-
-_WIDE = 512
-"""Hidden size from which a CPU that multiplies in bfloat16 is faster with it: at 1,024 it judges
-1.6 times as many rows, at 256, where most of the time is not in products, as many or fewer."""
 
 
 class EngineFailed(Exception):
@@ -74,13 +69,13 @@ class Gen:
         and what was expected. Sets torch's threads for the whole process.
         """
         say = progress or (lambda _: None)
-        device = _device(settings)
+        device = device_of(settings)
         if device.type == "cpu":
             torch.set_num_threads(settings.threads)
-            _keep_memory()
+            keep_memory()
         checkpoint = open_checkpoint(settings.checkpoint, settings.hub_revision)
         say(f"{checkpoint.directory} is opened")
-        dtype = _dtype(settings, device, checkpoint.config)
+        dtype = dtype_of(settings, device, checkpoint.config.hidden)
         computed = torch.bfloat16 if dtype == "bfloat16" else torch.float32
         template = Template(checkpoint)
         words = {task: words_of(checkpoint, template, task) for task in Task}
@@ -115,7 +110,7 @@ class Gen:
         slice_tokens = min(settings.slice_tokens, settings.token_budget)
         conditions = Conditions(
             dtype=dtype,
-            architecture=_architecture(device),
+            architecture=architecture_of(device),
             torch=torch.__version__,
             floor=settings.floor,
             refusal=settings.refusal,
@@ -333,14 +328,6 @@ def _even(config: Config) -> float:
     return linear / (2 * heads)
 
 
-def _device(settings: EngineSettings) -> torch.device:
-    if settings.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if settings.device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("QWARDEN_ENGINE__DEVICE is cuda and torch sees none; set it to auto")
-    return torch.device(settings.device)
-
-
 def _bound_memory(settings: EngineSettings, device: torch.device, needed: Need) -> None:
     allowed = settings.memory_mib
     if allowed is None:
@@ -353,39 +340,3 @@ def _bound_memory(settings: EngineSettings, device: torch.device, needed: Need) 
     if device.type == "cuda":
         whole = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, allowed * MIB / whole), device)
-
-
-def _keep_memory() -> None:
-    """Has glibc keep what a forward frees for the next one, in one heap that all threads share.
-
-    Else each result of some megabytes is memory fresh from the system: 62,000 page faults for 150
-    short rows of a tiny guard, and a tenth of their time. No fault is left with this. Process-wide.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    mallopt = ctypes.CDLL(None).mallopt
-    # mallopt(3): M_MMAP_THRESHOLD, as far as it goes; M_TRIM_THRESHOLD; M_ARENA_MAX.
-    for parameter, value in ((-3, 32 * MIB), (-1, 2**31 - 1), (-8, 1)):
-        mallopt(parameter, value)
-
-
-def _dtype(settings: EngineSettings, device: torch.device, config: Config) -> str:
-    if settings.dtype in ("int8", "float32") and device.type == "cuda":
-        raise SettingsError(
-            f"QWARDEN_ENGINE__DTYPE {settings.dtype} is for CPUs; on CUDA set it to auto"
-        )
-    if settings.dtype != "auto":
-        return settings.dtype
-    if device.type == "cuda":
-        return "bfloat16"
-    multiplies = any(
-        torch.cpu.get_capabilities().get(flag, False) for flag in ("avx512_bf16", "amx_bf16")
-    )
-    return "bfloat16" if multiplies and config.hidden >= _WIDE else "float32"
-
-
-def _architecture(device: torch.device) -> str:
-    if device.type == "cuda":
-        major, minor = torch.cuda.get_device_capability(device)
-        return f"cuda-sm_{major}{minor}"
-    return f"cpu-{platform.machine()}"

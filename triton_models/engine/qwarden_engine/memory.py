@@ -57,7 +57,7 @@ def need(
     weights += config.vocabulary * config.hidden * stored_embedding_bytes
     weights += config.context * config.head_dim * 4  # cosines and sines
     number = 2 if dtype == "bfloat16" else 4
-    kept = config.layers * keys * number  # bytes of keys and values, a token
+    kept = config.kv_numbers * number  # bytes of keys and values, a token
     # At its widest a layer holds the hidden state four times (as it is, normed, in float32, what
     # comes), queries and attention in both parts, gate and up.
     states = 4 * (4 * config.hidden + 5 * heads + keys) + number * 2 * config.intermediate

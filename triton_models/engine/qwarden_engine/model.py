@@ -1,19 +1,16 @@
-"""Qwen3 in plain torch, over the packed tokens of many rows.
+"""The network of the Gen engine, over the packed tokens of many rows.
 
-Sources: the Qwen3 technical report (arXiv 2505.09388) and `modeling_qwen3.py` of transformers,
-whose tensor names and arithmetic this follows. Shapes in docstrings: N packed new tokens, R rows,
+Shapes in docstrings: N packed new tokens, R rows,
 T new tokens a row, C slots of a row's own tokens, H heads, K heads of keys and values, D a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from qwarden_engine.attention import (
@@ -28,8 +25,9 @@ from qwarden_engine.attention import (
     shared,
     to_slots,
 )
-from qwarden_engine.checkpoint import Checkpoint, Config, Weight
-from qwarden_engine.linear import Linear, linear
+from qwarden_engine.checkpoint import Checkpoint
+from qwarden_engine.layers import Backbone, Weights
+from qwarden_engine.linear import linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,34 +105,6 @@ class Cache:
 
 
 @dataclass(frozen=True, slots=True)
-class _Layer:
-    """The weights of one layer. `query` and `key_value` are apart, since of the last layer some
-    queries are needed and all keys and values."""
-
-    norm_in: Tensor
-    query: Linear
-    key_value: Linear
-    norm_q: Tensor
-    norm_k: Tensor
-    out: Linear
-    norm_mlp: Tensor
-    gate: Linear
-    up: Linear
-    down: Linear
-
-
-@dataclass(frozen=True, slots=True)
-class _Rope:
-    """Cosines and sines of some positions, [N, 1, D / 2], in float32."""
-
-    cosine: Tensor
-    sine: Tensor
-
-    def at(self, places: Tensor) -> _Rope:
-        return _Rope(self.cosine[places], self.sine[places])
-
-
-@dataclass(frozen=True, slots=True)
 class _Step:
     """What all layers of one forward share."""
 
@@ -143,12 +113,10 @@ class _Step:
     attend: Attention
 
 
-class Qwen3:
+class Qwen3(Backbone):
     """The network of one checkpoint, with only those rows of its head that are read.
 
-    `read`: token ids whose logits are wanted. `dtype`: of weights and activations, but for the
-    embeddings, which stay as they are stored, since a lookup needs no arithmetic. `int8`: the
-    linear layers are in int8 instead.
+    `read`: token ids whose logits are wanted.
     """
 
     def __init__(
@@ -161,24 +129,14 @@ class Qwen3:
         *,
         int8: bool = False,
     ) -> None:
-        self.config = checkpoint.config
-        self.device = device
-        self.dtype = dtype
-        weights = _Weights(checkpoint.weights, device)
-        self._embeddings = weights.stored("model.embed_tokens.weight")
-        self._norm = weights.read("model.norm.weight", torch.float32)
+        super().__init__(checkpoint, device, dtype, progress, int8=int8)
         at = torch.tensor(list(read))
         head = (
-            self._embeddings[at.to(device)]
+            self.embeddings[at.to(device)]
             if self.config.tied
-            else weights.stored("lm_head.weight", on="cpu")[at].to(device)
+            else Weights(checkpoint.weights, device).stored("lm_head.weight", on="cpu")[at]
         )
-        self._head = linear(head.float())
-        self._layers = []
-        for layer in range(self.config.layers):
-            self._layers.append(_layer(weights, layer, dtype, int8=int8))
-            progress(f"layer {layer + 1} of {self.config.layers} is loaded")
-        self._rope = _rope(self.config, device)
+        self._head = linear(head.to(device).float())
 
     @torch.inference_mode()
     def prefix(self, ids: Sequence[int]) -> Prefix:
@@ -207,11 +165,11 @@ class Qwen3:
         """
         config = self.config
         packing = Packing.of([(len(span.ids), span.reads) for span in spans])
-        ids = torch.tensor([i for span in spans for i in span.ids], device=self.device)
+        ids = [i for span in spans for i in span.ids]
         before = [span.prefix.length if span.prefix else 0 for span in spans]
         if past is not None:
             before[0] += past.length
-        rope = self._rope.at(
+        rope = self.rope.at(
             torch.cat(
                 [
                     torch.arange(at, at + n, device=self.device)
@@ -230,33 +188,33 @@ class Qwen3:
         )
         step = _Step(spans, past, attention_of(packing, self.device))
         kept = Kept([], [])
-        hidden = self._embeddings[ids].to(self.dtype)
-        for at, layer in enumerate(self._layers):
-            normed = self._normed(hidden, layer.norm_in)
+        hidden = self.embedded(ids)
+        for at, layer in enumerate(self.layers):
+            normed = self.normed(hidden, layer.norm_in)
             # Of the last layer only what is read is needed beside the keys and values: nothing
             # follows from the other tokens' states.
             last = at == config.layers - 1
-            keys, values = self._key_value(normed, layer, rope)
+            keys, values = self.key_value(normed, layer, rope)
             kept.keys.append(keys)
             kept.values.append(values)
             if last:
                 hidden = hidden[reads]
                 if not len(reads):
                     break
-                queries = self._query(normed[reads], layer, rope.at(reads))
+                queries = self.query(normed[reads], layer, rope.at(reads))
             else:
-                queries = self._query(normed, layer, rope)
+                queries = self.query(normed, layer, rope)
             parts = self._outside(step, at, queries, reads=last)
             own = step.attend.reads_to_own if last else step.attend.to_own
             parts.append(own(queries, keys, values))
-            hidden = self._finish(hidden, merged(parts), layer)
+            hidden = self.finish(hidden, merged(parts), layer)
         if past is not None:
             end = past.length + len(ids)
             for store, new in ((past.store.keys, kept.keys), (past.store.values, kept.values)):
                 for into, values in zip(store, new, strict=True):
                     into[past.length : end] = values
             past.length = end
-        return Forwarded(self._normed(hidden, self._norm), kept, packing.starts[:-1])
+        return Forwarded(self.final(hidden), kept, packing.starts[:-1])
 
     def cache(
         self,
@@ -297,22 +255,21 @@ class Qwen3:
         of them: [R, 2, hidden]. Of a row without new tokens they mean nothing.
         """
         slots = Slots(list(cache.lengths), [len(row) for row in tokens])
-        ids = torch.tensor([i for row in tokens for i in row], device=self.device)
         rows = torch.tensor(slots.rows, device=self.device)
         places = torch.tensor(slots.places, device=self.device)
-        rope = self._rope.at(places + cache.prefix.length)
-        hidden = self._embeddings[ids].to(self.dtype)
-        for at, layer in enumerate(self._layers):
-            normed = self._normed(hidden, layer.norm_in)
-            queries = self._query(normed, layer, rope)
-            keys, values = self._key_value(normed, layer, rope)
+        rope = self.rope.at(places + cache.prefix.length)
+        hidden = self.embedded([i for row in tokens for i in row])
+        for at, layer in enumerate(self.layers):
+            normed = self.normed(hidden, layer.norm_in)
+            queries = self.query(normed, layer, rope)
+            keys, values = self.key_value(normed, layer, rope)
             cache.keys[at][rows, places] = keys
             cache.values[at][rows, places] = values
             parts = [
                 cache.prefix.layers[at](queries),
                 to_slots(queries, cache.keys[at], cache.values[at], slots),
             ]
-            hidden = self._finish(hidden, merged(parts), layer)
+            hidden = self.finish(hidden, merged(parts), layer)
         wanted = [
             (max(0, start + end - 1), max(0, start + count - 1))
             for start, end, count in zip(slots.starts, ends, slots.added, strict=False)
@@ -320,7 +277,7 @@ class Qwen3:
         states = hidden[torch.tensor(wanted, device=self.device)]
         pairs = zip(slots.before, slots.added, strict=True)
         cache.lengths = [held + count for held, count in pairs]
-        return self._normed(states, self._norm)
+        return self.final(states)
 
     @torch.inference_mode()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -347,99 +304,3 @@ class Qwen3:
             keys, values = past.store.keys[at], past.store.values[at]
             parts.append(step.attend.to_past(queries, keys[: past.length], values[: past.length]))
         return parts
-
-    def _query(self, normed: Tensor, layer: _Layer, rope: _Rope) -> Tensor:
-        """Queries, [N, H, D]."""
-        heads = layer.query(normed).view(-1, self.config.heads, self.config.head_dim)
-        return self._turned(heads, layer.norm_q, rope)
-
-    def _key_value(self, normed: Tensor, layer: _Layer, rope: _Rope) -> tuple[Tensor, Tensor]:
-        """Keys and values, [N, K, D]."""
-        config = self.config
-        both = layer.key_value(normed).view(-1, 2 * config.kv_heads, config.head_dim)
-        keys, values = both.chunk(2, dim=1)
-        return self._turned(keys, layer.norm_k, rope), values.contiguous()
-
-    def _turned(self, heads: Tensor, weight: Tensor, rope: _Rope) -> Tensor:
-        """[N, heads, D], normed, weighted and turned by their positions, halves paired as in
-        transformers. In float32: a scale in bfloat16 would shift all of a head's scores alike."""
-        half = heads.shape[-1] // 2
-        x = heads.float()
-        x = x * _scale(x, self.config.eps)
-        first, second = x[..., :half], x[..., half:]
-        # The weights go into cosines and sines, which all heads share.
-        of_first, of_second = weight[:half], weight[half:]
-        turned = torch.empty(heads.shape, dtype=torch.float32, device=heads.device)
-        torch.mul(first, rope.cosine * of_first, out=turned[..., :half])
-        turned[..., :half].addcmul_(second, rope.sine * of_second, value=-1)
-        torch.mul(second, rope.cosine * of_second, out=turned[..., half:])
-        turned[..., half:].addcmul_(first, rope.sine * of_first)
-        return turned.to(self.dtype)
-
-    def _finish(self, hidden: Tensor, attended: Tensor, layer: _Layer) -> Tensor:
-        """What a layer does behind attention: the state that the next one gets."""
-        hidden = layer.out.plus(attended.flatten(1).to(self.dtype), hidden)
-        normed = self._normed(hidden, layer.norm_mlp)
-        return layer.down.plus(layer.up.times(normed, layer.gate.silu(normed)), hidden)
-
-    def _normed(self, values: Tensor, weight: Tensor) -> Tensor:
-        """RMS norm in float32, [N, hidden] to the network's dtype."""
-        wide = values.float()
-        return (wide * _scale(wide, self.config.eps)).mul_(weight).to(self.dtype)
-
-
-def _scale(values: Tensor, eps: float) -> Tensor:
-    """One over the root of the mean square of the last dimension, which is kept."""
-    norm: Tensor = torch.linalg.vector_norm(values, dim=-1, keepdim=True)
-    return norm.square_().div_(values.shape[-1]).add_(eps).rsqrt_()
-
-
-def _rope(config: Config, device: torch.device) -> _Rope:
-    """Of all positions of the context."""
-    half = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device)
-    frequencies = 1.0 / (config.rope_theta ** (half / config.head_dim))
-    angles = torch.arange(config.context, device=device)[:, None, None].float() * frequencies
-    return _Rope(angles.cos(), angles.sin())
-
-
-def _layer(weights: _Weights, layer: int, dtype: torch.dtype, *, int8: bool) -> _Layer:
-    at = f"model.layers.{layer}."
-
-    def layer_of(*names: str) -> Linear:
-        parts = [weights.read(f"{at}{name}.weight", dtype) for name in names]
-        return linear(parts[0] if len(parts) == 1 else torch.cat(parts), int8=int8)
-
-    def norm(name: str) -> Tensor:
-        return weights.read(f"{at}{name}.weight", torch.float32)
-
-    return _Layer(
-        norm_in=norm("input_layernorm"),
-        query=layer_of("self_attn.q_proj"),
-        key_value=layer_of("self_attn.k_proj", "self_attn.v_proj"),
-        norm_q=norm("self_attn.q_norm"),
-        norm_k=norm("self_attn.k_norm"),
-        out=layer_of("self_attn.o_proj"),
-        norm_mlp=norm("post_attention_layernorm"),
-        gate=layer_of("mlp.gate_proj"),
-        up=layer_of("mlp.up_proj"),
-        down=layer_of("mlp.down_proj"),
-    )
-
-
-class _Weights:
-    """Tensors by name, out of whichever file holds them."""
-
-    def __init__(self, weights: Mapping[str, Weight], device: torch.device) -> None:
-        self._weights = weights
-        self._device = device
-
-    def stored(self, name: str, on: str | None = None) -> Tensor:
-        """A tensor in the dtype that the file has."""
-        file: Path = self._weights[name].file
-        with safe_open(file, framework="pt", device="cpu") as tensors:
-            tensor: Tensor = tensors.get_tensor(name)
-        return tensor.to(on or self._device)
-
-    def read(self, name: str, dtype: torch.dtype) -> Tensor:
-        """A tensor in the dtype of the network."""
-        return self.stored(name).to(dtype)

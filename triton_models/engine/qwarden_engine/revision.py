@@ -7,8 +7,12 @@ import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qwarden_engine.template import OVERLAP
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 SEMANTICS = 2
 """Version of what the engine makes of a checkpoint: raise it with every change that can change
@@ -36,8 +40,8 @@ class Conditions:
     semantics: int = SEMANTICS
 
 
-def revision_of(name: str, files: Iterable[Path], conditions: Conditions) -> str:
-    """`{name}@{12 hex}`: a hash over every file's name and bytes, and the conditions."""
+def revision_of(name: str, files: Iterable[Path], conditions: DataclassInstance) -> str:
+    """`{name}@{12 hex}`: a hash over every file's name and bytes, and an engine's conditions."""
     digest = hashlib.sha256(json.dumps(asdict(conditions), sort_keys=True).encode())
     for file in sorted(files, key=lambda path: path.name):
         with file.open("rb") as stream:

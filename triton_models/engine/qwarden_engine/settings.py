@@ -5,11 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-PREFIX = "QWARDEN_ENGINE__"
 
 
 class SettingsError(ValueError):
@@ -29,14 +27,17 @@ def usable_cores() -> int:
     return cores
 
 
-class EngineSettings(BaseModel):
-    """The engine's settings. In the environment: `QWARDEN_ENGINE__` and the name in capitals."""
+class DeviceSettings(BaseModel):
+    """What every engine is set: its checkpoint, and what it runs on. In the environment: `prefix`
+    and the name in capitals."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    prefix: ClassVar[str]
+
     checkpoint: str = Field(min_length=1)
-    """A directory, or a hub id such as `Qwen/Qwen3Guard-Gen-0.6B`. No default: nobody should
-    learn from a verdict that another guard than theirs was running."""
+    """A directory, or a hub id. No default: nobody should learn from a verdict that another guard
+    than theirs was running."""
 
     hub_revision: str | None = None
     """The commit, tag or branch of a hub id. Set a commit in production: a branch can move
@@ -54,6 +55,38 @@ class EngineSettings(BaseModel):
     threads: int = Field(default_factory=usable_cores, ge=1)
     """Of torch, on a CPU. One a core: torch's own default counts the machine's cores, and more
     threads than the process may use spend their time waiting for each other."""
+
+    state: Path | None = None
+    """A folder in shared memory where the engine leaves its sign of life and the rows that it is
+    running, for its supervisor and its next life. The supervisor sets it."""
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Reads those with the prefix; raises `SettingsError` with a sentence a wrong setting."""
+        source = os.environ if environ is None else environ
+        given = {
+            key.removeprefix(cls.prefix).lower(): value
+            for key, value in source.items()
+            if key.startswith(cls.prefix)
+        }
+        unknown = sorted(set(given) - set(cls.model_fields))
+        if unknown:
+            known = ", ".join(cls.prefix + name.upper() for name in cls.model_fields)
+            names = ", ".join(cls.prefix + name.upper() for name in unknown)
+            raise SettingsError(f"{names}: no such setting of the engine; there are {known}")
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = cls.prefix + str(first["loc"][0]).upper()
+            raise SettingsError(f"{name}: {first['msg']}; change or unset it") from None
+
+
+class EngineSettings(DeviceSettings):
+    """The Gen engine's settings: `QWARDEN_ENGINE__*`. `checkpoint` such as
+    `Qwen/Qwen3Guard-Gen-0.6B`."""
+
+    prefix = "QWARDEN_ENGINE__"
 
     floor: float = Field(default=0.9, ge=0, le=1)
     """Categories are decoded where P(Safe) is below it. 0.9 leaves them out for what is clearly
@@ -85,28 +118,3 @@ class EngineSettings(BaseModel):
     second_look: bool = True
     """Whether a row with a near tie is judged once more alone, so that the same content has the
     same answer in any batch. False only to measure what it costs and what it changes."""
-
-    state: Path | None = None
-    """A folder in shared memory where the engine leaves its sign of life and the rows that it is
-    running, for its supervisor and its next life. The supervisor sets it."""
-
-    @classmethod
-    def from_env(cls, environ: Mapping[str, str] | None = None) -> EngineSettings:
-        """Reads `QWARDEN_ENGINE__*`; raises `SettingsError` with a sentence a wrong setting."""
-        source = os.environ if environ is None else environ
-        given = {
-            key.removeprefix(PREFIX).lower(): value
-            for key, value in source.items()
-            if key.startswith(PREFIX)
-        }
-        unknown = sorted(set(given) - set(cls.model_fields))
-        if unknown:
-            known = ", ".join(PREFIX + name.upper() for name in cls.model_fields)
-            names = ", ".join(PREFIX + name.upper() for name in unknown)
-            raise SettingsError(f"{names}: no such setting of the engine; there are {known}")
-        try:
-            return cls.model_validate(given)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = PREFIX + str(first["loc"][0]).upper()
-            raise SettingsError(f"{name}: {first['msg']}; change or unset it") from None

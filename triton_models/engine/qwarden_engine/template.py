@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +39,10 @@ _THINK = ("<think>", "</think>")
 _NOBODY = Turn("user", "")
 _BLOCK = re.compile(r"<(?:BEGIN|END) [A-Z][A-Z ]*>")
 
-_SENTINEL = "qwardenSentinel7f3a"
+SENTINEL = "qwardenSentinel7f3a"
 """Letters and a number, so that no template strips a part of it, and in no template."""
 
-_CONTENTS = (
+CONTENTS = (
     "hello",
     "Hello, world! How are you?",
     " leading and trailing blanks  ",
@@ -129,11 +129,8 @@ class Template:
         self._whole = checkpoint.tokenizer
         self.added_ids = frozenset(checkpoint.tokenizer.get_added_tokens_decoder())
         self._added = [t.content for t in checkpoint.tokenizer.get_added_tokens_decoder().values()]
-        self._plain = _without_added_tokens(checkpoint)
-        try:
-            self._template = _environment().from_string(checkpoint.template)
-        except jinja2.TemplateError as error:
-            raise CheckpointError(f"{self._file}: expected a Jinja template ({error})") from None
+        self._plain = without_added_tokens(checkpoint)
+        self._template = template_of(checkpoint)
         self._think = tuple(self._added_id(checkpoint, text) for text in _THINK)
         self.cuts = {task: self._cut(task) for task in Task}
         self.markers = _markers(self._added, self.cuts[Task.RESPONSE], self._roles())
@@ -141,18 +138,7 @@ class Template:
     def render(self, turns: Sequence[Turn]) -> str:
         """The whole text for these turns. Raises `NotRendered` with what the template says."""
         messages = [{"role": turn.role, "content": turn.content} for turn in turns]
-        try:
-            return self._template.render(
-                messages=messages,
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **self._tokens,
-            )
-        except Exception as error:  # a template is a program: it can raise anything
-            raise NotRendered(
-                f"the checkpoint's template refuses this conversation: {error}"
-            ) from None
+        return rendered(self._template, messages, self._tokens, add_generation_prompt=True)
 
     def encode(
         self, conversations: Sequence[Conversation], limit: int, max_pieces: int
@@ -318,21 +304,21 @@ class Template:
 
     def _cut(self, task: Task) -> Cut:
         """Renders with sentinels, cuts, and checks the cut; falls back to a joined tail."""
-        turns = [Turn("user", _SENTINEL)]
+        turns = [Turn("user", SENTINEL)]
         if task is not Task.PROMPT:
-            turns.append(Turn("assistant", _SENTINEL))
+            turns.append(Turn("assistant", SENTINEL))
         try:
             text = self.render(turns)
         except NotRendered as error:
             raise CheckpointError(f"{self._file}: expected to render a {task}: {error}") from None
-        if text.count(_SENTINEL) != len(turns):
+        if text.count(SENTINEL) != len(turns):
             raise CheckpointError(
                 f"{self._file}: expected the content of each turn of a {task} once in its "
-                f"rendering, and {len(turns)} turns came out {text.count(_SENTINEL)} times"
+                f"rendering, and {len(turns)} turns came out {text.count(SENTINEL)} times"
             )
-        before = text[: text.index(_SENTINEL)]
+        before = text[: text.index(SENTINEL)]
         prefix = before.rstrip()
-        behind = text[text.rindex(_SENTINEL) + len(_SENTINEL) :]
+        behind = text[text.rindex(SENTINEL) + len(SENTINEL) :]
         tail = behind.lstrip()
         if not prefix or not tail:
             raise CheckpointError(
@@ -364,7 +350,7 @@ class Template:
         else empty."""
         prefix = before.rstrip()
         ids = self._ids(prefix)
-        if all(self._ids(before + content)[: len(ids)] == ids for content in _CONTENTS):
+        if all(self._ids(before + content)[: len(ids)] == ids for content in CONTENTS):
             return ""
         start = prefix.rsplit("\n", 1)[-1]
         return (
@@ -374,8 +360,8 @@ class Template:
 
     def _mismatch(self, cut: Cut, task: Task) -> str:
         """The first content of the corpus for which the cut changes a token, else empty."""
-        for at, content in enumerate(_CONTENTS):
-            other = _CONTENTS[(at + 7) % len(_CONTENTS)]
+        for at, content in enumerate(CONTENTS):
+            other = CONTENTS[(at + 7) % len(CONTENTS)]
             alone = [Turn("user", content)]
             if task is not Task.PROMPT:
                 alone.append(Turn("assistant", other))
@@ -392,8 +378,8 @@ class Template:
 
     def _roles(self) -> tuple[str, ...]:
         """What the template writes before a user's and an assistant's turn, without blanks."""
-        turns = [Turn("user", _SENTINEL), Turn("assistant", _SENTINEL)]
-        before, between, _ = self.render(turns).split(_SENTINEL)
+        turns = [Turn("user", SENTINEL), Turn("assistant", SENTINEL)]
+        before, between, _ = self.render(turns).split(SENTINEL)
         return before.rsplit("\n", 1)[-1].strip(), between.strip()
 
     def _added_id(self, checkpoint: Checkpoint, text: str) -> int:
@@ -427,7 +413,7 @@ def broken(markers: re.Pattern[str], content: str) -> str:
     return markers.sub(with_space, content)
 
 
-def _without_added_tokens(checkpoint: Checkpoint) -> Tokenizer:
+def without_added_tokens(checkpoint: Checkpoint) -> Tokenizer:
     """The same vocabulary and merges with no added token: it cannot yield one's id.
 
     A vocabulary that holds an added token's text is refused where the model takes whole words
@@ -447,6 +433,36 @@ def _without_added_tokens(checkpoint: Checkpoint) -> Tokenizer:
                 f"it yields the added ids {sorted(yielded)}"
             )
     return plain
+
+
+def template_of(checkpoint: Checkpoint) -> jinja2.Template:
+    """The checkpoint's chat template, compiled. Raises `CheckpointError`."""
+    try:
+        return _environment().from_string(checkpoint.template)
+    except jinja2.TemplateError as error:
+        raise CheckpointError(
+            f"{checkpoint.template_file}: expected a Jinja template ({error})"
+        ) from None
+
+
+def rendered(
+    template: jinja2.Template,
+    messages: Sequence[Mapping[str, str]],
+    tokens: Mapping[str, str],
+    *,
+    add_generation_prompt: bool,
+) -> str:
+    """What the template writes for these messages. Raises `NotRendered` with what it says."""
+    try:
+        return template.render(
+            messages=messages,
+            tools=None,
+            documents=None,
+            add_generation_prompt=add_generation_prompt,
+            **tokens,
+        )
+    except Exception as error:  # a template is a program: it can raise anything
+        raise NotRendered(f"the checkpoint's template refuses this conversation: {error}") from None
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -129,7 +129,7 @@ class Trainer:
 
     def _learn(self, batch: Batch, count: int, share: float) -> float:
         """One step; the loss a row, in nats."""
-        rate = self._plan.rate * _schedule(self._step, share)
+        rate = self._plan.rate * schedule(self._step, share)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self._fast):
@@ -186,7 +186,7 @@ def _groups(model: Qwen3ForCausalLM) -> list[dict[str, Any]]:
     ]
 
 
-def _schedule(step: int, share: float) -> float:
+def schedule(step: int, share: float) -> float:
     """Linear warm-up by steps, then a cosine down to 2 % by the share of the time spent."""
     cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, share)))
     return min(1.0, (step + 1) / WARM_UP) * cosine

@@ -25,6 +25,13 @@ class Evaluation:
     answers: Sequence[Answer]
     report: Report
 
+    @property
+    def unanswered(self) -> str | None:
+        """Why, where no row was answered."""
+        if self.report.answered:
+            return None
+        return self.report.not_answered.reasons[0].reason
+
     def json(self) -> bytes:
         return msgspec.json.encode(self.report)
 

@@ -5,33 +5,38 @@ from __future__ import annotations
 import codecs
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from io import BufferedReader
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
-from qwarden.offline.eval.labelled import Labelled, labelled_of
 from qwarden.offline.eval.names import ABSENT, Names
+
+R = TypeVar("R")
 
 _GZIP = b"\x1f\x8b"
 
 
-class Reader:
-    """Reads files with one set of names. A bad line raises `ValueError` with file, line and what
-    to do: a row that is skipped in silence would make the figures those of another file."""
+class Reader(Generic[R]):
+    """Reads files with one set of names, each line's object by `row_of`, which is also given the
+    names, the file's name and the line's number. A bad line raises `ValueError` with file, line and
+    what to do: a row that is skipped in silence would make the figures those of another file."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(
+        self, names: Names, row_of: Callable[[Mapping[str, Any], Names, str, int], R]
+    ) -> None:
         self._names = names
+        self._row_of = row_of
         self._unseen = set(names.fields)
-        self.rows: list[Labelled] = []
+        self.rows: list[R] = []
 
     def read(self, name: str, file: BufferedReader) -> None:
         """Adds the rows of one file."""
         for number, line in _lines(name, file):
             try:
                 body = _body(line)
-                self.rows.append(labelled_of(body, self._names, name, number))
+                self.rows.append(self._row_of(body, self._names, name, number))
             except ValueError as error:
                 raise ValueError(f"line {number:,} of {name}: {error}") from None
             self._unseen -= {

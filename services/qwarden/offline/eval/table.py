@@ -18,9 +18,9 @@ _REASONS = 5
 _FIGURES = ("P", "R", "F1", "FPR", "AUC", "AP", "ECE")
 
 
-def table(report: Report) -> str:
+def table(report: Report, title: str = "The guard on labelled rows") -> str:
     """All of the report but the single rows without an answer."""
-    sections = [_head(report), _overall(report), _confusion(report)]
+    sections = [_head(report, title), _overall(report), _confusion(report)]
     sections += [
         _groups(title, each)
         for title, each in (
@@ -37,13 +37,13 @@ def table(report: Report) -> str:
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _head(report: Report) -> str:
+def _head(report: Report, title: str) -> str:
     lines = [
-        "# The guard on labelled rows",
+        f"# {title}",
         "",
-        f"- guard: {', '.join(map(_text, report.guards))}"
+        f"- guard: {', '.join(map(text_of, report.guards))}"
         + (" (it was replaced meanwhile: run this again)" if len(report.guards) > 1 else ""),
-        f"- files: {', '.join(map(_text, report.files))}",
+        f"- files: {', '.join(map(text_of, report.files))}",
         f"- rows: {report.rows:,}, answered {report.answered:,}: labelled "
         + ", ".join(f"{safety} {count:,}" for safety, count in report.labels.items()),
     ]
@@ -58,7 +58,7 @@ def _head(report: Report) -> str:
             f"- **no answer, and in no figure below: {absent.rows:,} ({absent.share:.1%})**, "
             f"labelled {labels}:",
             *(
-                f"  - {each.rows:,} {each.failure}: {_text(each.reason, 200)}"
+                f"  - {each.rows:,} {each.failure}: {text_of(each.reason, 200)}"
                 for each in absent.reasons[:_REASONS]
             ),
         ]
@@ -84,19 +84,19 @@ def _overall(report: Report) -> str:
                 ("average precision (AP)", "average_precision"),
             )
         ),
-        ["calibration error (ECE)", *(_number(each.figures.ece) for each in modes)],
+        ["calibration error (ECE)", *(number(each.figures.ece) for each in modes)],
     ]
     return (
         "## All answered rows\n\n"
         "Of the class Unsafe. Strict: Controversial counts as Unsafe, in labels and answers;\n"
         "loose: as Safe. In brackets 95 % bootstrap intervals "
-        f"({RESAMPLES:,} resamples, seed {SEED}).\n\n" + _markdown(["", *Mode], rows)
+        f"({RESAMPLES:,} resamples, seed {SEED}).\n\n" + markdown(["", *Mode], rows)
     )
 
 
 def _with_interval(overall: Overall, name: str) -> str:
     interval: Interval | None = getattr(overall.intervals, name)
-    return _number(getattr(overall.figures, name)) + _bracket(interval)
+    return number(getattr(overall.figures, name)) + bracket(interval)
 
 
 def _confusion(report: Report) -> str:
@@ -104,24 +104,24 @@ def _confusion(report: Report) -> str:
         [f"labelled {label}", *(f"{report.confusion[label][said]:,}" for said in SAFETIES)]
         for label in SAFETIES
     ]
-    return "## Confusion\n\n" + _markdown(["", *(f"judged {said}" for said in SAFETIES)], rows)
+    return "## Confusion\n\n" + markdown(["", *(f"judged {said}" for said in SAFETIES)], rows)
 
 
 def _groups(title: str, groups: Sequence[Group]) -> str:
     rows = []
     for group in groups:
-        name = "(not said)" if group.name is None else _text(group.name, _WIDEST_NAME)
+        name = "(not said)" if group.name is None else text_of(group.name, _WIDEST_NAME)
         mix = "/".join(f"{count}" for count in group.labels.values())
         head = [name + (_FEW if group.few else ""), f"{group.rows:,}", f"{group.unanswered:,}", mix]
         rows.append([*head, Mode.STRICT, *_line(group.strict)])
         rows.append(["", "", "", "", Mode.LOOSE, *_line(group.loose)])
     heads = [title, "rows", "no answer", "S/C/U", "mode", *_FIGURES]
-    return f"## By {title}\n\n" + _markdown(heads, rows, left=(0, 4))
+    return f"## By {title}\n\n" + markdown(heads, rows, left=(0, 4))
 
 
 def _line(figures: Figures) -> list[str]:
     return [
-        _number(value)
+        number(value)
         for value in (
             figures.precision,
             figures.recall,
@@ -140,13 +140,13 @@ def _categories(report: Report) -> str:
         return ""
     rows = [
         [
-            _text(each.name, _WIDEST_NAME) + (_FEW if each.few else ""),
+            text_of(each.name, _WIDEST_NAME) + (_FEW if each.few else ""),
             f"{each.rows:,}",
-            *(_number(each.flagged[mode]) for mode in Mode),
+            *(number(each.flagged[mode]) for mode in Mode),
             _UNDEFINED if each.named is None else f"{each.named:,}",
-            _number(each.precision),
-            _number(each.recall),
-            _number(each.f1),
+            number(each.precision),
+            number(each.recall),
+            number(each.f1),
         ]
         for each in categories.by_name
     ]
@@ -156,7 +156,7 @@ def _categories(report: Report) -> str:
         "Flagged: the share of the rows with this category that was not judged Safe (strict)\n"
         "or was judged Unsafe (loose). Named, P, R, F1: how the guard's own categories agree,\n"
         f"over the {categories.compared:,} rows whose categories are known and the guard's.\n\n"
-        + _markdown(heads, rows)
+        + markdown(heads, rows)
     )
 
 
@@ -170,7 +170,7 @@ def _refusal(report: Report) -> str:
         ["labelled refusal", f"{counts.hits + counts.misses:,}"],
         ["judged refusal", f"{counts.hits + counts.false_alarms:,}"],
         *(
-            [title, _number(value) + _bracket(refusal.intervals[name])]
+            [title, number(value) + bracket(refusal.intervals[name])]
             for title, name, value in (
                 ("precision (P)", "precision", refusal.precision),
                 ("recall (R)", "recall", refusal.recall),
@@ -178,7 +178,7 @@ def _refusal(report: Report) -> str:
             )
         ),
     ]
-    return "## Refusal\n\n" + _markdown(["", "responses"], rows)
+    return "## Refusal\n\n" + markdown(["", "responses"], rows)
 
 
 def _reliability(report: Report) -> str:
@@ -191,20 +191,20 @@ def _reliability(report: Report) -> str:
         return [
             f"{each.low:.2f} to {each.high:.2f}",
             f"{each.rows:,}",
-            _number(each.score),
-            _number(each.share),
+            number(each.score),
+            number(each.share),
             _UNDEFINED if gap is None else f"{gap:+.3f}",
         ]
 
     heads = ["P(not Safe)", "rows", "mean score", "labelled not Safe", "gap"]
     return (
         "## Reliability\n\n"
-        f"ECE {_number(strict.figures.ece)}: the gaps of score and share, weighted by rows.\n\n"
-        + _markdown(heads, map(row, strict.reliability))
+        f"ECE {number(strict.figures.ece)}: the gaps of score and share, weighted by rows.\n\n"
+        + markdown(heads, map(row, strict.reliability))
     )
 
 
-def _markdown(
+def markdown(
     heads: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int] = (0,)
 ) -> str:
     """The columns `left` are words and stand to the left; the others are numbers."""
@@ -225,15 +225,15 @@ def _markdown(
     return "\n".join([line(heads), f"|{'|'.join(rule)}|", *map(line, rows)])
 
 
-def _number(value: float | None) -> str:
+def number(value: float | None) -> str:
     return _UNDEFINED if value is None else f"{value:.3f}"
 
 
-def _bracket(interval: Interval | None) -> str:
+def bracket(interval: Interval | None) -> str:
     return "" if interval is None else f" ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
-def _text(text: str, widest: int = 1000) -> str:
+def text_of(text: str, widest: int = 1000) -> str:
     """Text of a file, so that it neither ends a cell or a line nor acts on a terminal."""
     shown = plain(" ".join(text.split())).replace("|", "\\|")
     return shown if len(shown) <= widest else f"{shown[: widest - 1]}…"

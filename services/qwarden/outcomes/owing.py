@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 from qwarden.contracts import headers, topics
 from qwarden.contracts.dead_letter import Origin, dead_letter
 from qwarden.contracts.escalation import (
+    Content,
     Escalation,
     Evidence,
     Kind,
-    content_of,
     escalation_of,
     is_evidence,
 )
@@ -18,31 +19,37 @@ from qwarden.contracts.headers import Header
 from qwarden.contracts.refusal import Refused
 from qwarden.contracts.verdict import Verdict, encode
 from qwarden.delivery.owed import Message, Owed
-from qwarden.moderator.case import MAX_ENVELOPE_BYTES, Case, Source
+from qwarden.outcomes.source import MAX_ENVELOPE_BYTES, Source
 
 
 def owed_by_verdict(
-    case: Case, verdict: Verdict, *, sample_rate: float, volatile: list[Header]
+    source: Source,
+    verdict: Verdict,
+    content: Callable[[], Content],
+    *,
+    sample_rate: float,
+    volatile: list[Header],
+    by: Header = headers.MODERATOR,
 ) -> Owed:
     """The verdict; the escalation or closing where it is one; the evidence where it is kept.
 
-    `volatile`: headers that differ from run to run (timings, cache, trace), on the verdict and on
-    what goes with it.
+    `content`: of what was judged, asked for where it is shown. `volatile`: headers that differ from
+    run to run (timings, cache, trace), on the verdict and on what goes with it.
     """
-    source = case.source
     key = source.key or f"{verdict.tenant}/{verdict.event_id}".encode()
     where = headers.origin(source.topic, source.partition, source.offset)
-    about = headers.cloud_event("verdict", verdict.verdict_id)
+    identity = verdict.verdict_id
+    about = headers.cloud_event("verdict", identity, by=by)
     owed: Owed = (Message(topics.VERDICTS, key, encode(verdict), [*about, where, *volatile]),)
     kind = escalation_of(verdict)
     if kind is not None:
-        content = content_of(case.event) if kind is Kind.REVIEW else None
-        escalation = Escalation(kind=kind, verdict=verdict, content=content)
-        about = headers.cloud_event("review", verdict.verdict_id)
+        shown = content() if kind is Kind.REVIEW else None
+        escalation = Escalation(kind=kind, verdict=verdict, content=shown)
+        about = headers.cloud_event("review", identity, by=by)
         owed += (Message(topics.REVIEW, key, encode(escalation), [*about, where, *volatile]),)
     if is_evidence(verdict, sample_rate):
-        evidence = Evidence(verdict=verdict, content=content_of(case.event))
-        about = headers.cloud_event("evidence", verdict.verdict_id)
+        evidence = Evidence(verdict=verdict, content=content())
+        about = headers.cloud_event("evidence", identity, by=by)
         rate = (headers.SAMPLE_RATE, str(sample_rate).encode())
         owed += (Message(topics.EVIDENCE, key, encode(evidence), [*about, where, *volatile, rate]),)
     return owed
@@ -63,6 +70,7 @@ def owed_by_refusal(
     max_bytes: int,
     volatile: list[Header],
     tried: tuple[datetime, datetime] | None = None,
+    by: Header = headers.MODERATOR,
 ) -> Owed:
     """The dead letter, with the record's own key, headers and value as far as they fit. `tried`:
     when it was first and last tried."""
@@ -84,7 +92,7 @@ def owed_by_refusal(
             source.key if fits else None,
             encode(letter),
             [
-                *headers.cloud_event("dead-letter", identity),
+                *headers.cloud_event("dead-letter", identity, by=by),
                 headers.origin(source.topic, source.partition, source.offset),
                 # Its trace is one of the headers that do not fit.
                 *(volatile if fits else ()),

@@ -1,0 +1,317 @@
+"""What every service that consumes is as a process: FastStream on aiokafka, and HTTP for probes and
+metrics. Each says what its lanes are, what runs beside them, and why it is not ready."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import uvicorn
+from aiokafka.errors import KafkaError
+from faststream import FastStream
+from faststream.asgi import AsgiFastStream, AsgiResponse, get
+from faststream.kafka import KafkaBroker
+from prometheus_client import make_asgi_app
+
+from qwarden.contracts import topics
+from qwarden.control.port import Control, ControlUnusable
+from qwarden.delivery.consumer import Delivery
+from qwarden.delivery.positions import Accepted
+from qwarden.delivery.publisher import Publisher
+from qwarden.delivery.subscriber import subscribe
+from qwarden.delivery.window import Partition
+from qwarden.kafka import message_limits, open_producer, security
+from qwarden.settings import Consuming, Settings
+
+_log = logging.getLogger(__name__)
+
+_STOP_S = 3.0
+"""How long the clients may take to say goodbye to a broker that may be away: with drain_s and
+revoke_s under the pod's grace period."""
+_LATE_S = 10.0
+"""How long an acknowledgement is waited for before the service calls itself not ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One consumer of the service: its delivery, its group, how many records a poll has at most,
+    and what else its `AIOKafkaConsumer` is told."""
+
+    delivery: Delivery
+    group_id: str
+    poll_records: int
+    connection: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Serving:
+    """One process of a service. `lanes`, `beside` and `unready` are to be set before `run`.
+
+    `name`: as its command. `needed`: topics without which it waits. `beside`: what runs from the
+    start on. `unready`: the service's own reasons why it is not ready.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        limits: Consuming,
+        control: Control,
+        *,
+        name: str,
+        needed: Sequence[str],
+    ) -> None:
+        self.lanes: Sequence[Lane] = ()
+        self.beside: Sequence[Callable[[], Awaitable[None]]] = ()
+        self.unready: Callable[[], Sequence[str]] = tuple
+        self._settings = settings
+        self._limits = limits
+        self._control = control
+        self._name = name
+        self._needed = needed
+        self._end = asyncio.Event()
+        self._failed = False
+        self._publisher: Publisher | None = None
+
+    async def run(self) -> int:
+        """Serves until SIGTERM or SIGINT (0), or until it cannot go on (3)."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        http = self._settings.http
+        try:
+            listening = socket.create_server((http.host, http.port))
+        except OSError as error:
+            _log.critical(
+                "cannot listen on %s:%s (%s); set QWARDEN_HTTP__PORT to a free port",
+                http.host,
+                http.port,
+                error.strerror,
+            )
+            return 3
+        server = _HttpServer(self._http_config())
+        serving = asyncio.create_task(server.serve([listening]), name="http")
+        beside = [asyncio.ensure_future(each()) for each in self.beside]
+        consuming = asyncio.create_task(self._consume(), name="consume")
+        await asyncio.wait((serving, consuming), return_when=asyncio.FIRST_COMPLETED)
+        self._end.set()
+        server.should_exit = True
+        for each in beside:
+            each.cancel()
+        try:
+            await asyncio.gather(serving, consuming)
+        except KafkaError as error:  # no outage, those are waited for: no right to a topic, say
+            _log.critical("Kafka refuses to serve this %s: %r", self._name, error)
+            return 3
+        except ControlUnusable as error:
+            _log.critical("%s", error)
+            return 3
+        return 3 if self._failed or any(lane.delivery.failure for lane in self.lanes) else 0
+
+    def stop(self) -> None:
+        """Asks `run` to finish what is in flight and return."""
+        self._end.set()
+
+    def part_failed(self, error: BaseException) -> None:
+        """A part cannot go on: the process ends."""
+        _log.critical("a part of the %s failed, the process ends: %r", self._name, error)
+        self._failed = True
+        self.stop()
+
+    def unusable(self, what: str, error: Exception) -> None:
+        """Something that no waiting mends: the process ends."""
+        _log.critical("%s cannot be used: %s", what, error)
+        self._failed = True
+        self.stop()
+
+    def accept_losses(self) -> None:
+        """Has the lanes go on where people have accepted a loss."""
+        for lane in self.lanes:
+            lane.delivery.accept_losses(
+                {
+                    Partition(loss.topic, loss.partition): Accepted(loss.committed, loss.resume_at)
+                    for loss in self._control.accepted_losses().values()
+                    if (loss.topic, loss.group) == (lane.delivery.topic, lane.group_id)
+                }
+            )
+
+    def in_flight(self) -> str:
+        """Which records are in flight, for a log line."""
+        return " ".join(lane.delivery.in_flight() for lane in self.lanes)
+
+    async def _consume(self) -> None:
+        """Waits for the broker, consumes until the end is asked for, drains, leaves the group."""
+        limits = await self._message_limits()
+        if limits is None:
+            return
+        kafka = self._settings.kafka
+        most = self._limits.max_event_bytes + topics.CONTENT_OVERHEAD_BYTES
+        publisher = self._publisher = Publisher(
+            partial(open_producer, kafka, limits.values()),
+            limits=limits,
+            close_s=self._limits.publisher_close_s,
+            on_failure=self.part_failed,
+        )
+        broker = KafkaBroker(
+            kafka.bootstrap_servers,
+            security=security(kafka),
+            client_id=f"qwarden-{self._name}",
+            request_timeout_ms=kafka.request_timeout_ms,
+            consumer_only=True,
+            logger=_log,
+            log_level=logging.DEBUG,
+            allow_auto_create_topics=False,
+        )
+        connection = {
+            "session_timeout_ms": kafka.session_timeout_ms,
+            "heartbeat_interval_ms": kafka.session_timeout_ms // 3,
+            "max_poll_interval_ms": kafka.max_poll_interval_ms,
+            "max_partition_fetch_bytes": most,
+            "fetch_max_wait_ms": 50,
+            # New partitions are seen this late; aiokafka's default is five minutes.
+            "metadata_max_age_ms": 30_000,
+        }
+        if not await self._unless_ended(self._control.start()):
+            await _within(_STOP_S, self._control.close())
+            return
+        publisher.start()
+        for lane in self.lanes:
+            subscribe(
+                broker,
+                lane.delivery,
+                group_id=lane.group_id,
+                max_records=lane.poll_records,
+                connection={**connection, **lane.connection},
+            )
+            lane.delivery.start(publisher)
+        app = FastStream(broker, logger=_log)
+        if await self._unless_ended(app.start()):
+            await self._end.wait()
+        drain_s = self._limits.drain_s
+        await asyncio.gather(*(lane.delivery.drain(drain_s) for lane in self.lanes))
+        await _within(_STOP_S, app.stop(), publisher.close(), self._control.close())
+
+    async def _unless_ended(self, waiting: Coroutine[Any, Any, None]) -> bool:
+        """Waits for it, or for the end that is asked for before; whether it came to its own."""
+        task, ending = asyncio.create_task(waiting), asyncio.create_task(self._end.wait())
+        await asyncio.wait((task, ending), return_when=asyncio.FIRST_COMPLETED)
+        ending.cancel()
+        if task.done():
+            task.result()
+            return True
+        task.cancel()
+        await asyncio.wait((task,))
+        return False
+
+    def _http_config(self) -> uvicorn.Config:
+        routes = AsgiFastStream(
+            logger=_log,
+            asgi_routes=[
+                ("/healthz", get(self._healthz)),
+                ("/readyz", get(self._readyz)),
+                ("/metrics", make_asgi_app()),
+            ],
+        )
+        return uvicorn.Config(
+            routes,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+        )
+
+    async def _message_limits(self) -> dict[str, int] | None:
+        """Waits for a broker that is away and for topics that a Job has yet to make; None where
+        the end was asked for before."""
+        said = ""
+        while not self._end.is_set():
+            try:
+                limits = await message_limits(self._settings.kafka, self._needed)
+                missing = sorted(set(self._needed) - limits.keys())
+                if not missing:
+                    return limits
+                reason = (
+                    f"the topics {', '.join(missing)} are missing; make them with: "
+                    "qwarden topics create"
+                )
+            except (KafkaError, OSError) as error:
+                reason = f"Kafka at {self._settings.kafka.bootstrap_servers} is away: {error}"
+            if reason != said:
+                _log.warning("waiting: %s", reason)
+                said = reason
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._end.wait()
+        return None
+
+    async def _healthz(self, scope: Any) -> AsgiResponse:
+        """Alive: the event loop turns, since it answers; the poll loops turn; nothing has failed.
+        An outage is waited out, alive."""
+        deliveries = [lane.delivery for lane in self.lanes]
+        if any(each.failure is not None for each in deliveries):
+            return _text(503, "delivery failed; the process ends")
+        for each in deliveries:
+            if each.idle_s > self._limits.hung_s:
+                return _text(503, f"{each.topic} has not been polled for {each.idle_s:.0f} s")
+        return _text(200, "alive")
+
+    async def _readyz(self, scope: Any) -> AsgiResponse:
+        """Ready: what it cannot do without is there. Never Redis; having no partitions is fine."""
+        deliveries = [lane.delivery for lane in self.lanes]
+        reasons = [
+            stopped.sentence(*where) for each in deliveries for where, stopped in each.lost.items()
+        ]
+        reasons += [
+            f"{topic}/{partition} is not read on from offset {at}, and there are records; look at "
+            "that one: a header whose name is not UTF-8 cannot be read"
+            for each in deliveries
+            for (topic, partition), at in each.stuck.items()
+        ]
+        if not all(each.joined for each in deliveries):
+            reasons.append("the consumer group has not assigned anything yet")
+        elif not all(each.is_connected for each in deliveries):
+            reasons.append("no broker is connected")
+        if self._publisher is not None:
+            if self._publisher.outage is not None:
+                reasons.append(f"nothing can be published: {self._publisher.outage}")
+            elif self._publisher.waits_s > _LATE_S:
+                reasons.append(f"no acknowledgement for {self._publisher.waits_s:.0f} s")
+        if deliveries and deliveries[0].held is not None:
+            reasons.append(f"nothing is judged: {deliveries[0].held}")
+        reasons += self.unready()
+        if self._end.is_set():
+            reasons.append("stopping")
+        return _text(503 if reasons else 200, "\n".join(reasons) or "ready")
+
+
+class _HttpServer(uvicorn.Server):
+    """Leaves signals to the service: uvicorn's own handling ends the process before the drain."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _within(budget_s: float, *ending: Coroutine[Any, Any, None]) -> None:
+    """Ends things, together, within a budget. In a task each: aiokafka lets the cancellation of its
+    own tasks out of `stop` where it is between two tries."""
+    tasks = [asyncio.create_task(each) for each in ending]
+    done, late = await asyncio.wait(tasks, timeout=budget_s)
+    for task in late:
+        task.cancel()
+    if late:
+        _log.warning("not everything was closed within %s s", budget_s)
+    for task in done:
+        if not task.cancelled() and task.exception() is not None:
+            _log.warning("closing: %r", task.exception())
+
+
+def _text(status: int, body: str) -> AsgiResponse:
+    return AsgiResponse(
+        body.encode() + b"\n", status_code=status, headers={"content-type": "text/plain"}
+    )

@@ -1,0 +1,1 @@
+"""The streamer: chunks of running sessions in, signals and verdicts out."""

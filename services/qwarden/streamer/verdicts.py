@@ -1,0 +1,238 @@
+"""From a session and what the guards said of it to its verdicts and signals. Pure: the same in, the
+same out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from qwarden.contracts.keys import ContentKey
+from qwarden.contracts.signal import Signal, SignalKind
+from qwarden.contracts.verdict import Basis, Facts, PolicyUsed, Verdict, verdict_id
+from qwarden.guard.answer import SAFETIES, Answer, Assessment, Failure, Safety, Triple, Unanswered
+from qwarden.guard.conversation import Task
+from qwarden.guard.debounce import Latch, Raised
+from qwarden.outcomes.said import (
+    CALIBRATION,
+    NOTHING,
+    POLICY_SERIAL,
+    Said,
+    guard_of,
+    said_of,
+    scores_of,
+)
+from qwarden.policy.policy import Decided, Policy
+from qwarden.streamer.chunks import Placed
+from qwarden.streamer.sessions import Open
+
+INCOMPLETE = "incomplete"
+TOO_LONG = Failure.TOO_LONG.value
+NO_ANSWER = Failure.NO_ANSWER.value
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """What the stream guard says of one task: at the token that it flagged, else at the last one.
+    `in_doubt`: the text ended on tokens that are not Safe, and too few for a flag."""
+
+    safety: Safety
+    scores: Triple
+    category: str | None
+    token: int
+    is_flag: bool
+    in_doubt: bool
+
+
+def word_of(latch: Latch) -> Word | None:
+    """What a task's tokens come to; None where there was none."""
+    raised = latch.raised
+    if raised is not None:
+        return Word(raised.safety, raised.scores, raised.category, raised.token, True, False)
+    last = latch.last
+    if last is None:
+        return None
+    category = last.categories[0][0] if last.categories else None
+    token = latch.tokens - 1
+    return Word(last.safety, last.scores, category, token, False, latch.ends_in_doubt)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One task of a session, as far as it is judged. `revision`: of the stream guard. `look`: what
+    the guard that judges whole texts says, where it was asked. `cause`: why the session was not
+    judged to its end, or None."""
+
+    task: Task
+    word: Word | None
+    revision: str
+    look: Answer | None = None
+    cause: str | None = None
+
+
+def wants_look(policy: Policy, word: Word | None, cause: str | None) -> bool:
+    """Whether a task's whole text is shown to the other guard before its verdict."""
+    if cause is not None:
+        return cause == TOO_LONG
+    if policy.final_look == "never":
+        return False
+    return policy.final_look == "always" or word is None or word.in_doubt
+
+
+def verdict_of(session: Open[Placed], policy: Policy, judged: Judged, keys: ContentKey) -> Verdict:
+    """The verdict on one task.
+
+    - What was flagged stays so, whatever else is missing.
+    - Where the other guard looked, the worse of the two stands; in doubt, where the stream guard
+      has no word of its own, and where its context was full, the other one's.
+    - Where nobody has judged the whole, it is degraded.
+    """
+    word, look = judged.word, judged.look
+    revision = judged.revision
+    basis, cause = Basis.GUARD, None
+    said, decided, answered_by = NOTHING, policy.unjudged(), revision
+    if isinstance(look, Assessment):
+        revision = f"{revision} {look.revision}".strip()
+    stands = word if word is not None and (word.is_flag or judged.cause is None) else None
+    if isinstance(look, Assessment) and _look_stands(stands, look):
+        said = said_of(look, look.safety)
+        decided = policy.decide(look.safety, look)
+        answered_by = look.revision
+    elif stands is not None:
+        named = [] if stands.category is None else [stands.category]
+        decided = policy.decide_named(stands.safety, named)
+        said = _said_by(stands, named)
+    else:
+        basis = Basis.DEGRADED
+        cause = judged.cause or NO_ANSWER
+        if isinstance(look, Unanswered):
+            # What it refuses or dies of is no poison here: no record carries the whole.
+            cause = TOO_LONG if look.failure is Failure.TOO_LONG else NO_ANSWER
+    chunk = (session.beginning or session.first).chunk
+    conversation = session.transcript.conversation(judged.task)
+    written = conversation.to_json() if conversation.turns else None
+    return Verdict(
+        verdict_id=verdict_id(
+            tenant=chunk.tenant,
+            event_id=chunk.session,
+            task=str(judged.task),
+            key_id=keys.id,
+            value=_value(session, judged.task, word),
+            revision=revision,
+            calibration=CALIBRATION,
+            policy_version=policy.version,
+            policy_serial=POLICY_SERIAL,
+            basis=basis,
+            cause=cause or "",
+        ),
+        event_id=chunk.session,
+        edit=0,
+        tenant=chunk.tenant,
+        subject=None,
+        task=str(judged.task),
+        language=session.beginning.chunk.language if session.beginning else None,
+        views=said.views,
+        content_hash=keys.content_hash(written).hex() if written else None,
+        facts=Facts(),
+        action=decided.action,
+        basis=basis,
+        cause=cause,
+        guard=guard_of(answered_by) if answered_by else None,
+        policy=_used(policy, decided),
+        dropped=[*session.transcript.dropped(judged.task), *said.dropped],
+        safety=said.safety,
+        scores=said.scores,
+        categories=said.categories,
+        category_scores=said.category_scores,
+        refusal=said.refusal,
+    )
+
+
+def flag_of(
+    session: Open[Placed], policy: Policy, task: Task, raised: Raised, revision: str
+) -> Signal:
+    """The signal of a flag or its rise."""
+    named = [] if raised.category is None else [raised.category]
+    decided = policy.decide_named(raised.safety, named)
+    tenant, name = session.key
+    return Signal(
+        tenant=tenant,
+        session=name,
+        task=str(task),
+        kind=SignalKind(raised.kind),
+        seq=session.transcript.seq_at(task, raised.end),
+        token=raised.token,
+        char=raised.start,
+        safety=str(raised.safety),
+        category=raised.category,
+        cause=None,
+        action=decided.action,
+        guard=guard_of(revision),
+        policy=_used(policy, decided),
+    )
+
+
+def ending_of(session: Open[Placed], task: Task, latch: Latch, cause: str, revision: str) -> Signal:
+    """The signal that a task is not judged token by token any more."""
+    closed = cause == TOO_LONG
+    tenant, name = session.key
+    last = latch.last
+    char = last.end if last is not None else 0
+    seq = session.expected
+    if closed and session.transcript.length(task):
+        seq = session.transcript.seq_at(task, char + 1)
+    return Signal(
+        tenant=tenant,
+        session=name,
+        task=str(task),
+        kind=SignalKind.CLOSED if closed else SignalKind.INCOMPLETE,
+        seq=seq,
+        token=latch.tokens,
+        char=char,
+        safety=None,
+        category=None,
+        cause=cause,
+        action=None,
+        guard=guard_of(revision) if revision else None,
+        policy=None,
+    )
+
+
+def tasks_left(session: Open[Placed], *, prompt_is_out: bool) -> tuple[Task, ...]:
+    """The tasks whose verdicts a session owes when it is over. One that was cut off has at least
+    one: of what it was about to say."""
+    left = tuple(t for t in session.transcript.tasks if not (t is Task.PROMPT and prompt_is_out))
+    if left or session.cause is None or session.cause.is_complete:
+        return left
+    if prompt_is_out:
+        return (Task.RESPONSE,)
+    first = session.first.chunk
+    if first.role != "assistant":
+        return (Task.PROMPT,)
+    return (Task.THINKING if first.segment == "thinking" else Task.RESPONSE,)
+
+
+def _look_stands(word: Word | None, look: Assessment) -> bool:
+    if word is None or word.in_doubt:
+        return True
+    return _rank(look.safety, look.scores) > _rank(word.safety, word.scores)
+
+
+def _rank(safety: Safety, scores: Triple) -> tuple[int, float]:
+    return SAFETIES.index(safety), -scores[0]
+
+
+def _said_by(word: Word, named: list[str]) -> Said:
+    categories = [] if word.safety is Safety.SAFE else named
+    return Said(str(word.safety), scores_of(word.scores), categories)
+
+
+def _value(session: Open[Placed], task: Task, word: Word | None) -> bytes:
+    latched = None
+    if word is not None:
+        latched = (str(word.safety), word.category, word.token)
+    return msgspec.json.encode((session.transcript.value(task), latched))
+
+
+def _used(policy: Policy, decided: Decided) -> PolicyUsed:
+    return PolicyUsed(policy.name, policy.version, POLICY_SERIAL, decided.rule)

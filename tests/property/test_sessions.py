@@ -1,0 +1,339 @@
+"""Sessions against a plain model of a log that is read, committed, and read again: what becomes of
+a session is what its records say, however often the reader dies."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwarden.contracts.chunk import Chunk
+from qwarden.guard.conversation import Task
+from qwarden.streamer.sessions import Cause, Fate, Key, Over, Sessions, Start, Taken
+
+GAP_MS, AGE_MS = 30, 400
+
+
+@dataclass(frozen=True)
+class Record:
+    offset: int
+    timestamp: int
+    chunk: Chunk
+    tick: int | None = None
+    """How far the clock went at the topic's end, before this record came."""
+
+
+Verdict = tuple[Key, Cause, str]
+
+
+@dataclass
+class Reader:
+    """A streamer without a guard: acknowledgements come when they want."""
+
+    log: list[Record]
+    rng: random.Random
+    dies: bool
+    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    applied: dict[Key, list[int]] = field(default_factory=dict)
+    late: set[Key] = field(default_factory=set)
+    committed: int = 0
+    start: Start | None = None
+    deaths: int = 0
+
+    def run(self) -> None:
+        while not self._live():
+            self.deaths += 1
+
+    def _live(self) -> bool:
+        """One assignment. Whether it came to the end of everything."""
+        self.sessions: Sessions[Record] = Sessions(
+            gap_ms=GAP_MS, max_age_ms=AGE_MS, remembered=1000, most_bytes=10_000
+        )
+        self.undone: dict[int, Record] = {}
+        self.owed: list[Over[Record] | Taken[Record]] = []
+        self.applied = {}
+        self.headless: dict[Key, tuple[Record, ...]] = {}
+        until = len(self.log) if not self.dies else self.rng.randint(0, len(self.log))
+        if self.start is not None:
+            self.sessions.reads_again, self.sessions.now = True, self.start.at
+            for record in self.log[self.start.offset : self.committed]:
+                self._advance(record.timestamp)
+                self._took(self.sessions.take(record), record)
+            self.sessions.reads_again = False
+        position = self.committed
+        for record in self.log[self.committed :]:
+            if self.dies and record.offset >= until and self.deaths < 6:
+                return False
+            if record.tick is not None:
+                self._advance(record.tick)
+            self._advance(record.timestamp)
+            self.undone[record.offset] = record
+            position = record.offset + 1
+            self._took(self.sessions.take(record), record)
+            self._acknowledge(some=True)
+            if self.rng.random() < 0.5:
+                self._commit(position)
+        self._advance(10**9)
+        self._acknowledge(some=False)
+        assert not self.undone, "a chunk is never done"
+        assert not list(self.sessions.unsettled()), "a session never ends"
+        self._commit(position)
+        assert self.start is None
+        return True
+
+    def _advance(self, now: int) -> None:
+        for over in self.sessions.advance(now):
+            self._over(over)
+
+    def _over(self, over: Over[Record]) -> None:
+        if over.session.beginning is not None or over.settled:
+            for each in over.passed:
+                self.undone.pop(each.offset, None)
+        else:
+            self.headless[over.session.key] = over.passed
+        if not over.settled:
+            self.owed.append(over)
+
+    def _took(self, taken: Taken[Record], record: Record) -> None:
+        if taken.fate is Fate.LATE:
+            self.late.add((record.chunk.tenant, record.chunk.session))
+        if taken.fate in (Fate.LATE, Fate.DUPLICATE):
+            self.undone.pop(record.offset, None)
+        for applied in taken.applied:
+            session = taken.session
+            assert session is not None
+            self.applied.setdefault(session.key, []).append(applied.placed.chunk.seq)
+        if taken.refused is not None:
+            self.undone.pop(taken.refused[0].offset, None)
+        for each in taken.passed:
+            self.undone.pop(each.offset, None)
+        if taken.over:
+            self.owed.append(taken)
+
+    def _acknowledge(self, *, some: bool) -> None:
+        """In the order of `seq` in each session, since that is part of what done means."""
+        for record in sorted(self.undone.values(), key=lambda each: each.chunk.seq):
+            key = (record.chunk.tenant, record.chunk.session)
+            session = self.sessions.of(key)
+            waits = record in self.headless.get(key, ()) or (
+                session is not None and record.chunk.seq in session.held
+            )
+            before = any(
+                (each.chunk.tenant, each.chunk.session) == key and each.chunk.seq < record.chunk.seq
+                for each in self.undone.values()
+            )
+            if not waits and not before and (not some or self.rng.random() < 0.5):
+                del self.undone[record.offset]
+        while self.owed and (not some or self.rng.random() < 0.5):
+            session = self.owed.pop(0).session
+            assert session is not None and session.cause is not None
+            said = repr([session.transcript.value(task) for task in session.transcript.tasks])
+            self.verdicts[session.key, session.cause, said] += 1
+            if some and self.rng.random() < 0.2:
+                self.owed.append(Over(session, ()))  # published, and not acknowledged yet
+            else:
+                self.sessions.settle(session)
+                for each in self.headless.pop(session.key, ()):
+                    self.undone.pop(each.offset, None)
+
+    def _commit(self, position: int) -> None:
+        self.committed = min(self.undone, default=position)
+        self.start = self.sessions.start(self.committed)
+
+
+def chunks_of(rng: random.Random, session: str) -> list[Chunk]:
+    """An exchange in chunks, now and then one that has no place."""
+    chunks: list[Chunk] = []
+
+    def say(role: str, text: str, **more: str | bool) -> None:
+        words = text.split(" ")
+        while words:
+            n = rng.randint(1, 3)
+            piece, words = " ".join(words[:n]) + " ", words[n:]
+            end = more.get("end") if not words else None
+            fields = {**more, "end": end, "role": role, "text": piece}
+            chunks.append(
+                Chunk(session=session, tenant="t", seq=len(chunks), **fields)  # type: ignore[arg-type]
+            )
+
+    if rng.random() < 0.2:
+        say("user", "an earlier question", history=True, end="turn")
+        say("assistant", "an earlier answer", history=True, end="turn")
+    say("user", "how do I bake bread", end="turn")
+    if rng.random() < 0.3:
+        say("assistant", "they want bread", segment="thinking")
+    if rng.random() < 0.1:
+        say("user", "one thing more")  # refused
+    end = "session" if rng.random() < 0.7 else ""
+    say("assistant", "take flour and water and salt", **({"end": end} if end else {}))
+    return chunks
+
+
+def log_of(seed: int, sessions: int, *, disorder: float) -> list[Record]:
+    """Sessions beside each other; chunks lost, doubled and out of order as often as `disorder`."""
+    rng = random.Random(seed)
+    running = [chunks_of(rng, f"s{number}") for number in range(sessions)]
+    sent: list[Chunk] = []
+    while any(running):
+        chunks = rng.choice([each for each in running if each])
+        chunk = chunks.pop(0)
+        if rng.random() < disorder / 3:
+            continue
+        sent.append(chunk)
+        if rng.random() < disorder:
+            sent.insert(max(0, len(sent) - rng.randint(0, 6)), chunk)
+        if rng.random() < disorder:
+            other = rng.randrange(len(sent))
+            other = max(other, len(sent) - 6)
+            sent[-1], sent[other] = sent[other], sent[-1]
+    # Some producers' clocks are slow. Then what was over at the topic's end, by the time of day,
+    # may be in time when it is read again: their records say that no time had passed.
+    clocks = rng.choice(((0,), (0, 0, 20, 1000)))
+    slow = {f"s{number}": rng.choice(clocks) for number in range(sessions)}
+    at = 1000
+    log = []
+    for offset, chunk in enumerate(sent):
+        tick = None
+        if rng.random() < 0.1:
+            at += rng.randint(0, 60)
+            tick = at if len(clocks) == 1 else None
+        at += rng.randint(0, 4)
+        log.append(Record(offset, at - slow[chunk.session], chunk, tick))
+    return log
+
+
+@given(st.integers(0, 10**9), st.integers(1, 8), st.sampled_from([0.0, 0.05, 0.3]))
+@settings(max_examples=300, deadline=None)
+def test_a_reader_that_dies_gives_the_verdicts_of_one_that_does_not(
+    seed: int, sessions: int, disorder: float
+) -> None:
+    log = log_of(seed, sessions, disorder=disorder)
+    whole = Reader(log, random.Random(seed), dies=False)
+    whole.run()
+    torn = Reader(log, random.Random(seed + 1), dies=True)
+    torn.run()
+
+    # One that got a chunk so late that it was forgotten has two verdicts.
+    times = Counter(key for key, _, _ in whole.verdicts)
+    once = {each for each in whole.verdicts if times[each[0]] == 1}
+    assert not once - torn.verdicts.keys(), "a verdict is lost"
+    # What comes late for the first time after a death is not known for late.
+    strange = {key for key, _, _ in torn.verdicts.keys() - whole.verdicts.keys()}
+    assert strange <= whole.late
+
+
+@given(st.integers(0, 10**9), st.integers(1, 8), st.sampled_from([0.0, 0.05, 0.3]))
+@settings(max_examples=200, deadline=None)
+def test_every_session_ends_once_and_is_applied_in_order(
+    seed: int, sessions: int, disorder: float
+) -> None:
+    log = log_of(seed, sessions, disorder=disorder)
+    reader = Reader(log, random.Random(seed), dies=False)
+    reader.run()
+    keys = {(each.chunk.tenant, each.chunk.session) for each in log}
+    assert {key for key, _, _ in reader.verdicts} == keys
+    if not disorder:
+        assert len(keys) == len(reader.verdicts)
+    for seqs in reader.applied.values():
+        assert seqs == list(range(len(seqs)))
+
+
+@given(st.integers(0, 10**9), st.integers(1, 8))
+@settings(max_examples=100, deadline=None)
+def test_chunks_in_order_leave_nothing_incomplete(seed: int, sessions: int) -> None:
+    log = log_of(seed, sessions, disorder=0.0)
+    reader = Reader([Record(r.offset, 1000, r.chunk) for r in log], random.Random(seed), dies=False)
+    reader.run()
+    assert {cause for _, cause, _ in reader.verdicts} <= {Cause.END, Cause.AGE, Cause.REFUSED}
+
+
+def sessions() -> Sessions[Record]:
+    return Sessions(gap_ms=GAP_MS, max_age_ms=AGE_MS, remembered=2, most_bytes=1000)
+
+
+def record(offset: int, seq: int, at: int = 0, session: str = "s", **more: str) -> Record:
+    fields = {"role": "user", "text": f"{seq} "} | more
+    chunk = Chunk(tenant="t", session=session, seq=seq, **fields)  # type: ignore[arg-type]
+    return Record(offset, at, chunk)
+
+
+def _offset(known: Sessions[Record]) -> int | None:
+    start = known.start(99)
+    return None if start is None else start.offset
+
+
+def reading_again(*records: Record, lost: bool = False) -> Sessions[Record]:
+    again = sessions()
+    again.reads_again, again.lost = True, lost
+    for each in records:
+        again.advance(each.timestamp)
+        again.take(each)
+    again.reads_again = False
+    return again
+
+
+def test_a_session_that_began_out_of_order_is_taken_for_one_that_was_over() -> None:
+    open_ = sessions()
+    assert open_.take(record(10, 1)).fate is Fate.WAITS
+    taken = open_.take(record(12, 0))
+    assert [each.placed.offset for each in taken.applied] == [12, 10]
+    assert _offset(open_) == 10
+    # Chunk 0 stands above the watermark, which another session holds.
+    for again in (
+        reading_again(record(10, 1), record(12, 0)), reading_again(record(10, 1)),
+    ):  # fmt: skip
+        again.take(record(12, 0))
+        assert _offset(again) == 10
+        assert again.take(record(13, 2)).fate is Fate.APPLIED
+
+
+def test_what_was_over_before_the_start_of_reading_again_comes_once_more() -> None:
+    again = reading_again(record(10, 7))
+    (over,) = again.advance(GAP_MS)
+    assert over.settled
+    assert _offset(again) is None
+    assert again.take(record(13, 8, at=GAP_MS)).fate is Fate.LATE
+
+
+def test_a_session_that_lost_its_beginning_ends_in_silence() -> None:
+    again = reading_again(record(10, 7), lost=True)
+    (over,) = again.advance(GAP_MS)
+    assert over.session.cause is Cause.LOST and not over.settled
+    assert _offset(again) == 10, "it is settled only when its verdict is acknowledged"
+    again.settle(over.session)
+    assert _offset(again) is None
+
+
+def test_a_refused_chunk_lets_what_comes_after_it_pass_as_if_nothing_were_missing() -> None:
+    open_ = sessions()
+    open_.take(record(0, 0, end="turn"))
+    open_.take(record(1, 1, role="assistant"))
+    held = open_.take(record(2, 3, role="assistant"))
+    assert held.fate is Fate.WAITS
+    taken = open_.take(record(3, 2))
+    assert taken.refused is not None and "start a new session" in taken.refused[1]
+    assert taken.over and [each.offset for each in taken.passed] == [2]
+    assert taken.session is not None and taken.session.cause is Cause.REFUSED
+    assert taken.session.transcript.tasks == (Task.PROMPT, Task.RESPONSE)
+
+
+def test_no_room_to_read_on_waits_for_ever_for_a_chunk() -> None:
+    open_ = sessions()
+    open_.take(record(0, 1, session="a"))
+    open_.advance(5)
+    open_.take(record(1, 1, session="b"))
+    over = open_.give_up_longest_gap()
+    assert over is not None and over.session.key == ("t", "a")
+    assert [each.offset for each in over.passed] == [0]
+
+
+def test_a_producer_whose_clock_is_slow_has_old_sessions_from_the_start() -> None:
+    open_ = sessions()
+    open_.advance(10 * AGE_MS)
+    open_.take(record(0, 0, at=1))
+    assert open_.advance(11 * AGE_MS - 1) == []
+    start = open_.start(1)
+    assert start is not None and start.at == 10 * AGE_MS

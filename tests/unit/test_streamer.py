@@ -1,0 +1,304 @@
+"""The streamer between a delivery that acknowledges when the test says so and guards of words."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from qwarden import bootstrap
+from qwarden import settings as settings_module
+from qwarden.contracts import topics
+from qwarden.delivery.owed import Owed
+from qwarden.delivery.window import Partition
+from qwarden.inference.memory_stream import MemoryStream
+from qwarden.streamer.streamer import Streamer
+from streamers import Gen, chunk, exchange
+
+WHERE = Partition(topics.CHUNKS, 0)
+BAD = "take this unsafe unsafe thing and go"
+NOW = int(time.time() * 1000)
+
+
+@dataclass(frozen=True)
+class Record:
+    offset: int
+    value: bytes
+    timestamp: int = NOW
+    topic: str = topics.CHUNKS
+    partition: int = 0
+    key: bytes = b"k"
+    headers: tuple[Any, ...] = ()
+
+
+@dataclass
+class Publication:
+    epoch: int
+    owed: Owed
+    settled: Callable[[bool], None]
+    of: Sequence[int]
+
+    @property
+    def topics(self) -> list[str]:
+        return [message.topic for message in self.owed]
+
+    def body(self, topic: str) -> dict[str, Any]:
+        (message,) = [each for each in self.owed if each.topic == topic]
+        said: dict[str, Any] = json.loads(message.value)
+        return said
+
+
+@dataclass
+class Held:
+    """Takes what is published, and acknowledges nothing by itself."""
+
+    published: list[Publication] = field(default_factory=list)
+    read_to: int | None = None
+    is_full: bool = False
+
+    def publish(
+        self,
+        where: Partition,
+        epoch: int,
+        owed: Owed,
+        settled: Callable[[bool], None],
+        refused: Callable[[str], Owed],
+        *,
+        of: Sequence[int] = (),
+    ) -> None:
+        self.published.append(Publication(epoch, owed, settled, of))
+
+    def read_up_to(self, where: Partition) -> int | None:
+        return self.read_to
+
+
+@dataclass
+class Bench:
+    streamer: Streamer
+    delivery: Held
+    stream: MemoryStream
+    gen: Gen
+    done: dict[int, Owed] = field(default_factory=dict)
+    handling: list[asyncio.Task[None]] = field(default_factory=list)
+
+    def assign(self, epoch: int = 1, committed: int | None = 0, metadata: str = "") -> int | None:
+        return self.streamer.assigned(WHERE, epoch, committed, metadata)
+
+    def begin(self, epoch: int = 1, committed: int | None = 0, metadata: str = "") -> None:
+        self.assign(epoch, committed, metadata)
+        self.streamer.begins(WHERE)
+
+    async def give(self, *records: Record) -> None:
+        """Delivers records, and lets everything come to where it waits."""
+
+        def finish(index: int, owed: Owed) -> None:
+            self.done[records[index].offset] = owed
+
+        self.handling.append(asyncio.create_task(self.streamer.handle(records, finish)))
+        await self.settle()
+
+    async def settle(self) -> None:
+        for _ in range(60):
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.01)
+        for _ in range(60):
+            await asyncio.sleep(0)
+
+    async def acknowledge(self) -> None:
+        published, self.delivery.published = self.delivery.published, []
+        for each in published:
+            each.settled(True)
+        await self.settle()
+
+    @property
+    def said(self) -> list[str]:
+        return [topic for each in self.delivery.published for topic in each.topics]
+
+
+@asynccontextmanager
+async def bench(**more: str) -> AsyncIterator[Bench]:
+    settings = settings_module.load({"QWARDEN_CONTENT_KEY": "ab" * 32, **more})
+    stream, gen, held = MemoryStream(), Gen(), Held()
+
+    async def look() -> frozenset[str]:
+        return frozenset({"here"})
+
+    client = bootstrap.stream_client_of(settings, lambda _: stream, look)
+    async with bootstrap.streamer(settings, client, gen) as (streamer, _, _):
+        streamer.delivery = held  # type: ignore[assignment]
+        made = Bench(streamer, held, stream, gen)
+        try:
+            yield made
+        finally:
+            await streamer.close()
+            for task in made.handling:
+                task.cancel()
+
+
+def records(chunks: list[dict[str, object]], first: int = 0, at: int = NOW) -> list[Record]:
+    return [Record(first + n, json.dumps(each).encode(), at) for n, each in enumerate(chunks)]
+
+
+async def test_a_chunk_is_done_before_its_signal_is_acknowledged() -> None:
+    async with bench() as b:
+        b.begin()
+        await b.give(*records(exchange("s", BAD, ends=False)[:1]))
+        await b.acknowledge()  # the prompt's verdict
+        await b.give(*records(exchange("s", BAD, ends=False)[1:4], first=1))
+        (signal,) = b.delivery.published
+        assert signal.topics == [topics.SIGNALS]
+        assert 3 not in b.done
+        await b.acknowledge()
+        assert b.done.keys() == {0, 1, 2, 3}
+
+
+async def test_chunks_of_a_session_are_done_in_another_order_than_they_are_in() -> None:
+    async with bench() as b:
+        b.begin()
+        await b.give(*records(exchange("s", BAD, ends=False)[:1]))
+        await b.give(*records(exchange("s", BAD, ends=False)[1:2], first=1))
+        assert not b.done, "the second chunk is done before the first, which owes a verdict"
+        await b.acknowledge()
+        assert b.done.keys() == {0, 1}
+
+
+async def test_a_session_is_closed_in_the_metadata_before_its_verdict_is_acknowledged() -> None:
+    async with bench() as b:
+        b.begin()
+        await b.give(*records(exchange("s", "take flour and water"), first=5))
+        prompt, verdict = b.delivery.published
+        b.delivery.published = [prompt]
+        await b.acknowledge()
+        assert b.done.keys() == {5, 6, 7}
+        assert verdict.topics[0] == topics.VERDICTS and verdict.of == []
+        assert json.loads(b.streamer.metadata(WHERE, 8)) == {"v": 1, "from": 5, "at": NOW}
+        b.delivery.published = [verdict]
+        await b.acknowledge()
+        assert b.streamer.metadata(WHERE, 8) == ""
+
+
+async def test_what_was_void_in_one_epoch_is_forgotten_in_the_next() -> None:
+    async with bench() as b:
+        b.begin(epoch=1, committed=0)
+        sent = records(exchange("s", BAD, ends=False)[:4])
+        await b.give(sent[0])
+        await b.acknowledge()
+        b.streamer.committed(WHERE, 1, '{"v":1,"from":0}')
+        await b.give(*sent[1:])
+        (signal,) = b.delivery.published
+        signal.settled(False)  # let go before it went
+        b.streamer.revoked(WHERE)
+        await b.settle()
+        assert all(task.done() for task in b.handling), "a revoke leaves a handler waiting"
+        b.delivery.published.clear()
+        b.done.clear()
+
+        assert b.assign(epoch=2, committed=1, metadata='{"v":1,"from":0}') is None
+        b.streamer.begins(WHERE)
+        (again,) = b.delivery.published
+        assert (again.epoch, again.owed) == (2, signal.owed)
+        await b.give(*sent[1:])
+        assert not b.done, "what waits for the signal is done"
+        assert len(b.delivery.published) == 1, "what is delivered again is judged again"
+        await b.acknowledge()
+        assert b.done.keys() == {1, 2, 3}
+
+
+async def test_what_another_has_committed_is_taken_from_memory() -> None:
+    async with bench() as b:
+        b.begin(epoch=1, committed=0)
+        await b.give(*records(exchange("s", BAD, ends=False)[:2]))
+        await b.acknowledge()
+        b.streamer.committed(WHERE, 2, '{"v":1,"from":0}')
+        b.streamer.revoked(WHERE)
+        assert b.assign(epoch=2, committed=2, metadata='{"v":1,"from":1}') == 1
+
+
+async def test_a_session_that_is_read_again_signals_again() -> None:
+    async with bench() as b:
+        sent = records(exchange("s", BAD))
+        assert b.assign(committed=5, metadata='{"v":1,"from":0}') == 0
+        b.streamer.read_again(WHERE, sent)
+        assert not b.said
+        b.streamer.begins(WHERE)
+        await b.settle()
+        (verdict,) = b.delivery.published
+        assert topics.SIGNALS not in verdict.topics
+        assert verdict.body(topics.VERDICTS)["task"] == "response"
+        assert verdict.body(topics.VERDICTS)["safety"] == "Unsafe"
+
+
+async def test_a_gap_that_is_read_again_signals_again_and_a_new_one_does_not() -> None:
+    async with bench(QWARDEN_STREAMER__GAP_S="10") as b:
+        chunks = exchange("s", BAD)
+        early = NOW - 60_000
+        with_hole = [
+            *records(chunks[:2], at=early), *records(chunks[3:], first=2, at=early),
+            *records([chunk("other", 0, "user", "x")], first=4, at=early + 20_000),
+        ]  # fmt: skip
+        b.assign(committed=5, metadata='{"v":1,"from":0}')
+        b.streamer.read_again(WHERE, with_hole)
+        b.streamer.begins(WHERE)
+        await b.settle()
+        (verdict,) = b.delivery.published
+        assert verdict.topics == [topics.VERDICTS, topics.REVIEW, topics.EVIDENCE]
+        assert verdict.body(topics.VERDICTS)["cause"] == "incomplete"
+        b.delivery.published.clear()
+
+        later = exchange("t", BAD)
+        await b.give(*records([later[0]], first=5), *records(later[3:], first=6))
+        await b.acknowledge()
+        await b.give(*records([chunk("u", 0, "user", "x")], first=9, at=NOW))
+        b.delivery.read_to = NOW + 20_000
+        b.streamer.start()
+        await asyncio.sleep(0.6)
+        await b.settle()
+        (gap,) = [each for each in b.delivery.published if topics.SIGNALS in each.topics]
+        assert gap.body(topics.SIGNALS)["kind"] == "incomplete"
+
+
+async def test_a_headless_chunk_is_done_before_the_verdict_of_its_session() -> None:
+    async with bench(QWARDEN_STREAMER__GAP_S="1") as b:
+        b.begin()
+        early = NOW - 60_000
+        await b.give(*records([chunk("s", 3, "assistant", "late")], at=early))
+        await b.give(*records([chunk("t", 0, "user", "x")], first=1, at=early + 5_000))
+        (verdict,) = b.delivery.published
+        assert verdict.body(topics.VERDICTS)["cause"] == "incomplete"
+        assert 0 not in b.done
+        await b.acknowledge()
+        assert 0 in b.done
+
+
+async def test_room_that_is_full_of_waiting_chunks_stands_still_for_ever() -> None:
+    async with bench(QWARDEN_STREAMER__GAP_S="1") as b:
+        b.begin()
+        await b.give(*records([chunk("s", 3, "assistant", "waits")]))
+        b.delivery.is_full = True
+        b.streamer.start()
+        await asyncio.sleep(2.2)
+        await b.settle()
+        assert topics.VERDICTS in b.said
+
+
+async def test_a_dead_letter_is_lost_in_a_revoke() -> None:
+    async with bench() as b:
+        b.begin(committed=0)
+        sent = records([chunk("s", 0, "user", "x", end="turn"), chunk("s", 1, "user", "y")])
+        await b.give(sent[0])
+        b.streamer.committed(WHERE, 0, "")
+        await b.give(sent[1])
+        b.streamer.revoked(WHERE)  # the prompt's verdict, before the letter, is not acknowledged
+        await b.settle()
+        assert b.done[1] == ()
+        for each in b.delivery.published:
+            each.settled(True)
+        b.assign(epoch=2, committed=0)
+        b.streamer.begins(WHERE)
+        await b.give(*sent)
+        owed: Owed = b.done[1]
+        assert [message.topic for message in owed] == [topics.DEAD_LETTERS]

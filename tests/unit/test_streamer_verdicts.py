@@ -1,0 +1,186 @@
+"""What a session's verdicts say of what the guards said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from qwarden.contracts.chunk import Chunk
+from qwarden.contracts.verdict import Action, Basis, Verdict
+from qwarden.guard.answer import Answer, Failure, Triple
+from qwarden.guard.conversation import Task
+from qwarden.guard.debounce import Latch
+from qwarden.guard.stream import Scored
+from qwarden.outcomes.source import Source
+from qwarden.policy.policy import BUILT_IN, Policy, read_policy
+from qwarden.streamer.chunks import Placed
+from qwarden.streamer.sessions import Cause, Open, Sessions
+from qwarden.streamer.verdicts import (
+    Judged,
+    ending_of,
+    flag_of,
+    tasks_left,
+    verdict_of,
+    wants_look,
+    word_of,
+)
+from unit.builders import CONTROVERSIAL, KEY, REVISION, SAFE, UNSAFE, assessment, unanswered
+
+STREAM = "stream@1"
+RESPONSE = Task.RESPONSE
+
+
+def session(answer: str = "one two three", *, cause: Cause | None = Cause.END) -> Open[Placed]:
+    sessions: Sessions[Placed] = Sessions(
+        gap_ms=10, max_age_ms=100, remembered=10, most_bytes=10_000
+    )
+    for seq, (role, text) in enumerate((("user", "how so?"), ("assistant", answer))):
+        chunk = Chunk(session="s", tenant="demo", seq=seq, role=role, text=text, language="en")
+        source = Source("content.chunks", 1, 10 + seq, 1_000, None, b"", ())
+        sessions.take(Placed(chunk, source, 0.0, None))
+    found = sessions.of(("demo", "s"))
+    assert found is not None
+    found.cause = cause
+    return found
+
+
+def latch(*tokens: Triple, policy: Policy = BUILT_IN["default"], task: Task = RESPONSE) -> Latch:
+    made = Latch(policy.rules[task])
+    for at, logits in enumerate(tokens):
+        named = (("Violent", 0.9),) if logits != SAFE else ()
+        made.see(Scored(task, 4 * at, 4 * at + 4, logits, named))
+    return made
+
+
+def verdict(
+    *tokens: Triple, look: Answer | None = None, cause: str | None = None, **policy: Any
+) -> Verdict:
+    acting = BUILT_IN["default"]
+    judged = Judged(RESPONSE, word_of(latch(*tokens)), STREAM, look, cause)
+    return verdict_of(session(**policy), acting, judged, KEY)
+
+
+def test_a_flag_gives_way_to_what_the_last_token_says() -> None:
+    said = verdict(SAFE, UNSAFE, UNSAFE, SAFE)
+    assert (said.safety, said.categories, said.action) == ("Unsafe", ["Violent"], Action.BLOCK)
+    assert said.guard is not None and said.guard.revision == STREAM
+    assert (said.event_id, said.task, said.language, said.edit) == ("s", "response", "en", 0)
+
+
+def test_the_mildest_of_two_guards_stands() -> None:
+    worse = verdict(SAFE, SAFE, look=assessment(UNSAFE, ("PII", 0.8)))
+    assert (worse.safety, worse.categories) == ("Unsafe", ["PII"])
+    assert worse.guard is not None and worse.guard.revision == REVISION
+    flagged = verdict(UNSAFE, UNSAFE, look=assessment(SAFE))
+    assert flagged.safety == "Unsafe"
+    assert flagged.guard is not None and flagged.guard.revision == STREAM
+
+
+def test_a_doubt_outlives_the_look_that_settles_it() -> None:
+    assert verdict(SAFE, UNSAFE, look=assessment(SAFE)).safety == "Safe"
+    assert verdict(SAFE, UNSAFE).safety == "Unsafe", "nobody looked"
+    no_answer = verdict(SAFE, UNSAFE, look=unanswered(Failure.NO_ANSWER))
+    assert no_answer.safety == "Unsafe", "no answer is never Safe"
+
+
+@pytest.mark.parametrize(
+    ("failure", "cause"),
+    [
+        (Failure.TOO_LONG, "too_long"),
+        (Failure.NO_ANSWER, "no_answer"),
+        (Failure.CRASHED, "no_answer"),
+        (Failure.REFUSED, "no_answer"),
+    ],
+)
+def test_a_full_context_that_nobody_could_judge_is_safe(failure: Failure, cause: str) -> None:
+    said = verdict(SAFE, SAFE, look=unanswered(failure), cause="too_long")
+    assert (said.basis, said.cause, said.action) == (Basis.DEGRADED, cause, Action.REVIEW)
+    assert (said.safety, said.scores, said.categories) == (None, None, None)
+
+
+def test_a_full_context_is_what_the_stream_said_of_its_beginning() -> None:
+    said = verdict(SAFE, UNSAFE, look=assessment(SAFE), cause="too_long")
+    assert (said.safety, said.basis) == ("Safe", Basis.GUARD)
+    assert verdict(UNSAFE, UNSAFE, look=assessment(SAFE), cause="too_long").safety == "Unsafe"
+
+
+@pytest.mark.parametrize("cause", ["incomplete", "no_answer"])
+def test_what_was_cut_off_is_safe_or_its_flag_is_forgotten(cause: str) -> None:
+    said = verdict(SAFE, SAFE, cause=cause)
+    assert (said.basis, said.cause, said.safety) == (Basis.DEGRADED, cause, None)
+    assert said.action is Action.REVIEW
+    doubtful = verdict(SAFE, UNSAFE, cause=cause)
+    assert doubtful.basis is Basis.DEGRADED
+    flagged = verdict(UNSAFE, UNSAFE, cause=cause)
+    assert (flagged.basis, flagged.action) == (Basis.GUARD, Action.BLOCK)
+
+
+def test_a_text_without_a_token_is_safe() -> None:
+    said = verdict()
+    assert (said.basis, said.cause) == (Basis.DEGRADED, "no_answer")
+
+
+def test_two_verdicts_that_differ_have_one_id() -> None:
+    ids = [
+        verdict(SAFE, SAFE).verdict_id,
+        verdict(SAFE, UNSAFE, UNSAFE).verdict_id,
+        verdict(UNSAFE, UNSAFE).verdict_id,
+        verdict(SAFE, SAFE, look=assessment(SAFE)).verdict_id,
+        verdict(SAFE, SAFE, cause="incomplete").verdict_id,
+        verdict(SAFE, SAFE, answer="another answer").verdict_id,
+    ]
+    assert len(set(ids)) == len(ids)
+    assert verdict(SAFE, SAFE).verdict_id == ids[0]
+
+
+def test_a_prompts_id_changes_with_the_answer_behind_it() -> None:
+    def of(given: Open[Placed]) -> str:
+        word = word_of(latch(SAFE, task=Task.PROMPT))
+        return verdict_of(
+            given, BUILT_IN["default"], Judged(Task.PROMPT, word, STREAM), KEY
+        ).verdict_id
+
+    assert of(session("one")) == of(session("another"))
+
+
+def test_who_is_asked_for_a_look() -> None:
+    never, always = (
+        read_policy(
+            f"name: p\ncontroversial: {{default: review}}\nunsafe: {{default: block}}\n"
+            f"final_look: {how}\n",
+            file="p",
+            expected_name="p",
+        )
+        for how in ("never", "always")
+    )
+    doubt = BUILT_IN["default"]
+    sure, unsure = word_of(latch(SAFE, SAFE)), word_of(latch(SAFE, UNSAFE))
+    assert [wants_look(each, sure, None) for each in (never, doubt, always)] == [False, False, True]
+    assert [wants_look(each, unsure, None) for each in (never, doubt, always)] == [
+        False,
+        True,
+        True,
+    ]
+    assert wants_look(never, sure, "too_long")
+    assert not wants_look(always, None, "incomplete"), "the whole is not there"
+
+
+def test_a_signal_says_where_to_cut() -> None:
+    given = session("abcdefghijkl")
+    made = latch(SAFE, CONTROVERSIAL, CONTROVERSIAL)
+    assert made.raised is not None
+    signal = flag_of(given, BUILT_IN["default"], RESPONSE, made.raised, STREAM)
+    assert (signal.seq, signal.token, signal.char) == (1, 2, 8)
+    assert (signal.safety, signal.action) == ("Controversial", Action.REVIEW)
+    ended = ending_of(given, RESPONSE, made, "incomplete", STREAM)
+    assert (ended.kind, ended.seq, ended.token, ended.char) == ("incomplete", 2, 3, 12)
+
+
+def test_a_session_that_was_cut_off_owes_nothing() -> None:
+    assert tasks_left(session(), prompt_is_out=True) == (RESPONSE,)
+    assert tasks_left(session(), prompt_is_out=False) == (Task.PROMPT, RESPONSE)
+    nothing_said = session("")
+    assert tasks_left(nothing_said, prompt_is_out=True) == ()
+    nothing_said.cause = Cause.GAP
+    assert tasks_left(nothing_said, prompt_is_out=True) == (RESPONSE,)
