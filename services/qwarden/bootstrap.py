@@ -153,10 +153,9 @@ def stream_client_of(
     async def here() -> frozenset[str]:
         return frozenset({"in-process"})
 
-    names = own.names or (settings.triton.url,)
     return StreamClient(
         guard_at or at,
-        look or (here if in_process else Addresses(names)),
+        look or (here if in_process else Addresses(settings.stream_urls)),
         StreamLimits(
             appends_a_request=own.appends_a_request,
             requests_in_flight=own.requests_in_flight,

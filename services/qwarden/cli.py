@@ -373,6 +373,8 @@ def publish(
 
     An event needs event_id, tenant, and messages or text:
     {"event_id": "1", "tenant": "demo", "text": "Hello"}
+    With --topic content.chunks a line is a piece of a running session:
+    {"session": "1", "seq": 0, "tenant": "demo", "role": "user", "text": "Hello", "end": "turn"}
     """
     settings = _client_settings()
     with _opened(file) as lines:
@@ -716,9 +718,9 @@ def moderate(
 ) -> None:
     """Judge a file of events without Kafka: its verdicts or a dead letter for each, in order.
 
-    By default it asks the Triton of the running stack, or of QWARDEN_TRITON__URL (with --stream:
-    QWARDEN_STREAM_GUARD__URLS). An answer with reasoning has two verdicts, on lines that follow
-    each other; with --stream each event has one row.
+    By default it asks the Triton of the running stack, or of QWARDEN_TRITON__URL. An answer with
+    reasoning has two verdicts, on lines that follow each other; with --stream each event has one
+    row.
     """
     if stream:
         if views is not None:
@@ -1083,8 +1085,7 @@ async def _stream_client(settings: Settings) -> AsyncIterator[tuple[StreamClient
         client = bootstrap.stream_client_of(settings, guard_at=lambda _: guard)
     else:
         own = settings.stream_guard
-        first = own.urls.split(",")[0].strip()
-        guard = TritonStream(first, timeout_s=own.timeout_s, queue_s=own.queue_s)
+        guard = TritonStream(settings.stream_urls[0], timeout_s=own.timeout_s, queue_s=own.queue_s)
         client = bootstrap.stream_client_of(settings)
     try:
         with err.status("loading the guard …"):

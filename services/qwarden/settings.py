@@ -368,6 +368,11 @@ class Settings(BaseSettings):
                 )
         return self
 
+    @property
+    def stream_urls(self) -> tuple[str, ...]:
+        """Where the stream guard is: names, each host:port."""
+        return self.stream_guard.names or (self.triton.url,)
+
     def keys(self) -> ContentKey:
         return ContentKey(bytes.fromhex(self.content_key.get_secret_value()))
 

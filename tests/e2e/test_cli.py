@@ -57,15 +57,15 @@ def test_a_sample_of_the_demo_has_no_outcome(environ: dict[str, str], without: s
     ran = qwarden(environ, "demo", "--once", *words)
     shown = ran.stdout.decode()
     assert ran.returncode == 0, shown + ran.stderr.decode()
-    assert re.search(r"records published\s+64\b", shown)
-    assert re.search(r"with their outcomes\s+64\b", shown)
+    assert re.search(r"events and sessions published\s+67\b", shown)
+    assert re.search(r"with their outcomes\s+67\b", shown)
     assert re.search(r"without\s+0\b", shown)
     for word in ("Safe", "Controversial", "Unsafe", "withdrawn", "expired", "too_long", "joined",
-                 "prompt", "response", "thinking"):  # fmt: skip
+                 "prompt", "response", "thinking", "flag"):  # fmt: skip
         assert word in shown, f"no sample was {word}"
     for action in ("allow", "disclaim", "review", "block"):
         assert action in shown, f"no sample was answered with {action}"
-    in_process = b"engine runs in the moderator's process" in ran.stderr
+    in_process = b"engines run in the services' own processes" in ran.stderr
     assert in_process == (without == "triton")
     assert list(Path(environ["HOME"]).iterdir()) == [], "something was written outside the stack"
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers import Tokenizer
 
 from qwarden.guard.stream import Append, Appended, Part, Segment, Status
 from qwarden_engine.checkpoint import open_checkpoint
@@ -254,6 +256,85 @@ def test_the_contexts_end_loses_what_fits_or_fails(engine: Opened) -> None:
     assert again.status is Status.REPLAY
 
 
+@dataclass
+class Encoder:
+    """A tokenizer that counts what it is given. `before` is called with each text."""
+
+    real: Tokenizer
+    points: int = 0
+    before: Callable[[str], None] = lambda text: None
+
+    @property
+    def normalizer(self) -> Any:
+        return self.real.normalizer
+
+    def encode(self, text: str, *, add_special_tokens: bool) -> Any:
+        self.before(text)
+        self.points += len(text)
+        return self.real.encode(text, add_special_tokens=add_special_tokens)
+
+
+@pytest.fixture
+def encoder(engine: Opened, monkeypatch: pytest.MonkeyPatch) -> Encoder:
+    made = Encoder(chat().plain)
+    monkeypatch.setattr(chat(), "plain", made)
+    return made
+
+
+LONG = {
+    "marks": "\u0301\u0323" * 20_000,
+    "one word": "a" * 40_000,
+    "words": "as a house " * 4_000,
+    "blanks that are stripped before more": "as" + "\n" * 40_000 + "as",
+}
+
+
+@pytest.mark.parametrize("segment", Segment)
+@pytest.mark.parametrize("end", [False, True])
+@pytest.mark.parametrize("text", LONG.values(), ids=LONG)
+def test_what_no_context_has_room_for_is_encoded(
+    engine: Opened, encoder: Encoder, text: str, end: bool, segment: Segment
+) -> None:
+    parts = (user("a"), Part("assistant", text, segment, end=end))
+    appends = [Append("t", "s", 0, parts)]
+    if not end or segment is Segment.THINKING:
+        appends.append(Append("t", "s", 1 + len(text), (answer("as"),)))
+    said, *late = engine.ask(*appends)
+    # The stand-in's tokens have 4 code points at most, and a run is encoded up to 8 times.
+    assert encoder.points < 4 * 8 * CONTEXT + 8 * 1024
+    assert {each.status for each in (said, *late)} == {Status.CLOSED}
+    assert told(said.scored) == expected(chat(), parts)[: len(said.scored)]
+    beyond = next(each for each in fed_of(chat(), parts)[CONTEXT:] if each.task)
+    assert said.held == len(text) - beyond.start
+
+
+def test_who_writes_a_long_text_keeps_the_others_waiting(engine: Opened, encoder: Encoder) -> None:
+    """Whether it came before them, or with them; and what follows it in its session does not."""
+    writing, goes_on = threading.Event(), threading.Event()
+
+    def before(text: str) -> None:
+        if "界" in text:
+            writing.set()
+            assert goes_on.wait(60)
+
+    encoder.before = before
+    parts = (user("界" * 5000, end=False),)
+    offset = len(parts[0].text)
+    huge, of_huge = request_of(Append("t", "huge", 0, parts))
+    beside, of_beside = request_of(Append("t", "beside", 0, (user(),)))
+    with ThreadPoolExecutor(1) as pool:
+        submitted = pool.submit(engine.scheduler.submit, [huge, beside])
+        assert writing.wait(60)
+        behind = engine.asked(Append("t", "huge", offset, (user("b", end=False),)))
+        assert of_beside() is not None
+        [other] = engine.ask(Append("t", "other", 0, (user(),)))
+        assert other.status is Status.DONE
+        assert not submitted.done()
+        goes_on.set()
+        answers = [of_huge(), behind()]
+    assert [said[0].status for said in answers if said] == [Status.CLOSED, Status.CLOSED]
+
+
 WRONG = {
     "no JSON": b"no",
     "an empty object, by which clients ask for the revision": b"{}",
@@ -379,10 +460,10 @@ def test_a_text_that_the_tokenizer_fails_on_fails_its_neighbours(
 ) -> None:
     write = Writer.write
 
-    def fails(self: Writer, part: Part) -> list[Fed]:
+    def fails(self: Writer, part: Part, *room: int) -> list[Fed]:
         if "界" in part.text:
             raise RuntimeError("a panic")
-        return write(self, part)
+        return write(self, part, *room)
 
     monkeypatch.setattr(Writer, "write", fails)
     good = Append("t", "good", 0, (user(), answer("as a house")))

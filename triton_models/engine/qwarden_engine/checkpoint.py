@@ -121,7 +121,8 @@ def open_checkpoint(
     if _family(raw) is not family:
         raise CheckpointError(
             f"{config_file}: expected a checkpoint of family {family}, and it is one of "
-            f"{_family(raw)}; name it in the settings of that engine"
+            f"{_family(raw)}; name one for Gen in QWARDEN_ENGINE__CHECKPOINT or --guard, one for "
+            "Stream in QWARDEN_STREAM__CHECKPOINT or --guard beside --stream"
         )
     config = _config(config_file, raw)
 

@@ -17,6 +17,7 @@ without a thought has an empty one before it; earlier assistant turns have none 
 from __future__ import annotations
 
 import enum
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -281,8 +282,11 @@ class Writer:
         """Stretches that were cut for their length."""
         return self._cuts + (self._text.cuts if self._text else 0)
 
-    def write(self, part: Part) -> list[Fed]:
+    def write(self, part: Part, room: int = sys.maxsize) -> list[Fed]:
         """More of the session; answers the tokens that are stable now.
+
+        Where they are more than `room`, not all of them: what cannot be forwarded is not encoded.
+        The session has come to its end then, and what follows is written with a `room` below 0.
 
         A text ends with `end`, or where a part of another role or segment follows. A thought of the
         history is not read, as the template has none there. An empty part that ends nothing says
@@ -299,24 +303,24 @@ class Writer:
             return []
         if text is None or text.ended or text.kind is not kind or text.task is not task:
             if kind is Kind.ANSWER and (text is None or text.kind is not Kind.THOUGHT):
-                self._begin(Kind.THOUGHT, None, fed)
-            text = self._begin(kind, task, fed)
+                self._begin(Kind.THOUGHT, None, fed, room)
+            text = self._begin(kind, task, fed, room)
         if kind is not Kind.EARLIER or part.segment is not Segment.THINKING:
-            fed += text.write(part.text)
+            fed += text.write(part.text, room - len(fed))
             if part.end:
-                fed += text.end()
+                fed += text.end(room - len(fed))
         return fed
 
-    def _begin(self, kind: Kind, task: Task | None, fed: list[Fed]) -> _Text:
+    def _begin(self, kind: Kind, task: Task | None, fed: list[Fed], room: int) -> _Text:
         before = self._text
         if before is not None:
             if not before.ended:
-                fed += before.end()
+                fed += before.end(room - len(fed))
             self._cuts += before.cuts
         opening = self._chat.openings[before.kind if before else None, kind]
         fed += map(Fed, opening.ids)
         self._text = _Text(self._chat.plain, kind, task, self._chat.around[kind])
-        fed += self._text.lead(opening.text)
+        fed += self._text.lead(opening.text, room - len(fed))
         return self._text
 
     def _placed(self, part: Part) -> Kind:
@@ -390,11 +394,11 @@ class _Text:
     def cuts(self) -> int:
         return self._pieces.cuts
 
-    def lead(self, text: str) -> list[Fed]:
+    def lead(self, text: str, room: int) -> list[Fed]:
         self._lead = len(text)
-        return self._fed(self._pieces.take(text))
+        return self._fed(self._pieces.take(text, room))
 
-    def write(self, text: str) -> list[Fed]:
+    def write(self, text: str, room: int) -> list[Fed]:
         if not self._taken and not self._blanks:
             begun = text.lstrip(self._around.left)
             self._skipped += len(text) - len(begun)
@@ -408,11 +412,14 @@ class _Text:
         if len(body) < len(text):
             self._blanks.append(text[len(body) :])
         self._taken += len(blanks) + len(body)
-        return self._fed(self._pieces.take(blanks + body))
+        return self._fed(self._pieces.take(blanks + body, room))
 
-    def end(self) -> list[Fed]:
+    def end(self, room: int) -> list[Fed]:
         """What is held, and the closing token but of an answer, behind which nothing is read."""
         self.ended = True
+        if room < 0:
+            self._blanks = []
+            return []
         pieces = self._pieces.take(self._around.behind) + self._pieces.end()
         fed = self._fed(pieces)
         length = self._skipped + self._taken + sum(map(len, self._blanks))

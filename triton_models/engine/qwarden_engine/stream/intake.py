@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from qwarden.guard.conversation import Task
 from qwarden.guard.stream import Append, Appended, Status
 from qwarden_engine.conviction import Record
 from qwarden_engine.stream.book import Answer, Book, tell
 from qwarden_engine.stream.chat import Fed
-from qwarden_engine.stream.jobs import Held, Job, Request
+from qwarden_engine.stream.jobs import Given, Held, Job, Request
 from qwarden_engine.stream.sessions import Session
 
 _log = logging.getLogger(__name__)
@@ -23,17 +22,13 @@ CLOSED = "the context of {} tokens is full; have the whole judged at once"
 CRASHED = "its session ended the engine's process twice, alone"
 
 
-@dataclass(frozen=True, slots=True)
-class _Given:
-    """An append, and where its answer goes."""
-
-    request: Request
-    at: int
-    append: Append
+_TOGETHER = 4096
+"""Code points that are written before the first of them is queued, where they are of several
+sessions: some ms. What is longer keeps nobody who came with it waiting: it is written behind."""
 
 
 class Intake:
-    """Takes requests, one call at a time: a session's text is written in order.
+    """Takes requests, from any thread. A session's text is written in order, by one at a time.
 
     `record`: of what was running when the process died. `context`: the most tokens of a session.
     """
@@ -43,88 +38,120 @@ class Intake:
         self._record = record
         self._convicted = frozenset(record.convicted)
         self._revision = revision
+        self._context = context
         self._closed = CLOSED.format(context)
-        self._writing = threading.Lock()
 
     def submit(self, requests: Sequence[Request]) -> None:
         """Takes requests that came together; what they have of one session is put in order.
 
-        Blocks no longer than their texts take to become tokens: what waits is bounded by the memory
-        that is promised to it.
+        Blocks no longer than texts take to become tokens, as much of each as its context has room
+        for: these and what comes of the same sessions meanwhile, which is taken without a wait.
         """
-        with self._writing:
-            answers = self._taken(requests)
-        if answers is None:
+        given, answers = self._decoded(requests)
+        sessions = self._taken(requests, given, answers)
+        if sessions is None:
             for request in requests:
                 tell(request, None)
-        else:
-            self._book.put(answers)
+            return
+        self._book.put(answers)
+        waiting = deque(sorted(sessions, key=_next_points))
+        while waiting:
+            together = [waiting.popleft()]
+            points = _next_points(together[0])
+            while waiting and (points := points + _next_points(waiting[0])) <= _TOGETHER:
+                together.append(waiting.popleft())
+            waiting += self._write(together)
 
-    def _taken(self, requests: Sequence[Request]) -> list[Answer] | None:
-        """What is said at once; None where nothing is taken any more."""
+    def _taken(
+        self, requests: Sequence[Request], given: Sequence[Given], answers: list[Answer]
+    ) -> list[Session[Held]] | None:
+        """The sessions that are to be written by this thread; None where nothing is taken any more.
+        `answers` gets what is said to what was not taken."""
         book, now = self._book, time.monotonic()
-        given, answers = self._decoded(requests)
+        sessions: list[Session[Held]] = []
         with book.changed:
             if not book.open(requests):
                 return None
-            take = book.sessions.take
-            taken = [
-                take((a.tenant, a.session), a.offset, _points(a), now)
-                for a in (each.append for each in given)
-            ]
-        made = [
-            self._not_taken(each, session)
-            if isinstance(session, Status)
-            else self._written(each, session)
-            for each, session in zip(given, taken, strict=True)
-        ]
+            for each in given:
+                append = each.append
+                session = book.sessions.take(
+                    (append.tenant, append.session), append.offset, each.points, now
+                )
+                if isinstance(session, Status):
+                    answers.append(self._not_taken(each, session))
+                    continue
+                held = session.state
+                held.unwritten.append(each)
+                if not held.is_being_written:
+                    held.is_being_written = True
+                    sessions.append(session)
+        return sessions
+
+    def _write(self, sessions: Sequence[Session[Held]]) -> list[Session[Held]]:
+        """Writes the next append of each, and queues what came of them; those that have more."""
+        book = self._book
+        made = [self._written(session.state.unwritten.popleft(), session) for session in sessions]
+        more: list[Session[Held]] = []
+        answers: list[Answer] = []
         with book.changed:
+            now = time.monotonic()
             for each in made:
                 answers += self._promised(each, now) if isinstance(each, Job) else (each,)
+            for session in sessions:
+                held = session.state
+                held.is_being_written = bool(held.unwritten)
+                if held.unwritten:
+                    more.append(session)
             book.changed.notify_all()
-        return answers
+        book.put(answers)
+        return more
 
-    def _decoded(self, requests: Iterable[Request]) -> tuple[list[_Given], list[Answer]]:
+    def _decoded(self, requests: Iterable[Request]) -> tuple[list[Given], list[Answer]]:
         """The appends, those of one session by their offsets; and what is said to what is none."""
-        given: list[_Given] = []
+        given: list[Given] = []
         answers: list[Answer] = []
         for request in requests:
             for at, data in enumerate(request.appends):
                 try:
-                    given.append(_Given(request, at, Append.from_json(data)))
+                    given.append(Given(request, at, Append.from_json(data)))
                 except (ValueError, RecursionError) as error:
-                    self._book.counts.refused += 1
+                    with self._book.changed:
+                        self._book.counts.refused += 1
                     answers.append(self._said(request, at, Status.REFUSED, str(error)))
         if len({(each.append.tenant, each.append.session) for each in given}) < len(given):
             given.sort(key=lambda each: each.append.offset)
         return given, answers
 
-    def _not_taken(self, given: _Given, status: Status) -> Answer:
+    def _not_taken(self, given: Given, status: Status) -> Answer:
+        """Under the lock."""
         if status is Status.REPLAY:
-            with self._book.changed:
-                return self._book.replay(given.request, given.at)
+            return self._book.replay(given.request, given.at)
         self._book.counts.full += 1
         return self._said(given.request, given.at, status, FULL)
 
-    def _written(self, given: _Given, session: Session[Held]) -> Job | Answer:
+    def _written(self, given: Given, session: Session[Held]) -> Job | Answer:
         held, append = session.state, given.append
         if session.gone:  # since one before it was refused
             with self._book.changed:
                 return self._book.replay(given.request, given.at)
         if held.name in self._convicted:
-            self._book.counts.crashed += 1
+            with self._book.changed:
+                self._book.counts.crashed += 1
             return self._refused(given, session, CRASHED)
         try:
-            fed = held.write(append)
+            fed = held.write(append, self._context)
         except ValueError as error:
-            self._book.counts.refused += 1
+            with self._book.changed:
+                self._book.counts.refused += 1
             return self._refused(given, session, str(error))
         except Exception as error:  # of this text alone; the others are answered
             _log.exception("a text could not be written")
-            self._book.counts.failed += 1
+            with self._book.changed:
+                self._book.counts.failed += 1
             return self._refused(given, session, f"the engine failed on its text: {error!r}")
         if held.writer.cuts > held.cuts:
-            self._book.counts.cuts += held.writer.cuts - held.cuts
+            with self._book.changed:
+                self._book.counts.cuts += held.writer.cuts - held.cuts
             held.cuts = held.writer.cuts
         reads: list[int] = []
         query_reads: list[int] = []
@@ -156,7 +183,7 @@ class Intake:
         if fitting is None:
             book.counts.full += 1
             return [self._said(job.request, job.at, Status.FULL, FULL)]
-        if fitting < len(job.ids):
+        if held.given > self._context:
             _close(job, fitting)
             job.reason = self._closed
             held.ends = True
@@ -173,7 +200,7 @@ class Intake:
             book.sessions.forget(session)
         return [self._said(job.request, job.at, job.status, job.reason, job.held)]
 
-    def _refused(self, given: _Given, session: Session[Held], reason: str) -> Answer:
+    def _refused(self, given: Given, session: Session[Held], reason: str) -> Answer:
         with self._book.changed:
             self._book.sessions.forget(session)
         return self._said(given.request, given.at, Status.REFUSED, reason)
@@ -185,8 +212,8 @@ class Intake:
         return Answer(request, at, Appended(self._revision, status, clean, held=held))
 
 
-def _points(append: Append) -> int:
-    return sum([len(part.text) for part in append.parts])
+def _next_points(session: Session[Held]) -> int:
+    return session.state.unwritten[0].points
 
 
 def _close(job: Job, fitting: int) -> None:

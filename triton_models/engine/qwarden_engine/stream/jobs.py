@@ -39,6 +39,19 @@ class Request:
         self.answers = [None] * self.left
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """An append, and where its answer goes."""
+
+    request: Request
+    at: int
+    append: Append
+
+    @property
+    def points(self) -> int:
+        return sum([len(part.text) for part in self.append.parts])
+
+
 @dataclass(slots=True, eq=False)
 class Held:
     """What the engine keeps of a session beside its counts.
@@ -53,6 +66,12 @@ class Held:
     slot: Slot | None = None
     jobs: deque[Job] = field(default_factory=deque)
     ends: bool = False
+    unwritten: deque[Given] = field(default_factory=deque)
+    """Appends that were taken, in order, and are not tokens yet."""
+    is_being_written: bool = False
+    """A thread writes them, and goes on until there are none."""
+    given: int = 0
+    """Tokens of its text so far, also those that its context had no room for."""
     cuts: int = 0
     """Stretches of its texts that were cut for their length."""
     _text: tuple[str, Segment, bool] | None = None
@@ -60,14 +79,16 @@ class Held:
     _begins: dict[Task, int] = field(default_factory=dict)
     """Where in the transcript the text of a task begins."""
 
-    def write(self, append: Append) -> list[Fed]:
-        """The tokens that became stable. Raises `ValueError` for what has no place here."""
+    def write(self, append: Append, context: int) -> list[Fed]:
+        """The tokens that became stable; not many behind those that `context` has room for. Raises
+        `ValueError` for what has no place here."""
         fed: list[Fed] = []
         at = append.offset
         for part in append.parts:
             self._follow(part, at)
             at += len(part.text)
-            fed += self.writer.write(part)
+            fed += self.writer.write(part, context - self.given - len(fed))
+        self.given += len(fed)
         return fed
 
     def knows(self, fed: Fed, since: int) -> bool:

@@ -20,6 +20,7 @@ Sources: UAX 15 (NFC), the pattern of the Qwen2 and Qwen3 tokenizers.
 
 from __future__ import annotations
 
+import sys
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
@@ -50,34 +51,46 @@ class Pieces:
     `plain`: a tokenizer without added tokens, whose normaliser is NFC or none.
     """
 
-    __slots__ = ("_at", "_held", "_plain", "cuts")
+    __slots__ = ("_at", "_beyond", "_held", "_plain", "cuts")
 
     def __init__(self, plain: Tokenizer) -> None:
         self._plain = plain
         self._held = ""
         self._at = 0
+        self._beyond = 0
         self.cuts = 0
 
     @property
     def held(self) -> int:
-        """Code points that wait for what follows; at most `RUN`."""
-        return len(self._held)
+        """Code points that wait for what follows, at most `RUN`; and those that there was no room
+        for."""
+        return len(self._held) + self._beyond
 
-    def take(self, text: str) -> list[Piece]:
+    def take(self, text: str, room: int = sys.maxsize) -> list[Piece]:
         """More of the text; answers the tokens that are stable now. Encodes what was held and what
-        is new, and nothing before."""
+        is new, and nothing before.
+
+        It stops behind the block that gives more than `room` tokens: the rest is never encoded, and
+        counts as held. A text with no room behind it (below 0) cannot go on.
+        """
+        if room < 0:
+            self._beyond += len(text)
+            return []
         self._held += text
-        return self._give(ended=False)
+        given = self._give(room, ended=False)
+        if len(given) > room:
+            self._beyond, self._held = len(self._held), ""
+        return given
 
     def end(self) -> list[Piece]:
         """The text is over; answers the tokens of what is held."""
-        return self._give(ended=True)
+        return self._give(sys.maxsize, ended=True)
 
-    def _give(self, *, ended: bool) -> list[Piece]:
+    def _give(self, room: int, *, ended: bool) -> list[Piece]:
         # Only `take` sees more than a block: at the end at most `RUN` code points are held.
         given: list[Piece] = []
         text, at = self._held, 0
-        while at < len(text):
+        while at < len(text) and len(given) <= room:
             block = text[at : at + _BLOCK]
             taken = self._take(block, self._at + at, ended, given)
             at += taken
