@@ -32,10 +32,10 @@ _slots = set()
 _write, _step = Held.write, StreamNetwork.step
 _deadly = []
 
-def write(self, append):
+def write(self, append, *room):
     if any("deadly" in part.text for part in append.parts):
         _deadly.append(self)
-    return _write(self, append)
+    return _write(self, append, *room)
 
 def step(self, spans, slab):
     if any(held.slot is span.slot for held in _deadly for span in spans):

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from qwarden import bootstrap
 from qwarden import settings as settings_module
 from qwarden.contracts import topics
@@ -216,6 +218,44 @@ async def test_what_another_has_committed_is_taken_from_memory() -> None:
         b.streamer.committed(WHERE, 2, '{"v":1,"from":0}')
         b.streamer.revoked(WHERE)
         assert b.assign(epoch=2, committed=2, metadata='{"v":1,"from":1}') == 1
+
+
+REFUSED_LAST = {
+    "policy": json.dumps(chunk("s", 3, "assistant", "unsafe", policy="nope")).encode(),
+    "role": json.dumps(chunk("s", 3, "narrator", "unsafe")).encode(),
+    "seq": json.dumps(chunk("s", 3, "assistant", "unsafe") | {"seq": "x"}).encode(),
+    "size": json.dumps(chunk("s", 3, "assistant", "unsafe " * 300_000)).encode(),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED_LAST)
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_session_whose_last_chunk_is_refused_is_allowed_for_what_came_before(
+    why: str, again: bool
+) -> None:
+    async with bench() as b:
+        sent = records(exchange("s", "take flour and water", ends=False)[:3])
+        sent.append(Record(3, REFUSED_LAST[why]))
+        if again:
+            b.assign(committed=4, metadata='{"v":1,"from":0}')
+            b.streamer.read_again(WHERE, sent)
+            b.streamer.begins(WHERE)
+            await b.settle()
+        else:
+            b.begin()
+            await b.give(*sent)
+            assert b.delivery.published[0].topics[0] == topics.VERDICTS  # the prompt's
+            b.delivery.published.pop(0).settled(True)
+            await b.settle()
+            assert b.done[3][0].topic == topics.DEAD_LETTERS
+        (over,) = b.delivery.published
+        verdict = over.body(topics.VERDICTS)
+        assert (verdict["basis"], verdict["cause"], verdict["action"]) == (
+            "degraded",
+            "incomplete",
+            "review",
+        )
+        assert (topics.SIGNALS in over.topics) != again
 
 
 async def test_a_session_that_is_read_again_signals_again() -> None:

@@ -184,3 +184,14 @@ def test_a_session_that_was_cut_off_owes_nothing() -> None:
     assert tasks_left(nothing_said, prompt_is_out=True) == ()
     nothing_said.cause = Cause.GAP
     assert tasks_left(nothing_said, prompt_is_out=True) == (RESPONSE,)
+
+
+def test_what_a_policys_rule_calls_safe_is_blocked_by_the_likeliest_word() -> None:
+    text = (
+        "name: calm\ncontroversial: {default: review}\nunsafe: {default: block}\n"
+        "flagging: {response: {rule: threshold, p: 0.99, run: 3}}\n"
+    )
+    calm = read_policy(text, file="policies/calm.yaml", expected_name="calm")
+    word = word_of(latch(SAFE, (0.0, -9.0, 1.0), policy=calm))
+    assert word is not None
+    assert (word.safety, word.category, word.in_doubt) == ("Safe", None, False)

@@ -47,6 +47,14 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
 _decoder = msgspec.json.Decoder(Chunk)
 
 
+class _Names(msgspec.Struct):
+    session: Name = ""
+    tenant: Name = ""
+
+
+_names_decoder = msgspec.json.Decoder(_Names)
+
+
 def decode_chunk(value: bytes | None, *, max_bytes: int, tenants: Iterable[str] = ()) -> Chunk:
     """Reads a record's value. Raises `Refused` with a sentence that names the fix.
 
@@ -58,10 +66,13 @@ def decode_chunk(value: bytes | None, *, max_bytes: int, tenants: Iterable[str] 
             'the record has no value; to end a session send a chunk with "end": "session"',
         )
     if len(value) > max_bytes:
+        names = _names_of(value)
         raise Refused(
             ErrorClass.TOO_LARGE,
             f"the record has {len(value):,} bytes and the limit is {max_bytes:,}; send the text in "
             "smaller chunks",
+            event_id=names.session,
+            tenant=names.tenant,
         )
     try:
         chunk = _decoder.decode(value)
@@ -108,6 +119,14 @@ def _refused(value: bytes, tenants: Iterable[str], error: Exception) -> Refused:
         event_id=text_of(fields, "session"),
         tenant=text_of(fields, "tenant"),
     )
+
+
+def _names_of(value: bytes) -> _Names:
+    """Whose chunk it is, as far as that can be read."""
+    try:
+        return _names_decoder.decode(value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _Names()
 
 
 def _named(chunk: Chunk, reason: str) -> Refused:

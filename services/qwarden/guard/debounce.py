@@ -135,14 +135,15 @@ class Latch:
         return None
 
     @property
+    def last_safety(self) -> Safety | None:
+        """What the last token is under the rule; None before there is one."""
+        return None if self.last is None else _read(self._rule, self.last)[0]
+
+    @property
     def ends_in_doubt(self) -> bool:
         """If the text ended here: its last token is not Safe and nothing was raised, since the
         run was too short."""
-        return (
-            self.raised is None
-            and self.last is not None
-            and _read(self._rule, self.last)[0] is not Safety.SAFE
-        )
+        return self.raised is None and self.last_safety not in (None, Safety.SAFE)
 
     def _raise(self, safety: Safety, token: int, scored: Scored) -> Raised:
         self.raised = Raised(

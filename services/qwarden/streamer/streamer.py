@@ -313,6 +313,7 @@ class Streamer:
             if done is not None:
                 telemetry.CHUNKS.add(Fate.REFUSED)
                 done(self._dead_letter(source, refused, polled))
+            self._end_refused(held, (refused.tenant, refused.event_id))
             return
         placed = Placed(chunk, source, polled, done)
         if done is not None:
@@ -354,6 +355,13 @@ class Streamer:
             live.is_quiet = again
             self._count_over(taken.session)
         self._wake(held, live)
+
+    def _end_refused(self, held: _Held, key: Key) -> None:
+        """A chunk that is no chunk, and names its session: nothing that comes later could show that
+        text is missing, so that the session is over as incomplete."""
+        session = held.sessions.of(key)
+        if session is not None and session.cause is None:
+            self._over(held, held.sessions.abandon(session, Cause.REFUSED))
 
     def _advance(self, held: _Held, now: int) -> None:
         for over in held.sessions.advance(now):

@@ -49,12 +49,12 @@ def word_of(latch: Latch) -> Word | None:
     raised = latch.raised
     if raised is not None:
         return Word(raised.safety, raised.scores, raised.category, raised.token, True, False)
-    last = latch.last
-    if last is None:
+    last, safety = latch.last, latch.last_safety
+    if last is None or safety is None:
         return None
-    category = last.categories[0][0] if last.categories else None
-    token = latch.tokens - 1
-    return Word(last.safety, last.scores, category, token, False, latch.ends_in_doubt)
+    is_named = last.categories and safety is not Safety.SAFE
+    category = last.categories[0][0] if is_named else None
+    return Word(safety, last.scores, category, latch.tokens - 1, False, latch.ends_in_doubt)
 
 
 @dataclass(frozen=True, slots=True)
