@@ -26,8 +26,9 @@ from qwarden.inference.triton import TritonGuard
 from qwarden.inference.triton_stream import TritonStream
 from qwarden.moderator.case import Admission
 from qwarden.moderator.halting import Halting
-from qwarden.moderator.moderator import Moderator, Publication
+from qwarden.moderator.moderator import Moderator
 from qwarden.outcomes.lookup import Lookup
+from qwarden.outcomes.publication import Publication
 from qwarden.policy.document import DocumentError
 from qwarden.policy.tenants import Tenants, read_tenants
 from qwarden.settings import Settings, SettingsError
@@ -194,7 +195,7 @@ async def streamer(
                 Door(tenants, settings.keys(), limits.max_event_bytes),
                 client,
                 lookup,
-                streaming.Publication(
+                Publication(
                     evidence_sample=limits.evidence_sample,
                     consumer=f"{limits.group_id}@{socket.gethostname()}",
                     max_event_bytes=limits.max_event_bytes,

@@ -17,7 +17,15 @@ import os
 import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterator,
+    Mapping,
+)
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -181,18 +189,13 @@ def moderator() -> None:
     Everything it needs to know is in QWARDEN_* (`qwarden config show` lists it). It serves
     /metrics, /healthz and /readyz, and stops in order on SIGTERM.
     """
-    import uvloop
 
-    settings = settings_module.load()
-    telemetry.log_as_json(settings.telemetry.log_level)
-
-    async def run() -> int:
+    async def run(settings: Settings) -> int:
         async with bootstrap.moderator(settings) as (judge, dispatcher):
             control = bootstrap.control_of(settings)
             return await ModeratorService(settings, judge, dispatcher, control).run()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(runner.run(run()))
+    _serve(run)
 
 
 @app.command()
@@ -202,18 +205,23 @@ def streamer() -> None:
     Everything it needs to know is in QWARDEN_* (`qwarden config show` lists it). It serves
     /metrics, /healthz and /readyz, and stops in order on SIGTERM.
     """
-    import uvloop
 
-    settings = settings_module.load()
-    telemetry.log_as_json(settings.telemetry.log_level)
-
-    async def run() -> int:
+    async def run(settings: Settings) -> int:
         async with bootstrap.streamer(settings) as (judge, client, dispatcher):
             control = bootstrap.control_of(settings)
             return await StreamerService(settings, judge, client, dispatcher, control).run()
 
+    _serve(run)
+
+
+def _serve(run: Callable[[Settings], Coroutine[Any, Any, int]]) -> NoReturn:
+    """Runs a service to its end, and exits with its code."""
+    import uvloop
+
+    settings = settings_module.load()
+    telemetry.log_as_json(settings.telemetry.log_level)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        sys.exit(runner.run(run()))
+        sys.exit(runner.run(run(settings)))
 
 
 # The local stack.

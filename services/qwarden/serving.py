@@ -22,9 +22,11 @@ from prometheus_client import make_asgi_app
 
 from qwarden.contracts import topics
 from qwarden.control.port import Control, ControlUnusable
-from qwarden.delivery.consumer import Delivery
+from qwarden.delivery.consumer import Delivery, Handler, Refuse
+from qwarden.delivery.keeper import Keeper
 from qwarden.delivery.positions import Accepted
 from qwarden.delivery.publisher import Publisher
+from qwarden.delivery.room import Room
 from qwarden.delivery.subscriber import subscribe
 from qwarden.delivery.window import Partition
 from qwarden.kafka import message_limits, open_producer, security
@@ -139,6 +141,29 @@ class Serving:
                     if (loss.topic, loss.group) == (lane.delivery.topic, lane.group_id)
                 }
             )
+
+    def delivery_of(
+        self,
+        topic: str,
+        handler: Handler,
+        refuse: Refuse,
+        room: Room,
+        keeper: Keeper | None = None,
+    ) -> Delivery:
+        """One of the service's, under its limits."""
+        limits = self._limits
+        return Delivery(
+            topic,
+            handler,
+            refuse,
+            room=room,
+            commit_interval_s=limits.commit_interval_s,
+            commit_records=limits.commit_records,
+            revoke_s=limits.revoke_s,
+            look_s=limits.look_s,
+            on_failure=self.stop,
+            keeper=keeper,
+        )
 
     def in_flight(self) -> str:
         """Which records are in flight, for a log line."""

@@ -23,12 +23,10 @@ from unit.engine.stream_checkpoint import random_stream_checkpoint
 DIES = """
 
 import os
-import threading
 from pathlib import Path
 from qwarden_engine.stream.jobs import Held
 from qwarden_engine.stream.network import StreamNetwork
 
-_slots = set()
 _write, _step = Held.write, StreamNetwork.step
 _deadly = []
 

@@ -16,9 +16,10 @@ from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.memory import MemoryGuard
 from qwarden.moderator.case import Admission
 from qwarden.moderator.halting import Halting
-from qwarden.moderator.moderator import Moderator, Publication
+from qwarden.moderator.moderator import Moderator
 from qwarden.offline.moderate import ResumeError, moderate, resume
 from qwarden.outcomes.lookup import Lookup
+from qwarden.outcomes.publication import Publication
 from unit.builders import KEY, REVISION, THOUGHT, UNSAFE, admission, assessment, event
 
 THINKS = event(text=..., messages=THOUGHT)

@@ -21,8 +21,9 @@ from qwarden.guard.row import Row, View
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.memory import MemoryGuard
 from qwarden.moderator.halting import Halting
-from qwarden.moderator.moderator import Moderator, Publication
+from qwarden.moderator.moderator import Moderator
 from qwarden.outcomes.lookup import Lookup
+from qwarden.outcomes.publication import Publication
 from qwarden.outcomes.source import Source
 from unit.builders import (
     CONTROVERSIAL,

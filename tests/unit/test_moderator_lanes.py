@@ -20,8 +20,9 @@ from qwarden.guard.answer import Answer
 from qwarden.inference.dispatch import Dispatcher
 from qwarden.moderator.case import Admission
 from qwarden.moderator.halting import Halting
-from qwarden.moderator.moderator import Moderator, Publication
+from qwarden.moderator.moderator import Moderator
 from qwarden.outcomes.lookup import Lookup
+from qwarden.outcomes.publication import Publication
 from qwarden.outcomes.source import Source
 from qwarden.policy.policy import Policy, read_policy
 from qwarden.policy.tenants import Tenant, Tenants

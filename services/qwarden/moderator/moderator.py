@@ -6,8 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import lru_cache, partial
 from itertools import zip_longest
 
@@ -16,7 +15,6 @@ from qwarden.contracts import headers, topics
 from qwarden.contracts.dead_letter import KEPT_BYTES
 from qwarden.contracts.headers import Header
 from qwarden.contracts.refusal import ErrorClass, Refused
-from qwarden.contracts.verdict import Verdict
 from qwarden.delivery.lanes import Quotas, Relay, estimated_tokens, is_stale
 from qwarden.delivery.owed import Owed
 from qwarden.moderator import verdicts
@@ -24,23 +22,14 @@ from qwarden.moderator.case import Admission, Case
 from qwarden.moderator.halting import Halting, Run, may_be_the_guards_fault
 from qwarden.moderator.verdicts import Verdicts
 from qwarden.outcomes.lookup import Found, Lookup, Wanted
-from qwarden.outcomes.owing import owed_by_refusal, owed_by_relay, owed_by_verdict
+from qwarden.outcomes.owing import owed_by_relay, owed_by_verdict
+from qwarden.outcomes.publication import Outcomes, Publication
 from qwarden.outcomes.source import Record, Source
 from qwarden.telemetry import TenantLabels
 
 _log = logging.getLogger(__name__)
 
 Finish = Callable[[int, Owed], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """How outcomes are written: the evidence sample's rate (0 to 1), the name of this consumer in
-    dead letters, and how large a record's value may be to stand in one whole (bytes)."""
-
-    evidence_sample: float
-    consumer: str
-    max_event_bytes: int
 
 
 class _Pending:
@@ -97,6 +86,7 @@ class Moderator:
         self._publication = publication
         self._trace = trace
         self._labels = tenant_labels
+        self._outcomes = Outcomes(publication, trace, tenant_labels, headers.MODERATOR)
 
     async def handle(self, records: Sequence[Record], finish: Finish) -> None:
         """What `Delivery` calls: `finish(index, owed)` once for each record."""
@@ -115,7 +105,7 @@ class Moderator:
             try:
                 case = self._admission.admit(source)
             except Refused as refused:
-                finish(index, self._dead_letter(source, refused, polled))
+                finish(index, self._outcomes.dead_letter(source, refused, polled))
                 continue
             is_interactive = record.topic == topics.CONTENT
             owed = self._unasked(case, is_interactive, age_s, now, polled)
@@ -221,7 +211,9 @@ class Moderator:
         """The dead letter of a record whose outcome no broker takes. Its content is kept in part:
         what is too large for one topic may be for the dead letters too."""
         refused = Refused(ErrorClass.UNPUBLISHABLE, reason)
-        return self._dead_letter(Source.of(record), refused, time.monotonic(), max_bytes=KEPT_BYTES)
+        return self._outcomes.dead_letter(
+            Source.of(record), refused, time.monotonic(), max_bytes=KEPT_BYTES
+        )
 
     def _answered(self, pending: _Pending) -> Owed:
         """What a case owes whose questions all have their answers."""
@@ -233,7 +225,7 @@ class Moderator:
         try:
             said = verdicts.judged(case, [each.answer for each in found], key_id)
         except Refused as refused:
-            return self._dead_letter(case.source, refused, polled)
+            return self._outcomes.dead_letter(case.source, refused, polled)
         return self._owed(case, said, polled, found)
 
     def _owed(self, case: Case, said: Verdicts, polled: float, found: Sequence[Found]) -> Owed:
@@ -249,7 +241,7 @@ class Moderator:
             volatile = shared
             if each is not None:
                 volatile = [*shared, *_place(each.place, each.queue_s, each.model_s)]
-            self._count(verdict)
+            self._outcomes.count(verdict)
             owed += owed_by_verdict(
                 case.source,
                 verdict,
@@ -258,40 +250,6 @@ class Moderator:
                 volatile=volatile,
             )
         return owed
-
-    def _count(self, verdict: Verdict) -> None:
-        telemetry.VERDICTS.add(
-            self._labels(verdict.tenant),
-            verdict.task or "none",
-            verdict.safety or "none",
-            verdict.action or "none",
-            verdict.categories[0] if verdict.categories else "none",
-        )
-
-    def _dead_letter(
-        self, source: Source, refused: Refused, polled: float, *, max_bytes: int | None = None
-    ) -> Owed:
-        telemetry.EVENTS.add("dead_letter")
-        _log.info(
-            "dead letter: %s/%s/%s, tenant %r, event %r, %s",
-            source.topic,
-            source.partition,
-            source.offset,
-            refused.tenant,
-            refused.event_id,
-            refused.error_class.value,
-        )
-        tenant = self._labels(refused.tenant) if refused.tenant else "unknown"
-        telemetry.DEAD_LETTERS.labels(refused.error_class.value, tenant).inc()
-        now = datetime.now(UTC)
-        return owed_by_refusal(
-            source,
-            refused,
-            consumer=self._publication.consumer,
-            max_bytes=max_bytes or self._publication.max_event_bytes,
-            volatile=self._trace.forward(source.headers, source, "dead_letter"),
-            tried=(now - timedelta(seconds=time.monotonic() - polled), now),
-        )
 
 
 def _wanted(case: Case, at: int) -> Wanted:

@@ -60,21 +60,12 @@ class ModeratorService(Serving):
 
     def _delivery(self, topic: str, moderator: Moderator, records: int) -> Delivery:
         limits = self._settings.moderator
-        return Delivery(
-            topic,
-            moderator.handle,
-            moderator.unpublishable,
-            room=Room(
-                records=records,
-                most_bytes=limits.bytes_in_flight,
-                uncommitted=limits.uncommitted_records,
-            ),
-            commit_interval_s=limits.commit_interval_s,
-            commit_records=limits.commit_records,
-            revoke_s=limits.revoke_s,
-            look_s=limits.look_s,
-            on_failure=self.stop,
+        room = Room(
+            records=records,
+            most_bytes=limits.bytes_in_flight,
+            uncommitted=limits.uncommitted_records,
         )
+        return self.delivery_of(topic, moderator.handle, moderator.unpublishable, room)
 
     def _guard_changed(self) -> None:
         self._hold_or_release()

@@ -9,7 +9,6 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 
 from qwarden.contracts import topics
 from qwarden.control.port import Control
-from qwarden.delivery.consumer import Delivery
 from qwarden.delivery.room import Room
 from qwarden.inference.dispatch import Dispatcher
 from qwarden.inference.stream_client import StreamClient
@@ -46,20 +45,15 @@ class StreamerService(Serving):
         self._streamer = streamer
         self._client = client
         self._dispatcher = dispatcher
-        self.delivery = Delivery(
+        self.delivery = self.delivery_of(
             topics.CHUNKS,
             streamer.handle,
             streamer.unpublishable,
-            room=Room(
+            Room(
                 records=limits.records_in_flight,
                 most_bytes=limits.bytes_in_flight,
                 uncommitted=limits.uncommitted_records,
             ),
-            commit_interval_s=limits.commit_interval_s,
-            commit_records=limits.commit_records,
-            revoke_s=limits.revoke_s,
-            look_s=limits.look_s,
-            on_failure=self.stop,
             keeper=streamer,
         )
         streamer.delivery = self.delivery

@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
 from functools import partial
 
 import msgspec
@@ -27,7 +26,7 @@ from qwarden.contracts.escalation import Content
 from qwarden.contracts.headers import Header
 from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.contracts.signal import Signal
-from qwarden.contracts.verdict import Verdict, encode
+from qwarden.contracts.verdict import encode
 from qwarden.delivery.consumer import Delivery, Finish
 from qwarden.delivery.owed import Message, Owed
 from qwarden.delivery.window import Partition
@@ -40,7 +39,8 @@ from qwarden.inference.replica import NoAnswer
 from qwarden.inference.session import Session
 from qwarden.inference.stream_client import AppendRefused, StreamClient
 from qwarden.outcomes.lookup import Found, Lookup, Wanted
-from qwarden.outcomes.owing import owed_by_refusal, owed_by_verdict
+from qwarden.outcomes.owing import owed_by_verdict
+from qwarden.outcomes.publication import Outcomes, Publication
 from qwarden.outcomes.source import Record, Source
 from qwarden.policy.policy import Policy
 from qwarden.policy.tenants import Tenant
@@ -66,16 +66,6 @@ class Limits:
     gap_s: float
     max_age_s: float
     remembered: int
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """How outcomes are written: the evidence sample's rate (0 to 1), the name of this consumer in
-    dead letters, and how large a record's value may be to stand in one whole (bytes)."""
-
-    evidence_sample: float
-    consumer: str
-    max_event_bytes: int
 
 
 @dataclass(eq=False, slots=True)
@@ -168,7 +158,7 @@ class Streamer:
         self._lookup = lookup
         self._publication = publication
         self._trace = trace
-        self._labels = tenant_labels
+        self._outcomes = Outcomes(publication, trace, tenant_labels, headers.STREAMER)
         self._limits = limits
         self._held: dict[Partition, _Held] = {}
         self._looking: asyncio.Task[None] | None = None
@@ -212,7 +202,9 @@ class Streamer:
     def unpublishable(self, record: Record, reason: str) -> Owed:
         """The dead letter of a record whose own outcome no broker takes."""
         refused = Refused(ErrorClass.UNPUBLISHABLE, reason)
-        return self._dead_letter(Source.of(record), refused, time.monotonic(), most=KEPT_BYTES)
+        return self._outcomes.dead_letter(
+            Source.of(record), refused, time.monotonic(), max_bytes=KEPT_BYTES
+        )
 
     # What the delivery calls: the keeper.
 
@@ -312,7 +304,7 @@ class Streamer:
         except Refused as refused:
             if done is not None:
                 telemetry.CHUNKS.add(Fate.REFUSED)
-                done(self._dead_letter(source, refused, polled))
+                done(self._outcomes.dead_letter(source, refused, polled))
             self._end_refused(held, (refused.tenant, refused.event_id))
             return
         placed = Placed(chunk, source, polled, done)
@@ -414,7 +406,7 @@ class Streamer:
         refused = Refused(
             ErrorClass.CONVERSATION, reason, event_id=chunk.session, tenant=chunk.tenant
         )
-        return self._dead_letter(placed.source, refused, placed.polled)
+        return self._outcomes.dead_letter(placed.source, refused, placed.polled)
 
     # A session's way.
 
@@ -527,7 +519,7 @@ class Streamer:
             event_id=placed.chunk.session,
             tenant=placed.chunk.tenant,
         )
-        letter = self._dead_letter(placed.source, refused, placed.polled)
+        letter = self._outcomes.dead_letter(placed.source, refused, placed.polled)
         self._abandon(held, live, Cause.REFUSED)
         self._owe(held, live, (), [(placed, letter)])
 
@@ -572,7 +564,8 @@ class Streamer:
         for task in tasks:
             judged = Judged(task, live.word(task), live.session.revision, looks.get(task), cause)
             verdict = verdicts.verdict_of(live.open, live.policy, judged, self._door.keys)
-            self._count(verdict)
+            telemetry.EVENTS.add(verdict.basis.value)
+            self._outcomes.count(verdict)
             source = live.open.first.source
             owed += owed_by_verdict(
                 source,
@@ -639,7 +632,9 @@ class Streamer:
             placed = entry.records[-1][0] if entry.records else live.open.first
             tenant, session = live.open.key
             refusal = Refused(ErrorClass.UNPUBLISHABLE, reason, event_id=session, tenant=tenant)
-            return self._dead_letter(placed.source, refusal, placed.polled, most=KEPT_BYTES)
+            return self._outcomes.dead_letter(
+                placed.source, refusal, placed.polled, max_bytes=KEPT_BYTES
+            )
 
         offsets = [placed.offset for placed, _ in entry.records if not placed.is_done]
         self.delivery.publish(held.where, held.epoch, entry.owed, settled, refused, of=offsets)
@@ -671,42 +666,6 @@ class Streamer:
             about = headers.cloud_event("signal", identity, by=headers.STREAMER)
             owed += (Message(topics.SIGNALS, key, encode(signal), [*about, *volatile]),)
         return owed
-
-    def _count(self, verdict: Verdict) -> None:
-        telemetry.EVENTS.add(verdict.basis.value)
-        telemetry.VERDICTS.add(
-            self._labels(verdict.tenant),
-            verdict.task or "none",
-            verdict.safety or "none",
-            verdict.action or "none",
-            verdict.categories[0] if verdict.categories else "none",
-        )
-
-    def _dead_letter(
-        self, source: Source, refused: Refused, polled: float, *, most: int | None = None
-    ) -> Owed:
-        telemetry.EVENTS.add("dead_letter")
-        tenant = self._labels(refused.tenant) if refused.tenant else "unknown"
-        telemetry.DEAD_LETTERS.labels(refused.error_class.value, tenant).inc()
-        _log.info(
-            "dead letter: %s/%s/%s, tenant %r, session %r, %s",
-            source.topic,
-            source.partition,
-            source.offset,
-            refused.tenant,
-            refused.event_id,
-            refused.error_class.value,
-        )
-        now = datetime.now(UTC)
-        return owed_by_refusal(
-            source,
-            refused,
-            consumer=self._publication.consumer,
-            max_bytes=most or self._publication.max_event_bytes,
-            volatile=self._trace.forward(source.headers, source, "dead_letter"),
-            tried=(now - timedelta(seconds=time.monotonic() - polled), now),
-            by=headers.STREAMER,
-        )
 
     # Where nothing comes.
 

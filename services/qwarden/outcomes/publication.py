@@ -1,0 +1,81 @@
+"""How a service writes what it cannot judge, and counts what it says."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from qwarden import telemetry
+from qwarden.contracts.headers import Header
+from qwarden.contracts.refusal import Refused
+from qwarden.contracts.verdict import Verdict
+from qwarden.delivery.owed import Owed
+from qwarden.outcomes.owing import owed_by_refusal
+from qwarden.outcomes.source import Source
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """How outcomes are written: the evidence sample's rate (0 to 1), the name of this consumer in
+    dead letters, and how large a record's value may be to stand in one whole (bytes)."""
+
+    evidence_sample: float
+    consumer: str
+    max_event_bytes: int
+
+
+class Outcomes:
+    """Those of one service. `by`: the header that names it."""
+
+    def __init__(
+        self,
+        publication: Publication,
+        trace: telemetry.Trace,
+        labels: telemetry.TenantLabels,
+        by: Header,
+    ) -> None:
+        self._publication = publication
+        self._trace = trace
+        self._labels = labels
+        self._by = by
+
+    def count(self, verdict: Verdict) -> None:
+        telemetry.VERDICTS.add(
+            self._labels(verdict.tenant),
+            verdict.task or "none",
+            verdict.safety or "none",
+            verdict.action or "none",
+            verdict.categories[0] if verdict.categories else "none",
+        )
+
+    def dead_letter(
+        self, source: Source, refused: Refused, polled: float, *, max_bytes: int | None = None
+    ) -> Owed:
+        """What a record owes that is refused. `polled`: when it came, of a clock that does not jump
+        (s). `max_bytes`: how large its value may be to stand there whole, where that is less."""
+        telemetry.EVENTS.add("dead_letter")
+        _log.info(
+            "dead letter: %s/%s/%s, tenant %r, event %r, %s",
+            source.topic,
+            source.partition,
+            source.offset,
+            refused.tenant,
+            refused.event_id,
+            refused.error_class.value,
+        )
+        tenant = self._labels(refused.tenant) if refused.tenant else "unknown"
+        telemetry.DEAD_LETTERS.labels(refused.error_class.value, tenant).inc()
+        now = datetime.now(UTC)
+        return owed_by_refusal(
+            source,
+            refused,
+            consumer=self._publication.consumer,
+            max_bytes=max_bytes or self._publication.max_event_bytes,
+            volatile=self._trace.forward(source.headers, source, "dead_letter"),
+            tried=(now - timedelta(seconds=time.monotonic() - polled), now),
+            by=self._by,
+        )
