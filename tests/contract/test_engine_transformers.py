@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qwarden.guard.answer import Assessment
+from qwarden.guard.answer import Answer, Assessment
 from qwarden.guard.conversation import Conversation, Task
 from qwarden_engine.gen import Gen
 from unit.engine.checkpoints import (
@@ -107,19 +107,27 @@ def test_a_row_gets_another_answer_in_a_batch_than_alone() -> None:
         assert (answer.refusal, answer.tokens) == (alone.refusal, alone.tokens)
 
 
+_LONG = [
+    prompt("one two three " * 200).to_json(),
+    prompt("one two three " * 195).to_json(),
+    response("why? " * 25, "because. " * 150).to_json(),
+]
+
+
+@pytest.fixture(scope="module")
+def unsliced() -> list[Answer]:
+    return engine(slice_tokens=100_000, token_budget=8192).judge(_LONG)
+
+
 @pytest.mark.parametrize("slice_tokens", [64, 100, 512])
-def test_slices_change_the_answer_of_a_long_row(slice_tokens: int) -> None:
+def test_slices_change_the_answer_of_a_long_row(slice_tokens: int, unsliced: list[Answer]) -> None:
     """Also where a slice is as small as can be, and beside shorter rows."""
-    rows = [
-        prompt("one two three " * 500).to_json(),
-        prompt("one two three " * 490).to_json(),
-        response("why? " * 60, "because. " * 400).to_json(),
-    ]
-    sliced = engine(slice_tokens=slice_tokens, token_budget=8192).judge(rows)
-    whole = engine(slice_tokens=100_000, token_budget=8192).judge(rows)
-    for one, other in zip(sliced, whole, strict=True):
+    sliced = engine(slice_tokens=slice_tokens, token_budget=8192).judge(_LONG)
+    for one, other in zip(sliced, unsliced, strict=True):
         assert isinstance(one, Assessment)
         assert isinstance(other, Assessment)
+        assert one.tokens == other.tokens
         assert one.logits == pytest.approx(other.logits, abs=1e-4)
         assert [n for n, _ in one.categories] == [n for n, _ in other.categories]
         assert one.refusal is other.refusal
+    assert max(one.tokens for one in unsliced if isinstance(one, Assessment)) > 512

@@ -290,8 +290,40 @@ BAD = {
     "a user behind the answer": (user(), answer("x", end=True), user()),
     "history behind what is judged": (user(), answer("x", history=True)),
     "a thought behind the answer": (user(), answer("x"), thought("y")),
+    "an answer behind the history's": (
+        user("a", history=True), answer("b", end=True, history=True), answer("x")
+    ),
+    "a thought behind the history's answer": (
+        user("a", history=True), answer("b", history=True), thought("x")
+    ),
+    "an assistant of the history who begins": (answer("x", history=True), user()),
+    "a user behind the thought": (user(), thought("x"), user()),
+    "a user who thinks": (Part("user", "x", Segment.THINKING),),
+    "a second thought": (user(), thought("x", end=True), thought("y")),
+    "a second answer": (user(), answer("x", end=True), answer("y")),
     "half a surrogate pair": (user("\ud800"),),
-}
+}  # fmt: skip
+
+
+NOTHING = {
+    "an empty part": (user(), answer(""), thought("as safe"), thought(""), answer("as", end=True)),
+    "ends that come twice": (
+        user(), user(""), thought("as safe", end=True), thought("", end=True),
+        answer("as", end=True), answer("", end=True),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("parts", NOTHING.values(), ids=NOTHING)
+async def test_what_says_nothing_changes_what_is_said(
+    opened: Open, parts: tuple[Part, ...]
+) -> None:
+    async with opened() as guard:
+        said = await Session(guard).say(*parts)
+        whole = (user(), thought("as safe"), answer("as", end=True))
+        expected = await Session(guard).say(*whole)
+    assert said.status is Status.DONE
+    same(said.scored, expected.scored)
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
@@ -380,6 +412,21 @@ async def test_clients_at_once_disturb_each_other(opened: Open) -> None:
             same(scored, whole.scored)
 
         await asyncio.gather(*(client(3 + n % 9) for n in range(24)))
+
+
+async def test_a_huge_append_keeps_the_others_waiting(opened: Open) -> None:
+    turns = tuple(user("as", history=True) for _ in range(20_000))
+    async with opened() as guard:
+        await Session(guard).say(user())
+        asking = asyncio.create_task(Session(guard).say(*turns))
+        answered = 0
+        while not asking.done():
+            said = await Session(guard).say(user(), answer("as", end=True))
+            assert said.status is Status.DONE
+            answered += not asking.done()
+            await asyncio.sleep(0)
+        assert (await asking).status is Status.CLOSED
+    assert answered > 2 or isinstance(guard, MemoryStream), "nothing else answers in no time"
 
 
 async def test_a_request_that_is_cancelled_ends_the_guard(opened: Open) -> None:

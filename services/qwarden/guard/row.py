@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from qwarden.guard.conversation import Conversation, refusal_of
+from qwarden.guard.conversation import Conversation, Turn, refusal_of
 
 
 class View(enum.StrEnum):
@@ -16,6 +16,9 @@ class View(enum.StrEnum):
     AS_SENT = "as_sent"
     MARKERS_BROKEN = "markers_broken"
     """With a space in every text marker of the checkpoint's template; only where there is one."""
+    NORMALISED = "normalised"
+    """As a person reads it, without zero-width characters, look-alikes and the like (`normaliser`),
+    and its markers broken; only where that is another text."""
 
 
 _AS_SENT_ALONE = (View.AS_SENT,)
@@ -57,6 +60,12 @@ def views_of(named: Iterable[str]) -> tuple[View, ...]:
     if View.AS_SENT not in found:
         raise ValueError(f"views must hold {View.AS_SENT}: what was sent is always judged")
     return tuple(view for view in View if view in found)
+
+
+def rewritten(conversation: Conversation, rewrite: Callable[[str], str]) -> Conversation | None:
+    """The conversation with the content of every turn rewritten; None where none changes."""
+    turns = tuple(Turn(turn.role, rewrite(turn.content)) for turn in conversation.turns)
+    return Conversation(conversation.task, turns) if turns != conversation.turns else None
 
 
 def row_of(conversation: bytes, views: Sequence[View], *, exact: bool = False) -> bytes:

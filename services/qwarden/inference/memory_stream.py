@@ -122,8 +122,8 @@ class MemoryStream:
     def _take(self, kept: _Kept, append: Append) -> tuple[Scored, ...]:
         scored = []
         for part in append.parts:
-            if kept.ended and _kind(part) == kept.kind and not part.text:
-                continue  # the end of a turn once more: it may have been sent twice
+            if not part.text and (not part.end or (kept.ended and _kind(part) == kept.kind)):
+                continue  # it says nothing, or the end of a turn once more, as a late copy does
             if kept.ended or _kind(part) != kept.kind:
                 scored += self._end(kept)
                 kept.begin(part)
@@ -186,10 +186,17 @@ class _Kept:
 
     def begin(self, part: Part) -> None:
         """A new text begins. Raises `ValueError` where it has no place."""
+        if part.role == "user" and part.segment is Segment.THINKING:
+            raise ValueError("a user's turn has no thinking; send its text as an answer")
         if part.role == "assistant" and self.kind is None:
             raise ValueError("the assistant speaks first; begin with what the user said")
+        earlier = self.kind is not None and self.kind[0] == "assistant" and self.task is None
+        if part.role == "assistant" and not part.history and earlier:
+            raise ValueError("a judged answer follows the history's; send a user's turn before it")
         if part.role == "user" and self.judged & {Task.RESPONSE, Task.THINKING}:
             raise ValueError("a user turn follows a judged answer; begin a new session")
+        if part.task in self.judged and part.task is not Task.PROMPT:
+            raise ValueError("the assistant's turn has ended; begin a new session")
         if part.task is Task.THINKING and Task.RESPONSE in self.judged:
             raise ValueError("thinking follows the answer; send it before")
         if part.history and self.judged:

@@ -16,10 +16,11 @@ from qwarden.guard.stream import Append, Appended, Part, Scored, Status
 from qwarden_engine.checkpoint import Config
 from qwarden_engine.conviction import Ledger
 from qwarden_engine.pulse import Pulse
+from qwarden_engine.stream.book import ASK_AFTER_S
 from qwarden_engine.stream.chat import Chat, Fed, Writer
 from qwarden_engine.stream.jobs import Request
 from qwarden_engine.stream.network import Logits, StreamSpan
-from qwarden_engine.stream.scheduler import ASK_AFTER_S, Good, Heads, Memory, Scheduler
+from qwarden_engine.stream.scheduler import Good, Heads, Memory, Scheduler
 from qwarden_engine.stream.scores import DECIMALS
 from qwarden_engine.stream.slab import Slab
 

@@ -29,6 +29,7 @@ CHANGES: dict[str, object] = {
     "max_pieces": 1,
     "second_look": False,
     "overlap": 100,
+    "normaliser": 100,
     "semantics": 10**6,
 }
 

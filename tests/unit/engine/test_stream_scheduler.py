@@ -18,6 +18,7 @@ from qwarden.guard.stream import Append, Appended, Part, Segment, Status
 from qwarden_engine.checkpoint import open_checkpoint
 from qwarden_engine.conviction import LEDGER, Ledger
 from qwarden_engine.stream.chat import Chat, Fed, Writer
+from qwarden_engine.stream.intake import BLOCKS
 from qwarden_engine.stream.jobs import Request, name_of
 from qwarden_engine.stream.network import StreamSpan
 from unit.engine.checkpoints import STAND_IN
@@ -136,13 +137,26 @@ def test_pieces_or_neighbours_change_what_is_said(engine: Opened) -> None:
 
 def test_memory_that_is_too_small_changes_what_is_said() -> None:
     engine = opened(chat(), tokens=11 * 128, silent_s=0.05)
+    refused = threading.Event()
+
+    def before(spans: Sequence[StreamSpan]) -> None:
+        # There is room for nine to begin, and none of them is silent before its first step.
+        assert refused.wait(60), "all twelve have begun"
+
+    engine.network.before = before
+
+    def ask(append: Append) -> Appended:
+        [said] = engine.ask(append)
+        if said.status is Status.FULL:
+            refused.set()
+        return said
 
     def session(seed: int) -> Client:
         chooser = random.Random(seed)
-        parts = exchange(seed, words=60)
+        parts = exchange(seed, words=90)
         client = Client(str(seed))
         for piece in pieces(parts, chooser, 40):
-            client.send(lambda append: engine.ask(append)[0], piece)
+            client.send(ask, piece)
             if client.closed:
                 break
         said, wanted = told(client.scored), expected(chat(), parts)
@@ -152,9 +166,8 @@ def test_memory_that_is_too_small_changes_what_is_said() -> None:
     with ThreadPoolExecutor(12) as pool:
         clients = list(pool.map(session, range(24)))
     assert engine.scheduler.counts.evictions > 0
-    assert engine.scheduler.counts.full > 0
+    assert sum(client.full for client in clients) > 0
     assert sum(client.replays for client in clients) > 0
-    assert engine.scheduler.counts.replayed_tokens > 0
     engine.scheduler.close()
     assert engine.network.fault == ""
 
@@ -308,31 +321,83 @@ def test_what_no_context_has_room_for_is_encoded(
     assert said.held == len(text) - beyond.start
 
 
-def test_who_writes_a_long_text_keeps_the_others_waiting(engine: Opened, encoder: Encoder) -> None:
-    """Whether it came before them, or with them; and what follows it in its session does not."""
+TURNS = tuple(Part("user", "as", end=True, history=True) for _ in range(2000))
+MUCH = {
+    "one word": (user("a" * 5000, end=False),),
+    "many turns": TURNS,
+}
+
+
+@pytest.mark.parametrize("parts", MUCH.values(), ids=MUCH)
+def test_who_writes_a_long_text_keeps_the_others_waiting(
+    engine: Opened, encoder: Encoder, parts: tuple[Part, ...]
+) -> None:
+    """Whether it came before them, or with them."""
     writing, goes_on = threading.Event(), threading.Event()
+    before_others: list[int] = []
+    texts: list[str] = []
 
     def before(text: str) -> None:
-        if "界" in text:
+        if not texts:
             writing.set()
             assert goes_on.wait(60)
+        if "safe" in text:
+            before_others.append(len(texts))
+        else:
+            texts.append(text)
 
     encoder.before = before
-    parts = (user("界" * 5000, end=False),)
-    offset = len(parts[0].text)
-    huge, of_huge = request_of(Append("t", "huge", 0, parts))
-    beside, of_beside = request_of(Append("t", "beside", 0, (user(),)))
-    with ThreadPoolExecutor(1) as pool:
-        submitted = pool.submit(engine.scheduler.submit, [huge, beside])
-        assert writing.wait(60)
-        behind = engine.asked(Append("t", "huge", offset, (user("b", end=False),)))
-        assert of_beside() is not None
-        [other] = engine.ask(Append("t", "other", 0, (user(),)))
-        assert other.status is Status.DONE
-        assert not submitted.done()
-        goes_on.set()
-        answers = [of_huge(), behind()]
-    assert [said[0].status for said in answers if said] == [Status.CLOSED, Status.CLOSED]
+    order: list[str] = []
+
+    def request(name: str, parts: tuple[Part, ...]) -> Callable[[], list[Appended] | None]:
+        made, said = request_of(Append("t", name, 0, parts))
+        done = made.done
+
+        def noted(answers: list[Appended] | None) -> None:
+            order.append(name)
+            done(answers)
+
+        made.done = noted
+        requests.append(made)
+        return said
+
+    requests: list[Request] = []
+    of_huge = request("huge", parts)
+    of_beside = request("beside", (user("safe"),))
+    engine.scheduler.submit(requests)
+    assert writing.wait(60)
+    requests = []
+    of_behind = request("behind", (user("safe"),))
+    engine.scheduler.submit(requests)
+    goes_on.set()
+    for said in (of_beside, of_behind, of_huge):
+        answers = said()
+        assert answers is not None
+    assert order[-1] == "huge"
+    # A turn of the long text, and no more: in a block four texts are encoded at most.
+    assert max(before_others) <= 4 * BLOCKS < len(texts)
+
+
+def test_what_follows_a_long_text_is_written_before_its_end(engine: Opened) -> None:
+    parts = [user("don't " * 60), *[answer("as a house ")] * 5]
+    offset, waiting = 0, []
+    for part in parts:
+        waiting.append(engine.asked(Append("t", "s", offset, (part,))))
+        offset += len(part.text)
+    said = [each for one in waiting for each in one() or []]
+    assert [each.status for each in said] == [Status.DONE] * 6
+    assert told([scored for each in said for scored in each.scored]) == expected(chat(), parts)
+
+
+def test_a_long_text_that_nobody_waits_for_is_written(engine: Opened, encoder: Encoder) -> None:
+    texts: list[str] = []
+    encoder.before = texts.append
+    said = engine.asked(Append("t", "s", 0, TURNS), cancelled=lambda: bool(texts))
+    assert said() is None
+    assert len(texts) <= 5 * BLOCKS
+    assert engine.scheduler.counts.cancelled == 1
+    [after] = engine.ask(Append("t", "s", 2 * len(TURNS), (answer("x"),)))
+    assert after.status is Status.REPLAY
 
 
 WRONG = {
@@ -458,14 +523,14 @@ def test_one_session_that_fails_fails_its_neighbours(engine: Opened) -> None:
 def test_a_text_that_the_tokenizer_fails_on_fails_its_neighbours(
     engine: Opened, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = Writer.write
+    writing = Writer.writing
 
-    def fails(self: Writer, part: Part, *room: int) -> list[Fed]:
+    def fails(self: Writer, part: Part, *room: int) -> Iterator[list[Fed]]:
         if "界" in part.text:
             raise RuntimeError("a panic")
-        return write(self, part, *room)
+        return writing(self, part, *room)
 
-    monkeypatch.setattr(Writer, "write", fails)
+    monkeypatch.setattr(Writer, "writing", fails)
     good = Append("t", "good", 0, (user(), answer("as a house")))
     engine.ask(Append("t", "bad", 0, (user(),)))
     said, refused = engine.ask(good, Append("t", "bad", 12, (answer("界"),)))

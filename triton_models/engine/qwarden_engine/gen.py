@@ -6,6 +6,7 @@ import hashlib
 import random
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import torch
 
 from qwarden.guard.answer import Answer, Failure, Unanswered
 from qwarden.guard.conversation import Conversation, Task, Turn
+from qwarden.guard.normaliser import normalised
 from qwarden.guard.row import Row as Asked
-from qwarden.guard.row import View
+from qwarden.guard.row import View, rewritten
 from qwarden_engine.checkpoint import Checkpoint, CheckpointError, Config, open_checkpoint
 from qwarden_engine.conviction import LEDGER, Ledger
 from qwarden_engine.counts import Counts
@@ -245,16 +247,17 @@ class Gen:
         return [row for at, row in made.items() if request.answers[at] is None]
 
     def _views(self, asked: Asked) -> list[tuple[View, Conversation]]:
-        """What is judged of a row: the text as sent, and with broken markers where it has some."""
+        """What is judged of a row: the text as sent, with broken markers where it has some, and
+        as a person reads it where that differs; also there no marker stays whole."""
+
+        def unmarked(conversation: Conversation) -> Conversation | None:
+            return rewritten(conversation, partial(broken, self._template.markers))
+
         views = [(View.AS_SENT, asked.conversation)]
-        if View.MARKERS_BROKEN in asked.views:
-            turns = asked.conversation.turns
-            other = tuple(
-                Turn(turn.role, broken(self._template.markers, turn.content)) for turn in turns
-            )
-            if other != turns:
-                conversation = Conversation(asked.conversation.task, other)
-                views.append((View.MARKERS_BROKEN, conversation))
+        if View.MARKERS_BROKEN in asked.views and (other := unmarked(asked.conversation)):
+            views.append((View.MARKERS_BROKEN, other))
+        if View.NORMALISED in asked.views and (other := rewritten(asked.conversation, normalised)):
+            views.append((View.NORMALISED, unmarked(other) or other))
         return views
 
     def _job(

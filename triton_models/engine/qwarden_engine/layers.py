@@ -38,7 +38,8 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """Cosines and sines of some positions, [N, 1, D / 2], in float32."""
+    """Cosines and sines of some positions, [N, 1, D], in float32: of each half of a head its own,
+    the first half's sines negative."""
 
     cosine: Tensor
     sine: Tensor
@@ -100,16 +101,10 @@ class Backbone:
         transformers. In float32: a scale in bfloat16 would shift all of a head's scores alike."""
         half = heads.shape[-1] // 2
         x = heads.float()
-        x = x * _scale(x, self.config.eps)
-        first, second = x[..., :half], x[..., half:]
         # The weights go into cosines and sines, which all heads share.
-        of_first, of_second = weight[:half], weight[half:]
-        turned = torch.empty(heads.shape, dtype=torch.float32, device=heads.device)
-        torch.mul(first, rope.cosine * of_first, out=turned[..., :half])
-        turned[..., :half].addcmul_(second, rope.sine * of_second, value=-1)
-        torch.mul(second, rope.cosine * of_second, out=turned[..., half:])
-        turned[..., half:].addcmul_(first, rope.sine * of_first)
-        return turned.to(self.dtype)
+        turned = x * (rope.cosine * weight)
+        turned.addcmul_(x.roll(half, -1), rope.sine * weight.roll(half))
+        return turned.mul_(_scale(x, self.config.eps)).to(self.dtype)
 
     def finish(self, hidden: Tensor, attended: Tensor, layer: Layer) -> Tensor:
         """What a layer does behind attention: the state that the next one gets."""
@@ -134,7 +129,8 @@ def _rope(config: Config, device: torch.device) -> Rope:
     half = torch.arange(0, config.head_dim, 2, dtype=torch.float32, device=device)
     frequencies = 1.0 / (config.rope_theta ** (half / config.head_dim))
     angles = torch.arange(config.context, device=device)[:, None, None].float() * frequencies
-    return Rope(angles.cos(), angles.sin())
+    cosine, sine = angles.cos(), angles.sin()
+    return Rope(torch.cat((cosine, cosine), dim=-1), torch.cat((-sine, sine), dim=-1))
 
 
 def _layer(weights: Weights, layer: int, dtype: torch.dtype, *, int8: bool) -> Layer:

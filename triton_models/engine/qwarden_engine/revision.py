@@ -9,12 +9,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qwarden.guard.normaliser import VERSION as NORMALISER
 from qwarden_engine.template import OVERLAP
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-SEMANTICS = 2
+SEMANTICS = 3
 """Version of what the engine makes of a checkpoint: raise it with every change that can change
 an answer (rendering, dropping of turns, grammar, probabilities)."""
 
@@ -25,7 +26,8 @@ class Conditions:
 
     `architecture`: of the device, such as `cpu-x86_64` or `cuda-sm_90`. `torch`: its version.
     The others are those of the settings that an answer can depend on, and the rules of this engine:
-    `slice_tokens` is the most that a forward takes of a row, `overlap` what pieces share.
+    `slice_tokens` is the most that a forward takes of a row, `overlap` what pieces share,
+    `normaliser` the version of what makes the normalised view.
     """
 
     dtype: str
@@ -37,6 +39,7 @@ class Conditions:
     max_pieces: int
     second_look: bool
     overlap: int = OVERLAP
+    normaliser: int = NORMALISER
     semantics: int = SEMANTICS
 
 

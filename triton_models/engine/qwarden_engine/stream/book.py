@@ -11,10 +11,16 @@ from dataclasses import dataclass
 from qwarden.guard.stream import Appended, Status
 from qwarden_engine.stream.counts import StreamCounts
 from qwarden_engine.stream.jobs import Held, Job, Request
+from qwarden_engine.stream.line import Line
 from qwarden_engine.stream.sessions import Session, Sessions
 from qwarden_engine.stream.steps import Queue
 
 _log = logging.getLogger(__name__)
+
+ASK_AFTER_S = 0.25
+"""A request that is older is asked before each step, and before each turn of a long text, whether
+anybody waits for it. To ask Triton is a round trip to its process, 140 µs; and what has waited less
+is soon done."""
 
 UNKNOWN = "the session is not known here, or not up to there; send its transcript from its start"
 
@@ -41,15 +47,21 @@ class Turn:
 
 
 class Book:
-    """`changed`: the lock, and the bell for whoever forwards. `closed`: nothing is taken any more.
+    """`line`: sessions with appends that are to become tokens. `queue`: what is to be forwarded.
+
+    `changed`: the lock, and the bell for whoever forwards; `came`, of the same lock, for whoever
+    writes. `closed`: nothing is taken any more.
 
     What is said to requests is said outside the lock, by `tell`.
     """
 
     def __init__(self, sessions: Sessions[Held], revision: str, counts: StreamCounts) -> None:
         self.sessions = sessions
+        self.line: Line[Session[Held]] = Line()
         self.queue: Queue[Job] = Queue()
-        self.changed = threading.Condition()
+        lock = threading.RLock()
+        self.changed = threading.Condition(lock)
+        self.came = threading.Condition(lock)
         self.closed = False
         self.counts = counts
         self._revision = revision
@@ -60,6 +72,13 @@ class Book:
         if not self.closed:
             self._requests.update(requests)
         return not self.closed
+
+    def close(self) -> None:
+        """Takes nothing any more, and says so to the threads that wait."""
+        with self.changed:
+            self.closed = True
+            self.changed.notify_all()
+            self.came.notify_all()
 
     def wanted(self, taken: Sequence[tuple[Job, int]]) -> tuple[list[Turn], list[Answer]]:
         """What of a step is still wanted, and what is said to those whose session has gone. Under
@@ -142,6 +161,15 @@ def _turn(job: Job, count: int) -> Turn:
 def _within(numbers: Sequence[int], start: int, end: int) -> Sequence[int]:
     """Of ascending numbers those from `start` to before `end`."""
     return numbers[bisect_left(numbers, start) : bisect_left(numbers, end)]
+
+
+def is_cancelled(request: Request) -> bool:
+    """Whether nobody waits for it any more."""
+    try:
+        return request.cancelled()
+    except Exception:  # the asker's own fault: it is answered
+        _log.exception("a request could not say whether it is cancelled")
+        return False
 
 
 def tell(request: Request, answers: list[Appended] | None) -> None:

@@ -20,6 +20,7 @@ import enum
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 from tokenizers import Tokenizer, normalizers
@@ -293,23 +294,34 @@ class Writer:
         nothing; so does one that ends once more a judged text that has ended, as a late copy does.
         Raises `ValueError` with a sentence for a part that has no place, and is then as before.
         """
+        return list(chain.from_iterable(self.writing(part, room)))
+
+    def writing(self, part: Part, room: int = sys.maxsize) -> Iterator[list[Fed]]:
+        """`write`, some of the tokens at a time: what is done for each list is bounded, whatever
+        the part and what was held before it. Drain it, or write no more of this session."""
         if not part.text and not part.end:
-            return []
-        kind, task = self._placed(part), part.task
-        fed: list[Fed] = []
+            return
+        kind, task = _kind_of(part), part.task
         text = self._text
         is_over = text is not None and text.ended and (text.kind, text.task) == (kind, task)
         if is_over and not part.text and task is not None:
-            return []
+            return
+        self._check(kind, part)
+        fed: list[Fed] = []
         if text is None or text.ended or text.kind is not kind or text.task is not task:
             if kind is Kind.ANSWER and (text is None or text.kind is not Kind.THOUGHT):
                 self._begin(Kind.THOUGHT, None, fed, room)
             text = self._begin(kind, task, fed, room)
         if kind is not Kind.EARLIER or part.segment is not Segment.THINKING:
-            fed += text.write(part.text, room - len(fed))
+            room -= len(fed)
+            for more in text.writing(part.text, room):
+                room -= len(more)
+                yield fed + more
+                fed = []
             if part.end:
-                fed += text.end(room - len(fed))
-        return fed
+                fed += text.end(room)
+        if fed:
+            yield fed
 
     def _begin(self, kind: Kind, task: Task | None, fed: list[Fed], room: int) -> _Text:
         before = self._text
@@ -323,14 +335,14 @@ class Writer:
         fed += self._text.lead(opening.text, room - len(fed))
         return self._text
 
-    def _placed(self, part: Part) -> Kind:
-        """What the part is of. Raises `ValueError`."""
+    def _check(self, kind: Kind, part: Part) -> None:
+        """Raises `ValueError` where a part of this kind has no place."""
         last = self._text
         if part.history and last is not None and last.task is not None:
             raise ValueError(
                 "history stands before all that is judged; begin the session anew to change it"
             )
-        if part.role == "user":
+        if kind is Kind.USER:
             if part.segment is Segment.THINKING:
                 raise ValueError("a user's turn has no thinking; send its text as an answer")
             if last is not None and last.kind in (Kind.THOUGHT, Kind.ANSWER):
@@ -338,24 +350,26 @@ class Writer:
                     "a session ends with the assistant's turn; begin a new one for the next user's "
                     "turn, with this exchange as history"
                 )
-            return Kind.USER
-        if last is None:
+        elif last is None:
             raise ValueError("an assistant's turn answers a user's; send the user's turn first")
-        if part.history:
-            return Kind.EARLIER
-        if last.kind is Kind.EARLIER:
+        elif kind is not Kind.EARLIER and last.kind is Kind.EARLIER:
             raise ValueError(
                 "a judged assistant's turn answers a user's; send a user's turn behind the history"
             )
-        if part.segment is Segment.THINKING:
-            if last.kind is Kind.ANSWER:
-                raise ValueError("thinking stands before the answer, and this session is past it")
-            if last.kind is Kind.THOUGHT and last.ended:
-                raise ValueError("the thinking of this session has ended; send its answer")
-            return Kind.THOUGHT
-        if last.kind is Kind.ANSWER and last.ended:
+        elif kind is Kind.THOUGHT and last.kind is Kind.ANSWER:
+            raise ValueError("thinking stands before the answer, and this session is past it")
+        elif kind is last.kind is Kind.THOUGHT and last.ended:
+            raise ValueError("the thinking of this session has ended; send its answer")
+        elif kind is last.kind is Kind.ANSWER and last.ended:
             raise ValueError("the answer of this session has ended; begin a new session")
-        return Kind.ANSWER
+
+
+def _kind_of(part: Part) -> Kind:
+    if part.role == "user":
+        return Kind.USER
+    if part.history:
+        return Kind.EARLIER
+    return Kind.THOUGHT if part.segment is Segment.THINKING else Kind.ANSWER
 
 
 class _Text:
@@ -398,7 +412,7 @@ class _Text:
         self._lead = len(text)
         return self._fed(self._pieces.take(text, room))
 
-    def write(self, text: str, room: int) -> list[Fed]:
+    def writing(self, text: str, room: int) -> Iterator[list[Fed]]:
         if not self._taken and not self._blanks:
             begun = text.lstrip(self._around.left)
             self._skipped += len(text) - len(begun)
@@ -407,12 +421,12 @@ class _Text:
         if not body:
             if text:
                 self._blanks.append(text)
-            return []
+            return
         blanks, self._blanks = "".join(self._blanks), []
         if len(body) < len(text):
             self._blanks.append(text[len(body) :])
         self._taken += len(blanks) + len(body)
-        return self._fed(self._pieces.take(blanks + body, room))
+        yield from map(self._fed, self._pieces.taking(blanks + body, room))
 
     def end(self, room: int) -> list[Fed]:
         """What is held, and the closing token but of an answer, behind which nothing is read."""

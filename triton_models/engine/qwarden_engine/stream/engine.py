@@ -29,7 +29,7 @@ from qwarden_engine.stream.scores import numbers_of
 from qwarden_engine.stream.settings import StreamSettings
 from qwarden_engine.stream.slab import STEP, Slab
 
-SEMANTICS = 1
+SEMANTICS = 2
 """Version of what the engine makes of a checkpoint: raise it with every change that can change
 an answer (rendering, cutting of texts, what is read where, rounding)."""
 
@@ -131,10 +131,9 @@ class Stream:
     ) -> None:
         """Hands appends over (`Append.to_json`); `done` gets an answer to each, in their order.
 
-        It gets them from another thread, or from this one where none needs the network; and None
-        where `cancelled` came true before, or where the engine failed. Sessions of these are
-        forgotten then. Nothing about an append raises. Blocks no longer than the texts take to
-        become tokens.
+        It gets them from another thread, or from this one where none is taken; and None where
+        `cancelled` came true before, or where the engine failed. Sessions of these are forgotten
+        then. Nothing about an append raises, and nothing blocks.
         """
         if appends:
             self.submit_all([Request(list(appends), done, cancelled)])

@@ -1,16 +1,20 @@
-"""From the bytes of appends to what is to be forwarded for them, in the thread that brings them."""
+"""From the bytes of appends to what is to be forwarded for them.
+
+Requests are read in the thread that brings them, which is never kept: Triton's has the next ones
+behind it. Texts become tokens in a thread of their own, some of each text at a time.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections import deque
 from collections.abc import Iterable, Sequence
 
 from qwarden.guard.conversation import Task
 from qwarden.guard.stream import Append, Appended, Status
 from qwarden_engine.conviction import Record
-from qwarden_engine.stream.book import Answer, Book, tell
+from qwarden_engine.stream.book import ASK_AFTER_S, Answer, Book, is_cancelled, tell
 from qwarden_engine.stream.chat import Fed
 from qwarden_engine.stream.jobs import Given, Held, Job, Request
 from qwarden_engine.stream.sessions import Session
@@ -21,14 +25,13 @@ FULL = "memory for sessions is at its high-water mark; send it again later"
 CLOSED = "the context of {} tokens is full; have the whole judged at once"
 CRASHED = "its session ended the engine's process twice, alone"
 
-
-_TOGETHER = 4096
-"""Code points that are written before the first of them is queued, where they are of several
-sessions: some ms. What is longer keeps nobody who came with it waiting: it is written behind."""
+BLOCKS = 4
+"""What a text gets of a turn, in blocks of at most 1,024 code points: some ms."""
 
 
 class Intake:
-    """Takes requests, from any thread. A session's text is written in order, by one at a time.
+    """Takes requests, from any thread, and has one that writes them; it ends when the book is
+    closed.
 
     `record`: of what was running when the process died. `context`: the most tokens of a session.
     """
@@ -40,38 +43,31 @@ class Intake:
         self._revision = revision
         self._context = context
         self._closed = CLOSED.format(context)
+        self._thread = threading.Thread(target=self._run, name="stream-intake", daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Waits for the end of its thread."""
+        self._thread.join()
 
     def submit(self, requests: Sequence[Request]) -> None:
-        """Takes requests that came together; what they have of one session is put in order.
-
-        Blocks no longer than texts take to become tokens, as much of each as its context has room
-        for: these and what comes of the same sessions meanwhile, which is taken without a wait.
-        """
+        """Takes requests that came together; what they have of one session is put in order."""
         given, answers = self._decoded(requests)
-        sessions = self._taken(requests, given, answers)
-        if sessions is None:
+        if self._take(requests, given, answers):
+            self._book.put(answers)
+        else:
             for request in requests:
                 tell(request, None)
-            return
-        self._book.put(answers)
-        waiting = deque(sorted(sessions, key=_next_points))
-        while waiting:
-            together = [waiting.popleft()]
-            points = _next_points(together[0])
-            while waiting and (points := points + _next_points(waiting[0])) <= _TOGETHER:
-                together.append(waiting.popleft())
-            waiting += self._write(together)
 
-    def _taken(
+    def _take(
         self, requests: Sequence[Request], given: Sequence[Given], answers: list[Answer]
-    ) -> list[Session[Held]] | None:
-        """The sessions that are to be written by this thread; None where nothing is taken any more.
-        `answers` gets what is said to what was not taken."""
+    ) -> bool:
+        """Puts the sessions of these in line; False where nothing is taken any more. `answers` gets
+        what is said to what was not taken."""
         book, now = self._book, time.monotonic()
-        sessions: list[Session[Held]] = []
         with book.changed:
             if not book.open(requests):
-                return None
+                return False
             for each in given:
                 append = each.append
                 session = book.sessions.take(
@@ -80,31 +76,45 @@ class Intake:
                 if isinstance(session, Status):
                     answers.append(self._not_taken(each, session))
                     continue
-                held = session.state
-                held.unwritten.append(each)
-                if not held.is_being_written:
-                    held.is_being_written = True
-                    sessions.append(session)
-        return sessions
+                unwritten = session.state.unwritten
+                if not unwritten:
+                    book.line.add(session)
+                unwritten.append(each)
+            book.came.notify()
+        return True
 
-    def _write(self, sessions: Sequence[Session[Held]]) -> list[Session[Held]]:
-        """Writes the next append of each, and queues what came of them; those that have more."""
+    def _run(self) -> None:
         book = self._book
-        made = [self._written(session.state.unwritten.popleft(), session) for session in sessions]
-        more: list[Session[Held]] = []
+        while True:
+            with book.changed:
+                while not (book.closed or book.line):
+                    book.came.wait()
+                if book.closed:
+                    return
+                sessions = book.line.next()
+            try:
+                self._write(sessions)
+            except Exception:  # a fault of the engine's own: nobody may wait for ever
+                _log.exception("the stream engine's intake has failed; all that wait are told")
+                book.give_up_all()
+
+    def _write(self, sessions: Sequence[Session[Held]]) -> None:
+        """Writes some of the next append of each, and queues what is whole."""
+        book = self._book
+        made = [self._written(session) for session in sessions]
         answers: list[Answer] = []
         with book.changed:
             now = time.monotonic()
-            for each in made:
+            for session, each in zip(sessions, made, strict=True):
+                if each is None:
+                    book.line.again(session)
+                    continue
                 answers += self._promised(each, now) if isinstance(each, Job) else (each,)
-            for session in sessions:
-                held = session.state
-                held.is_being_written = bool(held.unwritten)
-                if held.unwritten:
-                    more.append(session)
-            book.changed.notify_all()
+                session.state.unwritten.popleft()
+                if session.state.unwritten:
+                    book.line.add(session)
+            book.changed.notify()
         book.put(answers)
-        return more
 
     def _decoded(self, requests: Iterable[Request]) -> tuple[list[Given], list[Answer]]:
         """The appends, those of one session by their offsets; and what is said to what is none."""
@@ -129,17 +139,33 @@ class Intake:
         self._book.counts.full += 1
         return self._said(given.request, given.at, status, FULL)
 
-    def _written(self, given: Given, session: Session[Held]) -> Job | Answer:
-        held, append = session.state, given.append
-        if session.gone:  # since one before it was refused
+    def _written(self, session: Session[Held]) -> Job | Answer | None:
+        """What has come of the next append of a session; None where there is more of it to write
+        than one turn has."""
+        held = session.state
+        given = held.unwritten[0]
+        append, request = given.append, given.request
+        if given.writing is None:
+            given.writing = held.writing(append, self._context)
+        elif request.since < time.monotonic() - ASK_AFTER_S and is_cancelled(request):
+            self._book.counts.cancelled += 1
+            self._book.give_up([request])
+        if session.gone or request.told:  # one before it was refused, or nobody waits for it
             with self._book.changed:
-                return self._book.replay(given.request, given.at)
+                self._book.sessions.forget(session)
+                return self._book.replay(request, given.at)
         if held.name in self._convicted:
             with self._book.changed:
                 self._book.counts.crashed += 1
             return self._refused(given, session, CRASHED)
         try:
-            fed = held.write(append, self._context)
+            for _ in range(BLOCKS):
+                more = next(given.writing, None)
+                if more is None:
+                    break
+                given.fed += more
+            else:
+                return None
         except ValueError as error:
             with self._book.changed:
                 self._book.counts.refused += 1
@@ -149,6 +175,11 @@ class Intake:
             with self._book.changed:
                 self._book.counts.failed += 1
             return self._refused(given, session, f"the engine failed on its text: {error!r}")
+        return self._job(given, session)
+
+    def _job(self, given: Given, session: Session[Held]) -> Job:
+        """What is to be forwarded for an append that is written."""
+        held, append, fed = session.state, given.append, given.fed
         if held.writer.cuts > held.cuts:
             with self._book.changed:
                 self._book.counts.cuts += held.writer.cuts - held.cuts
@@ -210,10 +241,6 @@ class Intake:
     ) -> Answer:
         clean = reason.encode("utf-8", "backslashreplace").decode()
         return Answer(request, at, Appended(self._revision, status, clean, held=held))
-
-
-def _next_points(session: Session[Held]) -> int:
-    return session.state.unwritten[0].points
 
 
 def _close(job: Job, fitting: int) -> None:

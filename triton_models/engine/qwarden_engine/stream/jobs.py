@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from qwarden.guard.conversation import Task
@@ -39,13 +39,16 @@ class Request:
         self.answers = [None] * self.left
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Given:
-    """An append, and where its answer goes."""
+    """An append, and where its answer goes. `writing`: what makes it tokens, once that is begun;
+    `fed`: what it has made."""
 
     request: Request
     at: int
     append: Append
+    writing: Iterator[list[Fed]] | None = None
+    fed: list[Fed] = field(default_factory=list)
 
     @property
     def points(self) -> int:
@@ -67,9 +70,8 @@ class Held:
     jobs: deque[Job] = field(default_factory=deque)
     ends: bool = False
     unwritten: deque[Given] = field(default_factory=deque)
-    """Appends that were taken, in order, and are not tokens yet."""
-    is_being_written: bool = False
-    """A thread writes them, and goes on until there are none."""
+    """Appends that were taken, in order, and are not tokens yet. While there are some, the session
+    is in line for the first of them."""
     given: int = 0
     """Tokens of its text so far, also those that its context had no room for."""
     cuts: int = 0
@@ -79,17 +81,16 @@ class Held:
     _begins: dict[Task, int] = field(default_factory=dict)
     """Where in the transcript the text of a task begins."""
 
-    def write(self, append: Append, context: int) -> list[Fed]:
-        """The tokens that became stable; not many behind those that `context` has room for. Raises
-        `ValueError` for what has no place here."""
-        fed: list[Fed] = []
+    def writing(self, append: Append, context: int) -> Iterator[list[Fed]]:
+        """The tokens that become stable, as `Writer.writing` gives them; not many behind those that
+        `context` has room for. Raises `ValueError` for what has no place here."""
         at = append.offset
         for part in append.parts:
             self._follow(part, at)
             at += len(part.text)
-            fed += self.writer.write(part, context - self.given - len(fed))
-        self.given += len(fed)
-        return fed
+            for fed in self.writer.writing(part, context - self.given):
+                self.given += len(fed)
+                yield fed
 
     def knows(self, fed: Fed, since: int) -> bool:
         """Whether the asker has this token's score: it lies before `since` of the transcript. Of a

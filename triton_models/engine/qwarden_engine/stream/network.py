@@ -86,7 +86,8 @@ class StreamNetwork(Backbone):
     def _through(self, batch: _Batch, slab: Slab) -> Tensor:
         """The last layer's states of what is read, [reads, hidden]."""
         groups = self.config.heads // self.config.kv_heads
-        places, reads = self._index(batch.places), self._index(batch.reads)
+        reads = self._index(batch.reads)
+        places = self._index(batch.places) if len(batch.new) > 1 else _stretch(batch.places)
         rope = self.rope.at(self._index(batch.positions))
         attend = of_slab(batch.new, groups, self.dtype, self.device)
         hidden = self.embedded(batch.ids)
@@ -110,6 +111,11 @@ class StreamNetwork(Backbone):
 
     def _index(self, places: Sequence[int]) -> Tensor:
         return torch.tensor(places, dtype=torch.long, device=self.device)
+
+
+def _stretch(places: Sequence[int]) -> slice:
+    """Of places that follow each other: a copy there is a third of one to each place."""
+    return slice(places[0], places[-1] + 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,8 @@ from __future__ import annotations
 import sys
 import unicodedata
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple, cast
 
 from tokenizers import Tokenizer
@@ -73,32 +74,40 @@ class Pieces:
         It stops behind the block that gives more than `room` tokens: the rest is never encoded, and
         counts as held. A text with no room behind it (below 0) cannot go on.
         """
+        return list(chain.from_iterable(self.taking(text, room)))
+
+    def taking(self, text: str, room: int = sys.maxsize) -> Iterator[list[Piece]]:
+        """`take`, a block of at most 1,024 code points at a time. Drain it, or take no more of this
+        text."""
         if room < 0:
             self._beyond += len(text)
-            return []
+            return
         self._held += text
-        given = self._give(room, ended=False)
-        if len(given) > room:
+        count = 0
+        for given in self._giving(room, ended=False):
+            count += len(given)
+            yield given
+        if count > room:
             self._beyond, self._held = len(self._held), ""
-        return given
 
     def end(self) -> list[Piece]:
         """The text is over; answers the tokens of what is held."""
-        return self._give(sys.maxsize, ended=True)
+        return list(chain.from_iterable(self._giving(sys.maxsize, ended=True)))
 
-    def _give(self, room: int, *, ended: bool) -> list[Piece]:
-        # Only `take` sees more than a block: at the end at most `RUN` code points are held.
-        given: list[Piece] = []
-        text, at = self._held, 0
-        while at < len(text) and len(given) <= room:
+    def _giving(self, room: int, *, ended: bool) -> Iterator[list[Piece]]:
+        # Only `taking` sees more than a block: at the end at most `RUN` code points are held.
+        text, at, count = self._held, 0, 0
+        while at < len(text) and count <= room:
             block = text[at : at + _BLOCK]
+            given: list[Piece] = []
             taken = self._take(block, self._at + at, ended, given)
             at += taken
+            count += len(given)
+            yield given
             if not taken or len(block) <= RUN:  # nothing of it was cut, so no more of it is stable
                 break
         self._held = text[at:]
         self._at += at
-        return given
 
     def _take(self, block: str, at: int, ended: bool, given: list[Piece]) -> int:
         """Gives the stretches of a block that are stable; answers how far it came, in code points.

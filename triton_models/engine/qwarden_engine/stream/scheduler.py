@@ -1,4 +1,5 @@
-"""The thread that forwards, and the one that answers behind it.
+"""The thread that forwards, between the one that makes texts tokens (`intake.py`) and the one that
+answers.
 
 A step takes what has come of any session, and is one forward. Where the process dies all sessions
 are lost, and sent again; one that ends it again and again is found by what was running
@@ -22,7 +23,7 @@ from qwarden.guard.stream import Appended, Scored, Status
 from qwarden_engine.conviction import GOOD, Ledger
 from qwarden_engine.pulse import Pulse
 from qwarden_engine.scheduler import STEP_UP, is_out_of_memory
-from qwarden_engine.stream.book import Answer, Book, Turn
+from qwarden_engine.stream.book import ASK_AFTER_S, Answer, Book, Turn, is_cancelled
 from qwarden_engine.stream.chat import Writer
 from qwarden_engine.stream.counts import StreamCounts
 from qwarden_engine.stream.intake import Intake
@@ -34,11 +35,6 @@ from qwarden_engine.stream.slab import STEP, Slab, Slot
 from qwarden_engine.stream.steps import TURN
 
 _log = logging.getLogger(__name__)
-
-
-ASK_AFTER_S = 0.25
-"""A request that is older is asked before each step whether anybody waits for it. To ask Triton is
-a round trip to its process, 140 µs; and what has waited less is soon done."""
 
 
 class Network(Protocol):
@@ -148,11 +144,10 @@ class Scheduler:
         }
 
     def close(self) -> None:
-        """Ends the threads behind the step that is under way; who waits gets None."""
-        with self._book.changed:
-            self._book.closed = True
-            self._book.changed.notify_all()
+        """Ends the threads behind what is under way; who waits gets None."""
+        self._book.close()
         self._thread.join()
+        self._intake.join()
         self._steps.put(None)
         self._answering.join()
         self._book.give_up_all()
@@ -178,7 +173,7 @@ class Scheduler:
         book = self._book
         since = time.monotonic() - ASK_AFTER_S
         requests = {job.request for job, _ in taken if job.request.since < since}
-        cancelled = [request for request in requests if _is_cancelled(request)]
+        cancelled = [request for request in requests if is_cancelled(request)]
         if cancelled:
             self.counts.cancelled += len(cancelled)
             book.give_up(cancelled)
@@ -403,11 +398,3 @@ def _opened(slab: Slab, tokens: int) -> Slot:
     if slot is None:
         raise RuntimeError(f"no room for {tokens} tokens, which were promised")
     return slot
-
-
-def _is_cancelled(request: Request) -> bool:
-    try:
-        return request.cancelled()
-    except Exception:  # the asker's own fault: it is answered
-        _log.exception("a request could not say whether it is cancelled")
-        return False
