@@ -40,12 +40,9 @@ from unit.builders import CONTROVERSIAL, REVISION, SAFE, UNSAFE, assessment
 PARTITIONS = 4
 OUT = (topics.SIGNALS, topics.VERDICTS, topics.REVIEW, topics.EVIDENCE, topics.DEAD_LETTERS)
 POLICIES = {
-    "policies/looks.yaml": (
-        "name: looks\ncontroversial: {default: review}\nunsafe: {default: block}\n"
-        "final_look: always\n"
-    ),
+    "policies/looks.yaml": ("name: looks\nextends: default\nfinal_look: always\n"),
     "policies/blind.yaml": (
-        "name: blind\ncontroversial: {default: review}\nunsafe: {default: block}\n"
+        "name: blind\nextends: default\n"
         "final_look: never\n"
         "flagging: {thinking: {rule: consecutive, run: 2}, response: {rule: consecutive, run: 3}}\n"
     ),

@@ -27,13 +27,13 @@ from pathlib import Path
 from qwarden_engine.stream.jobs import Held
 from qwarden_engine.stream.network import StreamNetwork
 
-_write, _step = Held.write, StreamNetwork.step
+_writing, _step = Held.writing, StreamNetwork.step
 _deadly = []
 
-def write(self, append, *room):
+def writing(self, append, *room):
     if any("deadly" in part.text for part in append.parts):
         _deadly.append(self)
-    return _write(self, append, *room)
+    return _writing(self, append, *room)
 
 def step(self, spans, slab):
     if any(held.slot is span.slot for held in _deadly for span in spans):
@@ -42,7 +42,7 @@ def step(self, spans, slab):
         os._exit(1)
     return _step(self, spans, slab)
 
-Held.write, StreamNetwork.step = write, step
+Held.writing, StreamNetwork.step = writing, step
 """
 
 

@@ -45,7 +45,7 @@ def chunks_of(turns: list[Turn], rng: random.Random) -> list[Chunk]:
         following = turns[at + 1] if at + 1 < len(turns) else None
         must = following is not None and following[0] == role and following[2] == history
         thinks = segment == "thinking" and following is not None and following[0] == role
-        ends = not thinks and (must or rng.random() < 0.5)
+        ends = (must and not thinks) or rng.random() < 0.5
         cuts = sorted(rng.sample(range(len(text) + 1), min(len(text), rng.randint(0, 3))))
         pieces = [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]
         for number, piece in enumerate(pieces):
@@ -59,7 +59,8 @@ def chunks_of(turns: list[Turn], rng: random.Random) -> list[Chunk]:
 
 
 def joined(parts: list[Part]) -> list[tuple[Any, ...]]:
-    """Parts of one text that follow each other are one."""
+    """Parts of one text that follow each other are one. That a thought ends is said by its answer
+    too."""
     whole: list[list[Any]] = []
     for part in parts:
         kind = [part.role, part.segment, part.history]
@@ -68,7 +69,7 @@ def joined(parts: list[Part]) -> list[tuple[Any, ...]]:
             whole[-1][4] = part.end
         else:
             whole.append([*kind, part.text, part.end])
-    return [tuple(each) for each in whole]
+    return [(*kind, text, end or kind[1] == "thinking") for *kind, text, end in whole]
 
 
 def written(chunks: list[Chunk]) -> tuple[Transcript, list[Part]]:
@@ -137,6 +138,22 @@ def chunk(seq: int, role: str, text: str = "x ", **more: Any) -> Chunk:
         (
             [chunk(0, "user"), chunk(1, "assistant", end="turn"), chunk(2, "assistant")],
             "has ended",
+        ),
+        (
+            [
+                chunk(0, "user"),
+                chunk(1, "assistant", segment="thinking", end="turn"),
+                chunk(2, "assistant", segment="thinking"),
+            ],
+            "has ended",
+        ),
+        (
+            [
+                chunk(0, "user", history=True),
+                chunk(1, "assistant", history=True, end="turn"),
+                chunk(2, "assistant"),
+            ],
+            "right behind an assistant's turn of history",
         ),
         ([chunk(0, "user", "x" * 10_000)], "end sessions sooner"),
     ],

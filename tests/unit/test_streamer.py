@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -33,7 +33,7 @@ class Record:
     timestamp: int = NOW
     topic: str = topics.CHUNKS
     partition: int = 0
-    key: bytes = b"k"
+    key: bytes | None = b"k"
     headers: tuple[Any, ...] = ()
 
 
@@ -225,6 +225,7 @@ REFUSED_LAST = {
     "role": json.dumps(chunk("s", 3, "narrator", "unsafe")).encode(),
     "seq": json.dumps(chunk("s", 3, "assistant", "unsafe") | {"seq": "x"}).encode(),
     "size": json.dumps(chunk("s", 3, "assistant", "unsafe " * 300_000)).encode(),
+    "unread": b'{"tenant": "demo", "session": "s", "seq": 3, "text": "unsafe',
 }
 
 
@@ -247,7 +248,7 @@ async def test_a_session_whose_last_chunk_is_refused_is_allowed_for_what_came_be
             assert b.delivery.published[0].topics[0] == topics.VERDICTS  # the prompt's
             b.delivery.published.pop(0).settled(True)
             await b.settle()
-            assert b.done[3][0].topic == topics.DEAD_LETTERS
+            assert b.done.keys() == {0, 1, 2}, "a refused chunk is done before its signal went"
         (over,) = b.delivery.published
         verdict = over.body(topics.VERDICTS)
         assert (verdict["basis"], verdict["cause"], verdict["action"]) == (
@@ -256,6 +257,114 @@ async def test_a_session_whose_last_chunk_is_refused_is_allowed_for_what_came_be
             "review",
         )
         assert (topics.SIGNALS in over.topics) != again
+        await b.acknowledge()
+        assert again or [message.topic for message in b.done[3]] == [topics.DEAD_LETTERS]
+
+
+@pytest.mark.parametrize("why", REFUSED_LAST)
+@pytest.mark.parametrize("again", [False, True])
+async def test_a_session_whose_first_chunk_seen_is_refused_is_allowed_for_the_rest(
+    why: str, again: bool
+) -> None:
+    async with bench(QWARDEN_STREAMER__MAX_AGE_S="40") as b:
+        early = NOW - 60_000
+        sent = [
+            Record(0, REFUSED_LAST[why], early),
+            *records(exchange("s", "take flour and water", ends=False)[:3], first=1, at=early),
+        ]
+        b.begin()
+        await b.give(sent[0])
+        assert [message.topic for message in b.done[0]] == [topics.DEAD_LETTERS]
+        if again:
+            metadata = b.streamer.metadata(WHERE, 1)
+            assert b.assign(epoch=2, committed=1, metadata=metadata) == 0
+            b.streamer.read_again(WHERE, sent[:1])
+            b.streamer.begins(WHERE)
+        await b.give(*sent[1:])
+        await b.acknowledge()
+        assert b.done.keys() == {0, 1, 2, 3}
+        await b.give(Record(4, json.dumps(chunk("later", 0, "user", "x")).encode(), key=b"l"))
+        (over,) = b.delivery.published
+        assert over.body(topics.SIGNALS)["kind"] == "incomplete"
+        verdict = over.body(topics.VERDICTS)
+        assert (verdict["task"], verdict["basis"], verdict["cause"], verdict["action"]) == (
+            "response",
+            "degraded",
+            "incomplete",
+            "review",
+        )
+
+
+NOTHING_TO_JUDGE = {
+    "history": [
+        chunk("s", 0, "user", "an old question", history=True, end="turn"),
+        chunk("s", 1, "assistant", "an old answer", history=True, end="session"),
+    ],
+    "system": [chunk("s", 0, "system", "be kind", end="session")],
+    "empty": [chunk("s", 0, "user", "", end="session")],
+}
+
+
+@pytest.mark.parametrize("what", NOTHING_TO_JUDGE)
+async def test_a_session_in_which_nothing_is_judged_ends_in_silence(what: str) -> None:
+    async with bench() as b:
+        b.begin()
+        await b.give(*records(NOTHING_TO_JUDGE[what]))
+        (over,) = b.delivery.published
+        assert over.topics == [topics.DEAD_LETTERS]
+        letter = over.body(topics.DEAD_LETTERS)
+        assert (letter["error_class"], letter["event_id"]) == ("conversation", "s")
+        assert "no text" in letter["reason"]
+        assert b.streamer.metadata(WHERE, 9) != ""
+        await b.acknowledge()
+        assert b.streamer.metadata(WHERE, 9) == ""
+
+
+async def test_signals_of_two_tenants_have_one_id() -> None:
+    async with bench() as b:
+        b.begin()
+        for n, (tenant, session) in enumerate((("a/b", "c"), ("a", "b/c"))):
+            chunks = [{**each, "tenant": tenant} for each in exchange(session, BAD)]
+            sent = records(chunks, first=10 * n)
+            await b.give(*(replace(each, key=None) for each in sent))
+        signals = [
+            message
+            for each in b.delivery.published
+            for message in each.owed
+            if message.topic == topics.SIGNALS
+        ]
+        assert [message.key for message in signals] == [b"a%2Fb/c", b"a/b/c"]
+        assert [dict(message.headers)["ce_id"] for message in signals] == [
+            b"a%2Fb/c/response/flag",
+            b"a/b/c/response/flag",
+        ]
+
+
+async def test_a_first_chunk_that_is_corrected_is_refused_for_good() -> None:
+    async with bench() as b:
+        b.begin()
+        good = records(exchange("s", "take flour and water"), first=1)
+        bad = json.dumps(chunk("s", 0, "user", "how?", policy="nope")).encode()
+        await b.give(Record(0, bad), *good)
+        prompt, response = b.delivery.published
+        await b.acknowledge()
+        assert prompt.body(topics.VERDICTS)["basis"] == "guard"
+        assert response.body(topics.VERDICTS)["basis"] == "guard"
+        assert b.done[0][0].topic == topics.DEAD_LETTERS
+        assert b.streamer.metadata(WHERE, 9) == ""
+
+
+async def test_a_record_of_two_sessions_is_done_with_the_first_of_them() -> None:
+    async with bench() as b:
+        b.begin()
+        await b.give(*records([chunk("s", 0, "user", "x"), chunk("t", 0, "user", "y")]))
+        await b.acknowledge()
+        await b.give(Record(2, b"{broken"))
+        one, other = b.delivery.published
+        one.settled(True)
+        assert 2 not in b.done
+        other.settled(True)
+        assert b.done[2][0].topic == topics.DEAD_LETTERS
 
 
 async def test_a_session_that_is_read_again_signals_again() -> None:

@@ -12,8 +12,10 @@ from qwarden.guard.answer import Answer, Failure, Triple
 from qwarden.guard.conversation import Task
 from qwarden.guard.debounce import Latch
 from qwarden.guard.stream import Scored
+from qwarden.language.eld import EldDetector
 from qwarden.outcomes.source import Source
-from qwarden.policy.policy import BUILT_IN, Policy, read_policy
+from qwarden.policy.policy import Policy
+from qwarden.policy.sources import BUILT_IN, load
 from qwarden.streamer.chunks import Placed
 from qwarden.streamer.sessions import Cause, Open, Sessions
 from qwarden.streamer.verdicts import (
@@ -38,7 +40,7 @@ def session(answer: str = "one two three", *, cause: Cause | None = Cause.END) -
     for seq, (role, text) in enumerate((("user", "how so?"), ("assistant", answer))):
         chunk = Chunk(session="s", tenant="demo", seq=seq, role=role, text=text, language="en")
         source = Source("content.chunks", 1, 10 + seq, 1_000, None, b"", ())
-        sessions.take(Placed(chunk, source, 0.0, None))
+        sessions.take(Placed(source, 0.0, None, chunk=chunk))
     found = sessions.of(("demo", "s"))
     assert found is not None
     found.cause = cause
@@ -46,7 +48,7 @@ def session(answer: str = "one two three", *, cause: Cause | None = Cause.END) -
 
 
 def latch(*tokens: Triple, policy: Policy = BUILT_IN["default"], task: Task = RESPONSE) -> Latch:
-    made = Latch(policy.rules[task])
+    made = Latch(policy.flags[task])
     for at, logits in enumerate(tokens):
         named = (("Violent", 0.9),) if logits != SAFE else ()
         made.see(Scored(task, 4 * at, 4 * at + 4, logits, named))
@@ -58,7 +60,7 @@ def verdict(
 ) -> Verdict:
     acting = BUILT_IN["default"]
     judged = Judged(RESPONSE, word_of(latch(*tokens)), STREAM, look, cause)
-    return verdict_of(session(**policy), acting, judged, KEY)
+    return verdict_of(session(**policy), acting, judged, KEY, EldDetector())
 
 
 def test_a_flag_gives_way_to_what_the_last_token_says() -> None:
@@ -138,7 +140,7 @@ def test_a_prompts_id_changes_with_the_answer_behind_it() -> None:
     def of(given: Open[Placed]) -> str:
         word = word_of(latch(SAFE, task=Task.PROMPT))
         return verdict_of(
-            given, BUILT_IN["default"], Judged(Task.PROMPT, word, STREAM), KEY
+            given, BUILT_IN["default"], Judged(Task.PROMPT, word, STREAM), KEY, EldDetector()
         ).verdict_id
 
     assert of(session("one")) == of(session("another"))
@@ -146,12 +148,7 @@ def test_a_prompts_id_changes_with_the_answer_behind_it() -> None:
 
 def test_who_is_asked_for_a_look() -> None:
     never, always = (
-        read_policy(
-            f"name: p\ncontroversial: {{default: review}}\nunsafe: {{default: block}}\n"
-            f"final_look: {how}\n",
-            file="p",
-            expected_name="p",
-        )
+        load({"p": f"name: p\nextends: default\nfinal_look: {how}\n"}).policies["p"]
         for how in ("never", "always")
     )
     doubt = BUILT_IN["default"]
@@ -170,7 +167,9 @@ def test_a_signal_says_where_to_cut() -> None:
     given = session("abcdefghijkl")
     made = latch(SAFE, CONTROVERSIAL, CONTROVERSIAL)
     assert made.raised is not None
-    signal = flag_of(given, BUILT_IN["default"], RESPONSE, made.raised, STREAM)
+    signal = flag_of(
+        given, BUILT_IN["default"], RESPONSE, made.raised, STREAM, detector=EldDetector()
+    )
     assert (signal.seq, signal.token, signal.char) == (1, 2, 8)
     assert (signal.safety, signal.action) == ("Controversial", Action.REVIEW)
     ended = ending_of(given, RESPONSE, made, "incomplete", STREAM)
@@ -188,10 +187,9 @@ def test_a_session_that_was_cut_off_owes_nothing() -> None:
 
 def test_what_a_policys_rule_calls_safe_is_blocked_by_the_likeliest_word() -> None:
     text = (
-        "name: calm\ncontroversial: {default: review}\nunsafe: {default: block}\n"
-        "flagging: {response: {rule: threshold, p: 0.99, run: 3}}\n"
+        "name: calm\nextends: default\nflagging: {response: {rule: threshold, p: 0.99, run: 3}}\n"
     )
-    calm = read_policy(text, file="policies/calm.yaml", expected_name="calm")
+    calm = load({"calm": text}).policies["calm"]
     word = word_of(latch(SAFE, (0.0, -9.0, 1.0), policy=calm))
     assert word is not None
     assert (word.safety, word.category, word.in_doubt) == ("Safe", None, False)

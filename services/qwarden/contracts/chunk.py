@@ -88,6 +88,15 @@ def decode_chunk(value: bytes | None, *, max_bytes: int, tenants: Iterable[str] 
             f"the chunk has the unknown role {chunk.role!r}; known are user, assistant, system, "
             "developer and tool",
         )
+    for field in ("tenant", "session", "language"):
+        if "\0" in (getattr(chunk, field) or ""):
+            raise Refused(
+                ErrorClass.NOT_A_CHUNK,
+                f"the {field} of the chunk holds a NUL character (\\u0000), which no database "
+                "keeps in a text; leave it out",
+                event_id=chunk.session.replace("\0", ""),
+                tenant=chunk.tenant.replace("\0", ""),
+            )
     if chunk.segment == "thinking" and chunk.role != "assistant":
         raise _named(
             chunk,

@@ -1,14 +1,18 @@
-"""A record of `content.chunks`, read: whose it is, and what acts on it. Pure."""
+"""A record of `content.chunks`: whose it is, what acts on it, and when it is done. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import msgspec
 
 from qwarden.contracts.chunk import Chunk, decode_chunk
 from qwarden.contracts.keys import ContentKey
+from qwarden.contracts.refusal import Refused
 from qwarden.delivery.owed import Owed
-from qwarden.outcomes.source import Source
+from qwarden.language.port import Detector
+from qwarden.outcomes.source import MAX_ENVELOPE_BYTES, Source
 from qwarden.policy.policy import Policy
 from qwarden.policy.tenants import Tenant, Tenants, policy_of
 
@@ -16,15 +20,15 @@ Done = Callable[[Owed], None]
 
 
 @dataclass(eq=False, slots=True)
-class Placed:
-    """A chunk and the record that carried it. `polled`: when, of a clock that does not jump (s).
-    `done`: finishes the record; None where that counts for nothing (any more). `is_done`: what was
-    said of it is acknowledged, and its record owes `owed`."""
+class Arrived:
+    """A record. `polled`: when it came, of a clock that does not jump (s). `done`: finishes it;
+    None where that counts for nothing (any more). `waits_for`: how often `finish` is called until
+    it is done. `is_done`: what was said of it is acknowledged, and it owes `owed`."""
 
-    chunk: Chunk
     source: Source
     polled: float
     done: Done | None
+    waits_for: int = 1
     is_done: bool = False
     owed: Owed = ()
 
@@ -32,15 +36,22 @@ class Placed:
     def offset(self) -> int:
         return self.source.offset
 
+    @property
+    def key(self) -> bytes | None:
+        return self.source.key
+
     def finish(self, owed: Owed = ()) -> None:
         """Finishes the record, which owes no more than this."""
+        self.waits_for -= 1
+        if self.waits_for > 0:
+            return
         self.is_done, self.owed = True, owed
         done, self.done = self.done, None
         if done is not None:
             done(owed)
 
     def is_delivered_again(self, done: Done) -> None:
-        """The record comes once more, in a new epoch, to who has its chunk still."""
+        """The record comes once more, in a new epoch, to who has it still."""
         self.done = done
         if self.is_done:
             self.finish(self.owed)
@@ -52,20 +63,57 @@ class Placed:
             done(())
 
 
+@dataclass(eq=False, slots=True)
+class Placed(Arrived):
+    """A record that is a chunk."""
+
+    chunk: Chunk = field(kw_only=True)
+
+
+class _Seq(msgspec.Struct):
+    seq: int
+
+
+_seq_decoder = msgspec.json.Decoder(_Seq)
+
+
+@dataclass(frozen=True, slots=True)
+class Torn:
+    """What a record that was refused says of itself: its session, where it names it, its place
+    there, and the key of the record."""
+
+    session: tuple[str, str] | None
+    seq: int | None
+    key: bytes | None
+
+    @classmethod
+    def of(cls, source: Source, refused: Refused) -> Torn:
+        named = (refused.tenant, refused.event_id) if refused.tenant and refused.event_id else None
+        try:
+            seq = _seq_decoder.decode(source.value or b"").seq
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            seq = None
+        # No session has a longer key, since each of its records would be refused for it.
+        key = source.key if len(source.key or b"") <= MAX_ENVELOPE_BYTES else None
+        return cls(named, seq, key)
+
+
 @dataclass(frozen=True, slots=True)
 class Door:
-    """What decides whether a chunk is taken: the tenants, the content key, the byte limit."""
+    """What decides whether a chunk is taken: the tenants, the content key, the byte limit; and what
+    tells languages."""
 
     tenants: Tenants
     keys: ContentKey
     max_event_bytes: int
+    detector: Detector
 
     def admit(self, source: Source) -> Chunk:
         """Reads one record. Raises `Refused` with a sentence that names the fix."""
-        source.check_envelope()
         chunk = decode_chunk(
             source.value, max_bytes=self.max_event_bytes, tenants=self.tenants.known
         )
+        source.check_envelope(event_id=chunk.session, tenant=chunk.tenant)
         self.acting(chunk, chunk.policy)
         return chunk
 

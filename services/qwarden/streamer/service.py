@@ -10,6 +10,7 @@ from aiokafka.coordinator.assignors.sticky.sticky_assignor import StickyPartitio
 from qwarden.contracts import topics
 from qwarden.control.port import Control
 from qwarden.delivery.room import Room
+from qwarden.enforcement.following import Following
 from qwarden.inference.dispatch import Dispatcher
 from qwarden.inference.stream_client import StreamClient
 from qwarden.serving import Lane, Serving
@@ -67,6 +68,8 @@ class StreamerService(Serving):
         dispatcher.held = self.in_flight
         dispatcher.on_failure = self.part_failed
         control.on_change(self._control_changed)
+        self._policies = Following(streamer.tenants, control, streamer.enforce)
+        self._hold_or_release()
 
     async def run(self) -> int:
         try:
@@ -82,13 +85,19 @@ class StreamerService(Serving):
             _log.warning("waiting for the stream guard: %s", self.in_flight())
 
     def _control_changed(self) -> None:
-        """A halt holds the lane; an outage of the guard fills its room, which pauses it."""
-        halts = [halt.reason for halt in self._control.halts().values()]
-        if halts:
-            self.delivery.hold("; ".join(halts))
+        self._policies.changed()
+        self._hold_or_release()
+        self.accept_losses()
+
+    def _hold_or_release(self) -> None:
+        """A halt holds the lane, and so does a policy that is nowhere; an outage of the guard fills
+        its room, which pauses it."""
+        reasons = [halt.reason for halt in self._control.halts().values()]
+        reasons += self._policies.reasons()
+        if reasons:
+            self.delivery.hold("; ".join(reasons))
         else:
             self.delivery.release()
-        self.accept_losses()
 
     def _without_guards(self) -> Sequence[str]:
         reasons = []

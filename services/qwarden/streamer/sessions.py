@@ -10,9 +10,12 @@ Invariants, each held by `tests/property/test_sessions.py`:
   comes for the first time when its session is settled is known for late only as long as that is
   remembered.)
 - A chunk is done only when those before it in its session are: one that waits for another is not
-  until that has come or the session is over, and where chunk 0 never came, until it is settled. So
-  a session that is read again and whose chunk 0 does not come, then or soon, was settled before.
-- Every session ends: by its end, or when it is too old, or when a chunk of it stays away.
+  until that has come or the session is settled. So a session that is read again and whose chunk 0
+  does not come, then or soon, was settled before.
+- Every session ends: by its end, or when it is too old, or when a chunk of it stays away or is
+  refused.
+- A session of which a chunk was refused, and not sent again well, is never complete, whichever of
+  its chunks came first.
 """
 
 from __future__ import annotations
@@ -72,12 +75,14 @@ class Fate(enum.StrEnum):
 
 
 class Placed(Protocol):
-    """A chunk where it stands."""
+    """A chunk where it stands. `key`: of its record."""
 
     @property
     def chunk(self) -> Chunk: ...
     @property
     def offset(self) -> int: ...
+    @property
+    def key(self) -> bytes | None: ...
 
 
 P = TypeVar("P", bound=Placed)
@@ -102,6 +107,8 @@ class Open(Generic[P]):
     first: P
     since: int
     """The partition's time (ms) when that came."""
+    start: Start
+    """From where it must be read again: there, or where a chunk of it was refused before."""
     transcript: Transcript
     last: int = -1
     """The highest offset of its chunks, those that came late or twice too; of `zero`: of those with
@@ -115,6 +122,9 @@ class Open(Generic[P]):
     """Its chunk 0, which says its policy and language."""
     read_again: bool = False
     """Whether its first chunk was read again, and not delivered."""
+    is_torn: bool = False
+    """Whether a chunk was refused before it began: its end alone would show that this was sent
+    again well."""
     cause: Cause | None = None
     """Why it is over, or None while it is open."""
 
@@ -124,9 +134,9 @@ class Open(Generic[P]):
         if placed.chunk.seq == 0:
             self.zero = max(self.zero, placed.offset)
 
-    @property
-    def start(self) -> Start:
-        return Start(self.first.offset, self.since)
+    def has(self, seq: int) -> bool:
+        """Whether that chunk was taken."""
+        return seq < self.expected or seq in self.held
 
     @property
     def waits_since(self) -> int | None:
@@ -145,27 +155,25 @@ class Applied(Generic[P]):
 
 
 @dataclass(frozen=True, slots=True)
-class Taken(Generic[P]):
-    """What a chunk has brought about. `applied`: it and those that waited for it, in order.
-    `passed`: chunks that waited and are of no use any more. `refused`: one that can never be
-    applied, with a sentence. `over`: the session is over with it."""
-
-    fate: Fate
-    session: Open[P] | None = None
-    applied: tuple[Applied[P], ...] = ()
-    passed: tuple[P, ...] = ()
-    refused: tuple[P, str] | None = None
-    over: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Over(Generic[P]):
-    """A session that is over without a chunk's saying so, and the chunks that waited in vain.
-    `settled`: it was settled before, and owes nothing."""
+    """A session that is over, and the chunks that waited in vain. `settled`: it was settled before,
+    and owes nothing."""
 
     session: Open[P]
     passed: tuple[P, ...]
     settled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(Generic[P]):
+    """What a chunk has brought about. `applied`: it and those that waited for it, in order.
+    `refused`: one that can never be applied, with a sentence. `over`: the session is, with it."""
+
+    fate: Fate
+    session: Open[P] | None = None
+    applied: tuple[Applied[P], ...] = ()
+    refused: tuple[P, str] | None = None
+    over: Over[P] | None = None
 
 
 class Sessions(Generic[P]):
@@ -184,6 +192,12 @@ class Sessions(Generic[P]):
         self._remembered = remembered
         self._most_bytes = most_bytes
         self._open: dict[Key, Open[P]] = {}
+        self._by_record: dict[bytes, dict[Key, None]] = {}
+        """The same by the key of the record that each was opened by."""
+        self._torn: OrderedDict[Key | bytes, Start] = OrderedDict()
+        """Where a chunk was first refused whose session had not begun: by its name, or by the key
+        of its record where it does not say it. As many as such sessions: to forget one before it is
+        too old would let it pass for complete."""
         self._settled: OrderedDict[Key, tuple[int, Start]] = OrderedDict()
         """Those that are over and owe nothing, with the time when each was (ms), and its start."""
         self._leaving: list[tuple[int, Start]] = []
@@ -211,13 +225,15 @@ class Sessions(Generic[P]):
         on at this watermark; None where there is nothing below it. The watermark never goes back.
 
         That is the first offset of the oldest session that is not settled, or of which a chunk will
-        be delivered again. Nor does it stand between the first chunk of one that is settled and a
-        chunk 0 of it, with which it would seem to begin.
+        be delivered again, or of which one was refused before it began. Nor does it stand between
+        the first chunk of one that is settled and a chunk 0 of it, with which it would seem to
+        begin.
         """
         while self._leaving and self._leaving[0][0] < watermark:
             heapq.heappop(self._leaving)
         starts = [each.start for each in self._open.values()]
         starts += [start for _, start in self._leaving]
+        starts += list(self._torn.values())[:1]
         found = min(starts, default=Start(watermark, self.now))
         for zero, start in sorted(self._begin_twice, reverse=True):
             if zero >= found.offset:
@@ -241,13 +257,17 @@ class Sessions(Generic[P]):
             if self._is_overdue(session):
                 over.append(self._give_up(session))
             elif session.since + self._max_age_ms <= self.now:
-                aged = self._give_up(session) if session.held else self._end(session, Cause.AGE)
-                over.append(aged)
+                over.append(self._grow_old(session))
         while self._settled:
             key, (at, _) = next(iter(self._settled.items()))
             if at + self._max_age_ms > self.now and len(self._settled) <= self._remembered:
                 break
             del self._settled[key]
+        while self._torn:
+            name, start = next(iter(self._torn.items()))
+            if start.at + self._max_age_ms > self.now:
+                break
+            del self._torn[name]
         return over
 
     def give_up_longest_gap(self) -> Over[P] | None:
@@ -271,17 +291,8 @@ class Sessions(Generic[P]):
         if key in self._settled or (session is not None and session.cause is not None):
             return Taken(Fate.LATE, session)
         if session is None:
-            session = Open(
-                key,
-                placed,
-                self.now,
-                Transcript(self._most_bytes),
-                read_again=self.reads_again,
-            )
-            session.met(placed)
-            self._open[key] = session
-            self._look_at(self.now + self._max_age_ms, session)
-        if chunk.seq < session.expected or chunk.seq in session.held:
+            session = self._opened(key, placed)
+        if session.has(chunk.seq):
             return Taken(Fate.DUPLICATE, session)
         session.held[chunk.seq] = placed
         session.held_since[chunk.seq] = self.now
@@ -289,6 +300,35 @@ class Sessions(Generic[P]):
             self._look_at(self.now + self._gap_ms, session)
             return Taken(Fate.WAITS, session)
         return self._apply(session)
+
+    def refuse(
+        self, name: Key | None, seq: int | None, record_key: bytes | None, offset: int
+    ) -> list[Over[P]]:
+        """A record that is no chunk, at the time that `advance` was told: which sessions are over
+        with it. `name`, `seq`: what it says of itself, as far as that can be read; one that does
+        not name its session is of those whose records have its key.
+
+        What has begun is over at once: nothing that comes later could show that text is missing.
+        What has not is remembered, as old as a session gets. But nothing is missing where the same
+        `seq` was taken well, and of chunk 0 none needs to be told: without it nothing begins.
+        """
+        if seq == 0 or name in self._settled:
+            return []
+        whose = [name] if name is not None else list(self._by_record.get(record_key or b"", ()))
+        known = [session for key in whose if (session := self._open.get(key)) is not None]
+        unknown = name if name is not None else record_key
+        if not known and unknown is not None:
+            self._torn.setdefault(unknown, Start(offset, self.now))
+        over = []
+        for session in known:
+            if session.cause is not None or (seq is not None and session.has(seq)):
+                continue
+            session.last = max(session.last, offset)
+            if session.beginning is None:
+                session.is_torn = True
+            else:
+                over.append(self._end(session, Cause.REFUSED))
+        return over
 
     def abandon(self, session: Open[P], cause: Cause) -> Over[P]:
         """The guard does not judge this session: it is over, or was, for that reason."""
@@ -298,8 +338,37 @@ class Sessions(Generic[P]):
         """All that a session owes is acknowledged."""
         if self._open.get(session.key) is session:
             del self._open[session.key]
+            self._forget_record(session)
             self._leave(session.start, session.last, session.zero)
         self._settled[session.key] = self.now, session.start
+
+    def _opened(self, key: Key, placed: P) -> Open[P]:
+        """A session of which nothing was taken before."""
+        names: list[Key | bytes] = [key] if placed.key is None else [key, placed.key]
+        torn = [self._torn[name] for name in names if name in self._torn]
+        self._torn.pop(key, None)
+        session = Open(
+            key,
+            placed,
+            self.now,
+            min([*torn, Start(placed.offset, self.now)]),
+            Transcript(self._most_bytes),
+            read_again=self.reads_again,
+            is_torn=bool(torn),
+        )
+        session.met(placed)
+        self._open[key] = session
+        if placed.key is not None:
+            self._by_record.setdefault(placed.key, {})[key] = None
+        self._look_at(self.now + self._max_age_ms, session)
+        return session
+
+    def _forget_record(self, session: Open[P]) -> None:
+        if session.first.key is not None:
+            others = self._by_record[session.first.key]
+            del others[session.key]
+            if not others:
+                del self._by_record[session.first.key]
 
     def _leave(self, start: Start, last: int, zero: int) -> None:
         heapq.heappush(self._leaving, (last, start))
@@ -333,20 +402,25 @@ class Sessions(Generic[P]):
             session.expected += 1
             ends_prompt = session.transcript.is_prompt_over and not before
             applied.append(Applied(placed, parts, ends_prompt))
-        passed: tuple[P, ...] = ()
+        over = None
         if session.cause is not None:
-            passed = self._released(session)
+            over = Over(session, self._released(session))
         elif session.held:
             since = session.waits_since
             assert since is not None
             self._look_at(since + self._gap_ms, session)
         fate = Fate.APPLIED if applied else Fate.REFUSED
-        over = session.cause is not None
-        return Taken(fate, session, tuple(applied), passed, refused, over)
+        return Taken(fate, session, tuple(applied), refused, over)
 
     def _is_overdue(self, session: Open[P]) -> bool:
         since = session.waits_since
         return since is not None and since + self._gap_ms <= self.now
+
+    def _grow_old(self, session: Open[P]) -> Over[P]:
+        """Ends a session that is too old."""
+        if session.held:
+            return self._give_up(session)
+        return self._end(session, Cause.REFUSED if session.is_torn else Cause.AGE)
 
     def _give_up(self, session: Open[P]) -> Over[P]:
         """Ends a session of which a chunk stays away."""

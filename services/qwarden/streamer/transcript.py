@@ -216,7 +216,15 @@ class Transcript:
                 "an answer comes before any user's turn, which the guard cannot judge; send the "
                 "question first"
             )
-        if judged and judged[-1].role == "assistant" and judged[-1].ended:
+        seen = [turn for turn in self._turns if not turn.dropped]
+        if seen[-1].role == "assistant" and seen[-1].history:
+            raise ValueError(
+                "an answer comes right behind an assistant's turn of history; send the question "
+                "that it answers first, or mark the answer as history too"
+            )
+        # The end of a thought is not that of its turn: the answer is of the same.
+        before = (Task.PROMPT,) if segment is Segment.THINKING else (Task.PROMPT, Task.THINKING)
+        if judged and judged[-1].ended and judged[-1].task not in before:
             raise ValueError(
                 "the assistant's turn has ended; start a new session, or end the turn only with "
                 "the last chunk of the answer"

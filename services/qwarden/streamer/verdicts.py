@@ -9,20 +9,28 @@ import msgspec
 
 from qwarden.contracts.keys import ContentKey
 from qwarden.contracts.signal import Signal, SignalKind
-from qwarden.contracts.verdict import Basis, Facts, PolicyUsed, Verdict, verdict_id
+from qwarden.contracts.verdict import Basis, Verdict, verdict_id
 from qwarden.guard.answer import SAFETIES, Answer, Assessment, Failure, Safety, Triple, Unanswered
 from qwarden.guard.conversation import Task
 from qwarden.guard.debounce import Latch, Raised
+from qwarden.guard.language import UNKNOWN, Language
+from qwarden.language.port import Detector
+from qwarden.language.telling import detector_version, language_of
 from qwarden.outcomes.said import (
     CALIBRATION,
     NOTHING,
-    POLICY_SERIAL,
     Said,
+    facts_of,
     guard_of,
+    meanwhile_of,
+    notice_of,
+    policy_used,
+    reading_of,
     said_of,
     scores_of,
 )
-from qwarden.policy.policy import Decided, Policy
+from qwarden.policy.policy import Policy
+from qwarden.policy.reading import Circumstances, Reading
 from qwarden.streamer.chunks import Placed
 from qwarden.streamer.sessions import Open
 
@@ -79,7 +87,13 @@ def wants_look(policy: Policy, word: Word | None, cause: str | None) -> bool:
     return policy.final_look == "always" or word is None or word.in_doubt
 
 
-def verdict_of(session: Open[Placed], policy: Policy, judged: Judged, keys: ContentKey) -> Verdict:
+def verdict_of(
+    session: Open[Placed],
+    policy: Policy,
+    judged: Judged,
+    keys: ContentKey,
+    detector: Detector,
+) -> Verdict:
     """The verdict on one task.
 
     - What was flagged stays so, whatever else is missing.
@@ -90,18 +104,19 @@ def verdict_of(session: Open[Placed], policy: Policy, judged: Judged, keys: Cont
     word, look = judged.word, judged.look
     revision = judged.revision
     basis, cause = Basis.GUARD, None
-    said, decided, answered_by = NOTHING, policy.unjudged(), revision
+    language = _language(session, judged.task, detector)
+    about = _about(session, judged.task, language)
+    said, decided, answered_by = NOTHING, policy.unjudged(about), revision
     if isinstance(look, Assessment):
         revision = f"{revision} {look.revision}".strip()
     stands = word if word is not None and (word.is_flag or judged.cause is None) else None
     if isinstance(look, Assessment) and _look_stands(stands, look):
         said = said_of(look, look.safety)
-        decided = policy.decide(look.safety, look)
+        decided = policy.decide(reading_of(about, look))
         answered_by = look.revision
     elif stands is not None:
-        named = [] if stands.category is None else [stands.category]
-        decided = policy.decide_named(stands.safety, named)
-        said = _said_by(stands, named)
+        decided = policy.decide(_reading(about, stands.safety, stands.scores, stands.category))
+        said = _said_by(stands)
     else:
         basis = Basis.DEGRADED
         cause = judged.cause or NO_ANSWER
@@ -120,8 +135,9 @@ def verdict_of(session: Open[Placed], policy: Policy, judged: Judged, keys: Cont
             value=_value(session, judged.task, word),
             revision=revision,
             calibration=CALIBRATION,
+            detector=detector_version(language, detector),
             policy_version=policy.version,
-            policy_serial=POLICY_SERIAL,
+            policy_serial=policy.serial,
             basis=basis,
             cause=cause or "",
         ),
@@ -130,15 +146,18 @@ def verdict_of(session: Open[Placed], policy: Policy, judged: Judged, keys: Cont
         tenant=chunk.tenant,
         subject=None,
         task=str(judged.task),
-        language=session.beginning.chunk.language if session.beginning else None,
+        language=language.tag,
+        language_confidence=language.confidence,
         views=said.views,
         content_hash=keys.content_hash(written).hex() if written else None,
-        facts=Facts(),
+        facts=facts_of(about),
         action=decided.action,
+        meanwhile=meanwhile_of(decided),
+        notice=notice_of(decided, language.tag),
         basis=basis,
         cause=cause,
         guard=guard_of(answered_by) if answered_by else None,
-        policy=_used(policy, decided),
+        policy=policy_used(policy, decided),
         dropped=[*session.transcript.dropped(judged.task), *said.dropped],
         safety=said.safety,
         scores=said.scores,
@@ -149,11 +168,17 @@ def verdict_of(session: Open[Placed], policy: Policy, judged: Judged, keys: Cont
 
 
 def flag_of(
-    session: Open[Placed], policy: Policy, task: Task, raised: Raised, revision: str
+    session: Open[Placed],
+    policy: Policy,
+    task: Task,
+    raised: Raised,
+    revision: str,
+    *,
+    detector: Detector,
 ) -> Signal:
     """The signal of a flag or its rise."""
-    named = [] if raised.category is None else [raised.category]
-    decided = policy.decide_named(raised.safety, named)
+    about = _about(session, task, _language(session, task, detector))
+    decided = policy.decide(_reading(about, raised.safety, raised.scores, raised.category))
     tenant, name = session.key
     return Signal(
         tenant=tenant,
@@ -168,7 +193,7 @@ def flag_of(
         cause=None,
         action=decided.action,
         guard=guard_of(revision),
-        policy=_used(policy, decided),
+        policy=policy_used(policy, decided),
     )
 
 
@@ -222,8 +247,28 @@ def _rank(safety: Safety, scores: Triple) -> tuple[int, float]:
     return SAFETIES.index(safety), -scores[0]
 
 
-def _said_by(word: Word, named: list[str]) -> Said:
-    categories = [] if word.safety is Safety.SAFE else named
+def _language(session: Open[Placed], task: Task, detector: Detector) -> Language:
+    """The session's own word, else what can be told of the task's text so far."""
+    given = session.beginning.chunk.language if session.beginning else None
+    conversation = session.transcript.conversation(task)
+    if not conversation.turns:
+        return UNKNOWN if given is None else Language(given)
+    return language_of(given, conversation, detector)
+
+
+def _about(session: Open[Placed], task: Task, language: Language) -> Circumstances:
+    return Circumstances(session.key[0], task.value, language.tag)
+
+
+def _reading(about: Circumstances, safety: Safety, scores: Triple, category: str | None) -> Reading:
+    safe, controversial, unsafe = (round(score, 3) for score in scores)
+    named = () if category is None else (category,)
+    return Reading(about, safety, (safe, controversial, unsafe), named)
+
+
+def _said_by(word: Word) -> Said:
+    is_named = word.safety is not Safety.SAFE and word.category is not None
+    categories = [word.category] if is_named and word.category else []
     return Said(str(word.safety), scores_of(word.scores), categories)
 
 
@@ -232,7 +277,3 @@ def _value(session: Open[Placed], task: Task, word: Word | None) -> bytes:
     if word is not None:
         latched = (str(word.safety), word.category, word.token)
     return msgspec.json.encode((session.transcript.value(task), latched))
-
-
-def _used(policy: Policy, decided: Decided) -> PolicyUsed:
-    return PolicyUsed(policy.name, policy.version, POLICY_SERIAL, decided.rule)
