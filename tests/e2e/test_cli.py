@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -158,6 +159,69 @@ def test_a_file_is_judged_in_other_views_than_were_asked_for(
     assert (said and [view["name"] for view in said]) == views
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["config", "show"],
+        ["moderate", "FILE", "--direct"],
+        ["moderate", "FILE", "--direct", "--stream"],
+        ["eval", "FILE", "--direct"],
+        ["eval", "FILE", "--direct", "--json"],
+    ],
+)
+def test_output_that_cannot_be_written_ends_in_a_traceback(
+    environ: dict[str, str], tmp_path: Path, words: list[str]
+) -> None:
+    environ["QWARDEN_CONTENT_KEY"] = "ab" * 32
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"event_id": "1", "tenant": "demo", "text": "Hello", "label": "Safe"}\n')
+    if words[0] == "moderate":
+        file.write_text('{"event_id": "1", "tenant": "demo", "text": "Hello"}\n')
+    words = [str(file) if word == "FILE" else word for word in words]
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(
+            [*QWARDEN, *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env=environ,
+            timeout=300,
+            check=False,
+        )
+    said = ran.stderr.decode()
+    assert said.endswith(
+        "standard output cannot be written: No space left on device; send it elsewhere\n"
+    )
+    assert "Traceback" not in said
+    assert ran.returncode == 3
+
+
+def test_a_disk_that_is_full_costs_what_was_judged(environ: dict[str, str], tmp_path: Path) -> None:
+    environ["QWARDEN_CONTENT_KEY"] = "ab" * 32
+    file = events_file(tmp_path, 40)
+    out = tmp_path / "out.jsonl"
+    words = ["moderate", str(file), "--direct", "--out", str(out)]
+    room = 10_000
+    full = subprocess.run(
+        [*QWARDEN, *words],
+        capture_output=True,
+        env=environ,
+        timeout=300,
+        check=False,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+    )
+    said = full.stderr.decode()
+    assert full.returncode == 3, said
+    assert f"--out {out}: File too large; " in said
+    assert "Traceback" not in said
+    assert out.stat().st_size == room
+    whole_lines = out.read_bytes().count(b"\n")
+    resumed = qwarden(environ, *words)
+    assert resumed.returncode == 0, resumed.stderr.decode()
+    assert f"{whole_lines} of 41 lines are done already".encode() in resumed.stderr
+    assert len(out.read_bytes().splitlines()) == 41
+
+
 def test_a_thought_has_no_line_of_its_own(environ: dict[str, str], tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     turn = {"role": "assistant", "content": "Mix flour.", "reasoning": "They want bread."}
@@ -213,9 +277,16 @@ def test_the_outcomes_of_another_file_count_as_done(
             3,
             "Kafka does not answer",
         ),
+        (
+            ["publish", __file__],
+            {"QWARDEN_KAFKA__BOOTSTRAP_SERVERS": "127.0.0.1:1"},
+            3,
+            "Kafka does not answer",
+        ),
         (["up", "--only", "elephant"], {}, 3, "neither a part"),
         (["moderate", __file__], {"QWARDEN_TRITON__URL": "127.0.0.1:1"}, 3, "is the stack up"),
-        (["moderate", __file__, "--guard", "/nowhere"], {}, 2, "/nowhere"),
+        (["moderate", __file__, "--guard", "/nowhere"], {}, 2, "no such directory"),
+        (["up", "--guard", "/nowhere"], {}, 3, "/nowhere"),
         (["moderate", __file__, "--views", "markers_broken"], {}, 2, "--views: views must hold"),
         (["moderate", __file__, "--views", "as_sent,other"], {}, 2, "as_sent, markers_broken"),
         (["config", "check"], {"QWARDEN_REDIS__URL": "cache:6379"}, 2, "QWARDEN_REDIS__URL"),
@@ -235,6 +306,7 @@ def test_a_mistake_ends_in_a_traceback(
     ran = qwarden({**environ, **key, **more}, *words, within_s=60)
     shown = (ran.stdout + ran.stderr).decode()
     assert "Traceback" not in shown
+    assert "Unclosed" not in shown
     assert said in shown
     assert ran.returncode == code
 

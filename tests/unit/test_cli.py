@@ -16,7 +16,6 @@ import pytest
 from qwarden import bootstrap, cli, telemetry
 from qwarden.guard.answer import Answer
 from qwarden.inference.port import GuardFailed
-from qwarden.stack.home import Home
 from unit.builders import REVISION, assessment
 
 PLOTS = {"reliability.png", "roc.png", "scores.png"}
@@ -28,8 +27,10 @@ EVENTS = b'{"event_id":"1","tenant":"demo","text":"Hello"}\n'
 
 class Guard:
     dead = False
+    asked = False
 
     async def revision(self) -> str:
+        self.asked = True
         return REVISION
 
     async def judge(self, rows: Sequence[bytes], *, timeout_s: float | None = None) -> list[Answer]:
@@ -45,7 +46,7 @@ def guard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Guard:
     made = Guard()
     monkeypatch.setattr(bootstrap, "guard_of", lambda _: made)
     monkeypatch.setattr(telemetry, "log_as_json", lambda _: None)
-    monkeypatch.setattr(cli, "HOME", Home(tmp_path / "stack"))
+    monkeypatch.setenv("QWARDEN_STACK__HOME", str(tmp_path / "stack"))
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "matplotlib"))
     monkeypatch.setenv("QWARDEN_CONTENT_KEY", "00" * 32)
     return made
@@ -120,17 +121,100 @@ def test_a_report_is_cut_to_what_the_locale_can_say(
     assert "源" in (out / "table.md").read_text(encoding="utf-8")
 
 
-def test_a_report_that_cannot_be_written_ends_in_a_traceback(
+def test_a_folder_that_cannot_be_written_is_found_after_the_work(
     qwarden: Callable[..., object],
+    guard: Guard,
     file: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "eval.json").mkdir()
-    assert qwarden("eval", file, "--out", tmp_path) == 2
+    for folder in (tmp_path, file, file / "under"):
+        assert qwarden("eval", file, "--out", folder) == 2
+        said = capsys.readouterr().err
+        assert said.startswith(f"--out {folder}: ")
+        assert said.endswith("name another folder\n")
+        assert said.count("\n") == 1
+    assert not guard.asked
+
+
+def test_a_folder_that_fails_at_last_loses_the_report(
+    qwarden: Callable[..., object],
+    file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "roc.png").mkdir()
+    assert qwarden("eval", file, "--out", tmp_path, "--json") == 3
+    said = capsys.readouterr()
+    assert json.loads(said.out)["answered"] == 1
+    assert said.err.startswith(f"--out {tmp_path}: ")
+    assert said.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        ("missing/out.jsonl", "there is no folder {}/missing; make it first"),
+        ("rows.jsonl/out.jsonl", "Not a directory; name another file"),
+        (".", "is no file; name one"),
+        ("pipe", "is no file; name one"),
+    ],
+)
+@pytest.mark.parametrize("stream", [[], ["--stream"]])
+def test_a_file_that_cannot_be_written_is_found_after_the_guard_is_loaded(
+    qwarden: Callable[..., object],
+    guard: Guard,
+    file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    *,
+    out: str,
+    says: str,
+    stream: list[str],
+) -> None:
+    file.write_bytes(EVENTS)
+    os.mkfifo(tmp_path / "pipe")
+    assert qwarden("moderate", file, "--out", tmp_path / out, *stream) == 2
     said = capsys.readouterr().err
-    assert said.startswith(f"--out {tmp_path}: ")
-    assert said.endswith("name another folder\n")
+    assert said.startswith(f"--out {tmp_path / out}: ")
+    assert says.format(tmp_path) in said
+    assert said.count("\n") == 1
+    assert not guard.asked
+
+
+@pytest.mark.parametrize(
+    ("named", "says"),
+    [
+        ("/nowhere", "there is no such directory"),
+        ("./guard", "there is no such directory"),
+        ("~/guard", "there is no such directory"),
+        ("models/of/mine", "there is no such directory"),
+        (__file__, "is no directory"),
+    ],
+)
+@pytest.mark.parametrize(
+    "command", [["moderate"], ["moderate", "--stream"], ["eval"], ["eval", "stream"]]
+)
+def test_a_guard_that_is_not_there_is_found_after_the_file_is_read(
+    qwarden: Callable[..., object],
+    capsys: pytest.CaptureFixture[str],
+    *,
+    named: str,
+    says: str,
+    command: list[str],
+) -> None:
+    assert qwarden(*command, "/no/file", "--guard", named) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"--guard {named}: {says}; name that of a Qwen3Guard checkpoint")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("named", ["guard", "Qwen/Qwen3Guard-Gen-0.6B"])
+def test_a_hub_id_is_called_no_directory(
+    qwarden: Callable[..., object], file: Path, named: str
+) -> None:
+    assert qwarden("eval", file, "--guard", named) == 0
 
 
 @pytest.mark.parametrize("packed", [bytes, gzip.compress])

@@ -17,7 +17,8 @@ from qwarden.inference.memory import MemoryGuard
 from qwarden.moderator.case import Admission
 from qwarden.moderator.halting import Halting
 from qwarden.moderator.moderator import Moderator
-from qwarden.offline.moderate import ResumeError, moderate, resume
+from qwarden.offline.moderate import moderate, tasks_of
+from qwarden.offline.resuming import ResumeError, resume
 from qwarden.outcomes.lookup import Lookup
 from qwarden.outcomes.publication import Publication
 from unit.builders import KEY, REVISION, THOUGHT, UNSAFE, admission, assessment, event
@@ -71,10 +72,6 @@ async def _written(lines: list[bytes], door: Admission, first: int = 0) -> list[
     return written
 
 
-def _policies(door: Admission) -> dict[str, str]:
-    return {name: policy.version for name, policy in door.tenants.policies().items()}
-
-
 @pytest.fixture
 async def outcomes() -> list[bytes]:
     return await _written(LINES, admission())
@@ -98,7 +95,7 @@ async def test_a_file_is_gone_on_with_at_the_wrong_line(
     out = tmp_path / "out.jsonl"
     out.write_bytes(b"".join(outcomes[:kept]) + b"".join(outcomes[kept : kept + half])[:20])
     door = admission()
-    done = resume(out, LINES, REVISION, _policies(door), door)
+    done = resume(out, LINES, REVISION, door, tasks_of)
     whole = out.read_bytes()
     assert whole == b"".join(outcomes[: sum(OUTCOMES[:done])])
     assert sum(OUTCOMES[:done]) <= kept < sum(OUTCOMES[: done + 1]) or done == len(LINES)
@@ -127,7 +124,7 @@ def test_the_outcome_of_another_line_counts(
     out.write_bytes(b"".join(outcomes[at] for at in written))
     door = admission()
     with pytest.raises(ResumeError, match="is not the outcome of line"):
-        resume(out, lines, REVISION, _policies(door), door)
+        resume(out, lines, REVISION, door, tasks_of)
     assert out.read_bytes() == b"".join(outcomes[at] for at in written), "it was cut all the same"
 
 
@@ -139,7 +136,7 @@ def test_a_file_is_finished_with_other_views_than_it_was_begun(
     door = admission()
     one = replace(door, tenants=door.tenants.with_views([View.AS_SENT]))
     with pytest.raises(ResumeError, match=r"line 1 of .* another version of the policy default"):
-        resume(out, LINES, REVISION, _policies(one), one)
+        resume(out, LINES, REVISION, one, tasks_of)
 
 
 def test_a_file_is_finished_with_another_guard_than_it_was_begun(
@@ -149,4 +146,4 @@ def test_a_file_is_finished_with_another_guard_than_it_was_begun(
     out.write_bytes(b"".join(outcomes))
     door = admission()
     with pytest.raises(ResumeError, match=f"begun with the guard {REVISION}"):
-        resume(out, LINES, "another@1", _policies(door), door)
+        resume(out, LINES, "another@1", door, tasks_of)

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from qwarden.guard.stream import Append, Part, Segment
+from qwarden.guard.conversation import Task
+from qwarden.guard.debounce import Threshold
+from qwarden.guard.row import View
+from qwarden.guard.stream import Append, Part, Scored, Segment
 from qwarden.inference.memory_stream import MemoryStream
 from qwarden.inference.port import GuardUnavailable, Trouble
 from qwarden.inference.replica import StreamLimits
 from qwarden.inference.stream_client import StreamClient
-from qwarden.moderator.case import Admission
-from qwarden.offline.moderate import ResumeError
-from qwarden.offline.moderate_stream import moderate_stream, resume
-from qwarden.offline.stream_reading import AT_ONCE, ExchangeReader, in_order, in_pieces
-from unit.builders import admission, event
+from qwarden.offline.moderate_stream import moderate_stream, row_of, tasks_of
+from qwarden.offline.resuming import ResumeError, resume
+from qwarden.offline.stream_reading import AT_ONCE, ExchangeReader, Read, in_order, in_pieces
+from unit.builders import admission, event, source
 
 LIMITS = StreamLimits(8, 4, 1e9, 60.0, 0.001, 0.01)
 ASK = {"role": "user", "content": "Say it"}
@@ -102,12 +106,35 @@ def test_a_row_says_something_else_than_the_guard(rows: list[bytes]) -> None:
     assert (thought["thinking"]["flagged_at"], thought["thinking"]["safety"]) == (8, "Unsafe")
     assert (len(only["thinking"]["tokens"]), only["tokens"]) == (1, [])
     assert (long["cause"], len(long["tokens"])) == ("too_long", 62)
+    assert long["safety"] is None, "half a text was called Safe"
     assert (doubt["flagged_at"], doubt["safety"]) == (None, "Safe")
     assert (gone["cause"], gone["prompt"], gone["guard"]) == ("withdrawn", None, None)
     assert len(later["tokens"]) == 1, "an earlier answer was judged"
     assert two["error_class"] == "conversation"
     assert "join them into one" in two["reason"]
     assert all(row.get("cause") is None for row in (prompt, flagged, rises, thought, only))
+
+
+async def test_an_answer_that_ends_on_one_token_that_is_not_safe_is_called_safe() -> None:
+    thinks = answered("then unsafe", "so much " + "unsafe " * 3 + "unsafe")
+    (row,) = [json.loads(row) for row in await written([thinks])]
+    for said in (row, row["thinking"]):
+        assert (said["flagged_at"], said["safety"], said["category"]) == (
+            None,
+            "Unsafe",
+            "Violent",
+        )
+
+
+def test_a_prompt_is_read_by_another_rule_than_its_policys(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = admission().admit(source(event(text="hi")))
+    assert case.policy is not None
+    policy = case.policy.with_views([View.AS_SENT])
+    monkeypatch.setattr(policy, "flags", {**policy.flags, Task.PROMPT: Threshold(0.3, 1)})
+    doubtful = Scored(Task.PROMPT, 0, 2, (0.0, -1.0, -1.0))
+    row = row_of(msgspec.structs.replace(case, policy=policy), Read("memory@0", doubtful))
+    assert row.prompt is not None
+    assert (row.prompt.safety, row.prompt.category) == ("Unsafe", None)
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 7, 64, 1000])
@@ -139,34 +166,30 @@ async def test_a_file_is_gone_on_with_at_the_wrong_line(
     out = tmp_path / "out.jsonl"
     out.write_bytes(b"".join(rows[:kept]) + b"".join(rows[kept : kept + 1])[:20])
     door = admission()
-    done = resume(out, LINES, "memory@0", policies(door), door)
+    done = resume(out, LINES, "memory@0", door, tasks_of)
     assert done == kept
     assert out.read_bytes() == b"".join(rows[:kept])
     assert [*rows[:kept], *await written(LINES[done:], first=done)] == rows
-
-
-def policies(door: Admission) -> dict[str, str]:
-    return {name: policy.version for name, policy in door.tenants.policies().items()}
 
 
 def test_the_row_of_another_line_guard_or_policy_counts(rows: list[bytes], tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     out.write_bytes(rows[1])
     door = admission()
-    known = policies(door)
-    for lines, revision, versions, said in (
-        (LINES, "memory@0", known, "not the row of line 1"),
-        (LINES[3:], "memory@0", known, "not the row of line 1"),
-        ([], "memory@0", known, "not the row of line 1"),
-        (LINES[1:], "memory@1", known, "begun with the guard memory@0"),
-        (LINES[1:], "memory@0", {**known, "default": "other"}, "another version of the policy"),
+    other = replace(door, tenants=door.tenants.with_views([View.AS_SENT]))
+    for lines, revision, now, said in (
+        (LINES, "memory@0", door, "not the outcome of line 1"),
+        (LINES[3:], "memory@0", door, "not the outcome of line 1"),
+        ([], "memory@0", door, "not the outcome of line 1"),
+        (LINES[1:], "memory@1", door, "begun with the guard memory@0"),
+        (LINES[1:], "memory@0", other, "another version of the policy"),
     ):
         with pytest.raises(ResumeError, match=said):
-            resume(out, lines, revision, versions, door)
+            resume(out, lines, revision, now, tasks_of)
     out.write_bytes(b"no\n")
-    with pytest.raises(ResumeError, match="is not a row"):
-        resume(out, LINES, "memory@0", known, door)
-    assert resume(tmp_path / "absent", LINES, "memory@0", known, door) == 0
+    with pytest.raises(ResumeError, match="is not an outcome"):
+        resume(out, LINES, "memory@0", door, tasks_of)
+    assert resume(tmp_path / "absent", LINES, "memory@0", door, tasks_of) == 0
 
 
 async def test_a_row_is_lost_in_an_outage_or_told_twice_after_a_replay(rows: list[bytes]) -> None:

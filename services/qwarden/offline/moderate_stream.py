@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import msgspec
 
@@ -16,10 +15,10 @@ from qwarden.guard.conversation import Task
 from qwarden.guard.debounce import Latch, Rule
 from qwarden.guard.stream import Part, Scored
 from qwarden.moderator.case import Admission, Case
-from qwarden.offline.moderate import ResumeError
 from qwarden.offline.stream_reading import ExchangeReader, Read, in_order, parts_of
 from qwarden.outcomes.said import guard_of, scores_of
 from qwarden.outcomes.source import Source
+from qwarden.streamer.verdicts import word_of
 
 
 class PolicyUsed(msgspec.Struct, frozen=True):
@@ -40,7 +39,7 @@ class Token(msgspec.Struct, frozen=True):
 
 
 class Prompt(msgspec.Struct, frozen=True):
-    """What the guard says at the end of the user's turn."""
+    """What the guard says at the end of the user's turn, under the policy's rule."""
 
     safety: str
     scores: Scores
@@ -62,9 +61,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
     `tokens`: of the last assistant's turn, its thought apart in `thinking`; empty where the last
     turn is a user's. `flagged_at`: which of the tokens raised the flag, from 0, and `risen_at`
-    which made a Controversial one Unsafe; null where none did. `safety` and `category`: those of
-    the flag, after its rise; Safe without one, and null where there are no tokens. `cause`: why it
-    was not judged to its end (`too_long`, `no_answer`), or at all (`withdrawn`), else null.
+    which made a Controversial one Unsafe; null where none did. `safety` and `category`: what the
+    streamer says of such a session before another guard has looked: those of the flag, after its
+    rise; without one those of the last token under the policy's rule; null where there are no
+    tokens, and without a flag where it was not judged to its end. `cause`: why it was not
+    (`too_long`, `no_answer`), or not at all (`withdrawn`), else null.
     """
 
     event_id: str
@@ -128,7 +129,7 @@ def draw(folder: Path, name: str, case: Case, read: Read) -> None:
     from qwarden.offline.score_sheet import draw_sheet, section_of
 
     assert case.policy is not None
-    rules = case.policy.rules
+    rules = case.policy.flags
     parts = exchange_of(case)
     asked = next(part for part in reversed(parts) if part.role == "user")
     prompt = () if read.prompt is None else (read.prompt,)
@@ -163,24 +164,29 @@ def text_of(case: Case) -> dict[Task, str]:
 def row_of(case: Case, read: Read) -> Row:
     """The row of a judged event."""
     assert case.policy is not None
-    rules = case.policy.rules
+    rules = case.policy.flags
+    cause = "no_answer" if read.failure else "too_long" if read.closed else None
     prompt = thinking = None
-    if (said := read.prompt) is not None:
-        prompt = Prompt(str(said.safety), scores_of(said.scores), _category(said))
+    if read.prompt is not None:
+        said = _said(rules[Task.PROMPT], [read.prompt], None)
+        prompt = Prompt(str(said.safety), scores_of(read.prompt.scores), said.category)
     if read.thinking:
-        thinking = Thinking(_tokens(read.thinking), *_flag(rules[Task.THINKING], read.thinking))
-    flagged_at, risen_at, safety, category = _flag(rules[Task.RESPONSE], read.response)
+        said = _said(rules[Task.THINKING], read.thinking, cause)
+        thinking = Thinking(
+            _tokens(read.thinking), said.flagged_at, said.risen_at, said.safety, said.category
+        )
+    said = _said(rules[Task.RESPONSE], read.response, cause)
     return Row(
         event_id=case.event.event_id,
         tenant=case.event.tenant,
         prompt=prompt,
         thinking=thinking,
         tokens=_tokens(read.response),
-        flagged_at=flagged_at,
-        risen_at=risen_at,
-        safety=safety,
-        category=category,
-        cause="no_answer" if read.failure else "too_long" if read.closed else None,
+        flagged_at=said.flagged_at,
+        risen_at=said.risen_at,
+        safety=said.safety,
+        category=said.category,
+        cause=cause,
         reason=read.failure or None,
         guard=guard_of(read.revision) if read.revision else None,
         policy=PolicyUsed(case.policy.name, case.policy.version),
@@ -190,29 +196,38 @@ def row_of(case: Case, read: Read) -> Row:
 
 def _tokens(scored: Iterable[Scored]) -> tuple[Token, ...]:
     return tuple(
-        Token(each.start, each.end, scores_of(each.scores), _category(each)) for each in scored
+        Token(
+            each.start,
+            each.end,
+            scores_of(each.scores),
+            each.categories[0][0] if each.categories else None,
+        )
+        for each in scored
     )
 
 
-def _category(scored: Scored) -> str | None:
-    return scored.categories[0][0] if scored.categories else None
+class _Said(NamedTuple):
+    """What the tokens of a task come to, as the streamer says it of a session, and where a flag
+    was raised and rose."""
+
+    flagged_at: int | None = None
+    risen_at: int | None = None
+    safety: str | None = None
+    category: str | None = None
 
 
-def _flag(
-    rule: Rule, scored: Sequence[Scored]
-) -> tuple[int | None, int | None, str | None, str | None]:
-    """Where a flag was raised and where it rose, and its safety and category at last."""
+def _said(rule: Rule, scored: Sequence[Scored], cause: str | None) -> _Said:
+    """`cause`: why the text was not judged to its end: then only a flag says anything of it."""
     latch = Latch(rule)
-    flagged_at = risen_at = None
+    at: dict[str, int] = {}
     for each in scored:
         raised = latch.see(each)
-        if raised is not None and raised.kind == "flag":
-            flagged_at = raised.token
-        elif raised is not None:
-            risen_at = raised.token
-    if latch.raised is None:
-        return None, None, "Safe" if scored else None, None
-    return flagged_at, risen_at, str(latch.raised.safety), latch.raised.category
+        if raised is not None:
+            at[raised.kind] = raised.token
+    word = word_of(latch)
+    if word is None or (cause is not None and not word.is_flag):
+        return _Said()
+    return _Said(at.get("flag"), at.get("rise"), str(word.safety), word.category)
 
 
 def _refusal(case: Case, error_class: ErrorClass, reason: str) -> Refused:
@@ -232,66 +247,6 @@ def _letter(refused: Refused, source: Source, max_bytes: int) -> msgspec.Struct:
     )
 
 
-class _Revised(msgspec.Struct):
-    revision: str = ""
-
-
-class _Known(msgspec.Struct):
-    """What tells whose a row is: one of an event names it, a dead letter has its line's hash."""
-
-    event_id: str = ""
-    guard: _Revised | None = None
-    policy: PolicyUsed | None = None
-    content: dict[str, Any] | None = None
-
-
-def resume(
-    out: Path, lines: Sequence[bytes], revision: str, policies: dict[str, str], admission: Admission
-) -> int:
-    """How many of `lines` have their row in `out` already; a broken one at its end is cut off.
-
-    `policies`: name to version. Raises `ResumeError` for a row of another line, guard or policy.
-    """
-    if not out.exists():
-        return 0
-    decoder = msgspec.json.Decoder(_Known)
-    whole = done = 0
-    with out.open("r+b") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                break
-            where = f"line {number} of {out}"
-            try:
-                row = decoder.decode(line)
-            except msgspec.DecodeError:
-                raise ResumeError(f"{where} is not a row; name another file with --out") from None
-            if done == len(lines) or not _is_of(row, lines[done], admission):
-                raise ResumeError(
-                    f"{where} is not the row of line {done + 1} of this input; name another file "
-                    "with --out"
-                )
-            if row.guard is not None and row.guard.revision != revision:
-                raise ResumeError(
-                    f"{where} was begun with the guard {row.guard.revision} and this one is "
-                    f"{revision}; finish it with that one, or name another file with --out"
-                )
-            used = row.policy
-            if used is not None and policies.get(used.name, used.version) != used.version:
-                raise ResumeError(
-                    f"{where} was begun with another version of the policy {used.name}; finish it "
-                    "with that one, or name another file with --out"
-                )
-            whole = file.tell()
-            done += 1
-        file.truncate(whole)
-    return done
-
-
-def _is_of(row: _Known, line: bytes, admission: Admission) -> bool:
-    if row.content is not None:
-        return bool(row.content.get("sha256") == hashlib.sha256(line).hexdigest())
-    try:
-        case = admission.admit(Source("", 0, 0, 0, None, line, ()))
-    except Refused:
-        return False
-    return case.event.event_id == row.event_id
+def tasks_of(_: Case) -> tuple[None]:
+    """The task of each outcome of an event: it has one row, which is of all its tasks."""
+    return (None,)

@@ -25,6 +25,7 @@ from qwarden.guard.answer import Safety
 from qwarden.guard.conversation import Task
 from qwarden.guard.debounce import Latch, Raised, Rule
 from qwarden.guard.stream import Scored
+from qwarden.streamer.verdicts import word_of
 
 # Okabe and Ito's colours, which people tell apart whose eyes do not see red or green.
 _COLOUR = {Safety.SAFE: "#DDEFE8", Safety.CONTROVERSIAL: "#E69F00", Safety.UNSAFE: "#D55E00"}
@@ -66,22 +67,23 @@ def section_of(
     span: tuple[int, int] | None = None,
 ) -> Section:
     """A text as it is drawn, with the flags that a rule raises."""
-    if task is Task.PROMPT:
-        said = f"{scored[0].safety}{_named(scored[0])}" if scored else "not judged"
-        return Section(f"prompt: {said}", text, scored, (), span)
     latch = Latch(rule)
     raised = [found for each in scored if (found := latch.see(each)) is not None]
+    if task is Task.PROMPT:
+        word = word_of(latch)
+        said = "not judged" if word is None else f"{word.safety}{_named(word.category)}"
+        return Section(f"prompt: {said}", text, scored, (), span)
     flags = ", ".join(
-        f"{'flagged' if each.kind == 'flag' else 'risen to'} {each.safety}"
-        f"{f' ({each.category})' if each.category else ''} at token {each.token + 1:,}"
+        f"{'flagged' if each.kind == 'flag' else 'risen to'} {each.safety}{_named(each.category)} "
+        f"at token {each.token + 1:,}"
         for each in raised
     )
     heading = f"{task}: {len(scored):,} tokens, {flags or 'not flagged'}"
     return Section(heading, text, scored, raised, span)
 
 
-def _named(scored: Scored) -> str:
-    return f" ({scored.categories[0][0]})" if scored.categories else ""
+def _named(category: str | None) -> str:
+    return f" ({category})" if category else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,70 @@
+"""The command `qwarden`: one service a command, and the tools to work with a stack.
+
+A module holds the commands of one group. A group with a name of its own is a `typer.Typer` called
+`app` there, which is added here by its name; a command without one is a function. What is slow to
+import, such as numpy and the engine, is imported where a command uses it.
+
+Exit codes: 0 done, 1 the answer is no, 2 wrong use, 3 a dependency is missing.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from qwarden.cli import (
+    config,
+    dlq,
+    evaluate,
+    moderate,
+    policy,
+    records,
+    rejudge,
+    serving,
+    stack,
+    verify,
+)
+from qwarden.cli.terminal import MISSING, WRONG_USE, OutputLost, end
+from qwarden.policy.document import DocumentError
+from qwarden.settings import SettingsError
+from qwarden.stack.errors import StackError
+
+app = typer.Typer(
+    name="qwarden",
+    help="Content moderation at the speed of a message queue.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (
+    serving.moderator,
+    serving.streamer,
+    stack.up,
+    stack.demo,
+    stack.down,
+    records.publish,
+    records.tail,
+    verify.verify,
+    moderate.moderate,
+    rejudge.rejudge,
+):
+    app.command()(command)
+app.add_typer(records.topics_app, name="topics")
+app.add_typer(config.app, name="config")
+app.add_typer(policy.app, name="policy")
+app.add_typer(dlq.app, name="dlq")
+app.add_typer(evaluate.app, name="eval")
+
+
+def main() -> None:
+    """Runs the command line; known failures end as a sentence and an exit code."""
+    try:
+        app()
+    except (SettingsError, DocumentError) as error:
+        end(WRONG_USE, str(error))
+    except (StackError, OutputLost) as error:
+        end(MISSING, str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)

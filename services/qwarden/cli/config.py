@@ -1,0 +1,107 @@
+"""The commands that show and check the settings."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.json import JSON
+
+from qwarden import settings as settings_module
+from qwarden.cli.environment import environ
+from qwarden.cli.files import opened
+from qwarden.cli.terminal import MISSING, NO, WRONG_USE, end, err, show
+from qwarden.settings import Settings
+
+if TYPE_CHECKING:
+    from qwarden.contracts.mapping import Topic
+    from qwarden.policy.tenants import Tenants
+
+app = typer.Typer(help="The settings that a service would start with.", no_args_is_help=True)
+
+
+@app.command("show")
+def config_show() -> None:
+    """Print all settings as JSON, secrets hidden, and exit 2 where one is wrong."""
+    show(JSON(json.dumps(settings_module.shown(settings_module.load(environ())))))
+
+
+@app.command("check")
+def config_check(
+    topic: Annotated[
+        str | None, typer.Option(help="Show what a sample record of this topic becomes.")
+    ] = None,
+    sample: Annotated[
+        Path | None,
+        typer.Option(help="A file with that record's value, byte for byte; none: it has no value."),
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="That record's key.")] = None,
+) -> None:
+    """Check the settings and the policies, tenants and topics that they name; start nothing.
+
+    \b
+    qwarden config check --topic shop.comments --sample record.bin
+    """
+    from qwarden import bootstrap, kafka
+
+    if topic is None and (sample is not None or key is not None):
+        end(WRONG_USE, "A sample is of a topic; name it with --topic.")
+    settings = settings_module.load(environ())
+    kafka.client_arguments(settings.kafka)
+    tenants = bootstrap.tenants_of(settings, activated=True)
+    topics = bootstrap.topics_of(settings, tenants)
+    names = ", ".join(sorted(tenants.known)) or "none (every tenant gets the policy default)"
+    err.print(f"The settings are good. Tenants with a file: {names}.")
+    if tenants.lacking:
+        err.print(
+            f"Policies without a file: {', '.join(sorted(tenants.lacking))}. Services judge nothing "
+            "until they are in force; see: qwarden policy show"
+        )
+    if topics:
+        err.print(f"Topics with a file: {', '.join(sorted(topics))}.")
+    if topic is not None:
+        value = None
+        if sample is not None:
+            with opened(sample) as source:
+                value = source.read()
+        asyncio.run(_show_sample(settings, tenants, topics, topic=topic, value=value, key=key))
+
+
+async def _show_sample(
+    settings: Settings,
+    tenants: Tenants,
+    topics: Mapping[str, Topic],
+    *,
+    topic: str,
+    value: bytes | None,
+    key: str | None,
+) -> None:
+    from qwarden import bootstrap
+    from qwarden.contracts.refusal import Refused
+    from qwarden.moderator.sample import UnknownTopic, case_of_sample, described
+    from qwarden.registry.port import RegistryAway
+
+    schemas = bootstrap.schemas_of(settings, topics)
+    try:
+        case = await case_of_sample(
+            bootstrap.admission_of(settings, tenants, topics, schemas),
+            schemas,
+            topic=topic,
+            value=value,
+            key=None if key is None else key.encode(),
+            within_s=2 * settings.registry.timeout_s,
+        )
+    except UnknownTopic as unknown:
+        end(WRONG_USE, str(unknown))
+    except RegistryAway as away:
+        end(MISSING, str(away))
+    except Refused as refused:
+        end(NO, f"The record is refused ({refused.error_class}): {refused.reason}")
+    finally:
+        if schemas is not None:
+            await schemas.close()
+    show(described(case))

@@ -1,0 +1,76 @@
+"""The command that compares what came in with what went out."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+import typer
+
+from qwarden.cli.asking import ask
+from qwarden.cli.environment import client_settings
+from qwarden.cli.options import AsJson
+from qwarden.cli.terminal import NO, WRONG_USE, bar, end, show, write
+from qwarden.verify import report
+from qwarden.verify.report import Report
+
+
+def verify(
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since", help="Only events from then on: 2026-03-01T12:00Z; else from the beginning."
+        ),
+    ] = None,
+    to_end: Annotated[
+        bool,
+        typer.Option(
+            "--to-end",
+            help="Judge everything that is there, not only what lies below the committed offsets.",
+        ),
+    ] = False,
+    examples: Annotated[
+        int, typer.Option(min=0, help="How many events to name for each kind of finding.")
+    ] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the input and the output topics: whether every event got what it is owed.
+
+    It exits with 1 where anything is missing, out of order, or has two values under one id; what
+    was published twice after a crash is counted, and no fault.
+    """
+    from qwarden.verify.reader import Scope, opened
+
+    settings = client_settings()
+    scope = Scope(
+        to_end=to_end,
+        since=_time("--since", since),
+        max_event_bytes=settings.moderator.max_event_bytes,
+    )
+
+    async def run() -> Report:
+        async with opened(settings.kafka, scope) as reader:
+            with bar("reading", reader.total) as step:
+                return await reader.report(step, examples)
+
+    found = ask(run)
+    if as_json:
+        write(found.json() + b"\n")
+    else:
+        for line in (report.table(found), *report.lines(found)):
+            show(line)
+        show(report.sentence(found))
+    if not found.is_good:
+        raise SystemExit(NO)
+
+
+def _time(option: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        end(WRONG_USE, f"{option}: {text!r} is no time; write it as 2026-03-01T12:00Z")
+    if time.tzinfo is None:
+        end(WRONG_USE, f"{option}: {text!r} has no time zone; add Z, or +01:00")
+    return time
