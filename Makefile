@@ -9,7 +9,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' services/qwarden/__in
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.qwarden/pycache
 CODE := services triton_models tests bench
 
-.PHONY: help setup demo test check bench bench-gen bench-stream bench-equality bench-near-ties bench-long bench-pipeline storm images
+.PHONY: help setup demo test check lint fast bench bench-gen bench-stream bench-policy bench-equality bench-near-ties bench-long bench-pipeline storm images
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -21,11 +21,16 @@ demo: setup ## Start everything, publish sample events, show the verdicts; ONCE=
 	@.venv/bin/qwarden demo $(if $(ONCE),--once)
 
 check: setup ## The fast half of the tests: lint, types, imports, pure parts, chart
+	@$(MAKE) --no-print-directory -j 2 lint fast
+
+lint:
 	$(PY) -m ruff check $(CODE)
 	$(PY) -m ruff format --check --quiet $(CODE)
 	$(PY) -m mypy services triton_models/engine triton_models/stand_in tests bench
 	.venv/bin/lint-imports
-	$(PY) -m pytest -q tests/unit tests/property tests/chart tests/contract -m "not parts"
+
+fast:
+	$(PY) -m pytest -q -n 2 --dist loadscope tests/unit tests/property tests/chart tests/contract -m "not parts"
 
 test: check ## Everything: also real Kafka, Valkey and Triton
 	$(PY) -m pytest tests -m "parts"
@@ -34,7 +39,7 @@ storm: setup ## The long fault suite, by its seed, an hour; ARGS="--help" says w
 	PYTHONPATH=tests $(PY) -m storm $(ARGS)
 	$(PY) -m pytest tests -m storm -s
 
-bench: setup bench-gen bench-stream bench-pipeline ## The benchmarks; results in bench/results
+bench: setup bench-gen bench-stream bench-pipeline bench-policy ## The benchmarks; results in bench/results
 
 bench-pipeline: setup ## The moderator beside the hand-written loop
 	$(PY) bench/pipeline.py $(ARGS)
@@ -45,6 +50,10 @@ bench-gen: setup ## The engine beside transformers and vLLM; ARGS="--quick" and 
 bench-stream: setup ## A token's cost in the Stream engine as a session runs; ARGS="--quick" to see it run
 	$(PY) bench/stream.py $(ARGS)
 
+bench-policy: setup ## What languages, evasion and diffs of policies cost
+	$(PY) bench/language.py
+	$(PY) bench/normaliser.py
+	$(PY) bench/policy_diff.py
 bench-equality: setup ## The engine's answers beside transformers'; ARGS="--help" says which parts
 	$(PY) bench/equality.py $(ARGS)
 

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SLOW = ("broker", "e2e", "chaos", "stack", "quality")
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There is a worker for each core: with more threads torch would wait for itself.
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks tests of whole folders, and deselects those whose data is not beside the project."""
@@ -41,6 +45,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """Where nothing may be skipped (CI), a skip is a failure."""
+    if hasattr(session.config, "workerinput"):
+        return  # one of several processes: the one that started them counts for all
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     assert reporter is not None
     skipped = reporter.stats.get("skipped", [])

@@ -28,10 +28,7 @@ from unit.builders import REVISION, SAFE, assessment
 
 PARTITIONS = 4
 POLICIES = {
-    "policies/answers.yaml": (
-        "name: answers\ncontroversial: {default: review}\nunsafe: {default: block}\n"
-        "on_outage: review\n"
-    ),
+    "policies/answers.yaml": ("name: answers\nextends: default\non_outage: review\n"),
     "tenants/answers.yaml": "name: answers\npolicies: [answers]\n",
     "tenants/flood.yaml": "name: flood\npolicies: [default]\ntokens_a_minute: 200\n",
 }

@@ -22,8 +22,18 @@ Ready = dict[tuple[int, int], tuple[bytes, list[tuple[str, bytes]]]]
 
 _POLICY = """\
 name: bench
-controversial: { default: review }
-unsafe: { default: review }
+extends: default
+rules:
+  - name: unsafe
+    when: {safety: Unsafe}
+    then: review
+    ground: terms
+    clause: bench
+    queue: general
+    harm: 5
+    sla: 1d
+    meanwhile: hide
+    on_breach: raise
 """
 _TENANT = """\
 name: bench

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -12,8 +12,10 @@ from qwarden.cache.memory import MemoryCache
 from qwarden.cache.outage import SkippedWhenAway
 from qwarden.cache.redis import RedisCache
 from qwarden.cache.writer import CacheWriter
+from qwarden.contracts.mapping import Topic
 from qwarden.control.kafka import KafkaControl
 from qwarden.control.port import Control
+from qwarden.inference.backoff import Backoff
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.in_process import InProcessGuard
 from qwarden.inference.in_process_stream import InProcessStream
@@ -24,6 +26,8 @@ from qwarden.inference.stream_client import StreamClient
 from qwarden.inference.stream_port import StreamGuard
 from qwarden.inference.triton import TritonGuard
 from qwarden.inference.triton_stream import TritonStream
+from qwarden.language.eld import EldDetector
+from qwarden.language.port import Detector
 from qwarden.moderator.case import Admission
 from qwarden.moderator.halting import Halting
 from qwarden.moderator.moderator import Moderator
@@ -31,12 +35,14 @@ from qwarden.outcomes.lookup import Lookup
 from qwarden.outcomes.publication import Publication
 from qwarden.policy.document import DocumentError
 from qwarden.policy.tenants import Tenants, read_tenants
+from qwarden.policy.topics import read_topics
+from qwarden.registry.schemas import Schemas
 from qwarden.settings import Settings, SettingsError
 from qwarden.streamer import streamer as streaming
 from qwarden.streamer.chunks import Door
 from qwarden.streamer.streamer import Streamer
 
-_FOLDERS = ("policies", "tenants")
+_FOLDERS = ("policies", "tenants", "topics")
 _CLOSE_S = 2.0
 """How long the last writes to the cache may take when a service ends."""
 
@@ -54,21 +60,56 @@ def guard_of(settings: Settings) -> Guard:
     return InProcessGuard(settings.engine)
 
 
-def tenants_of(settings: Settings) -> Tenants:
-    """Policies and tenants from their files. Raises `DocumentError` with file, line and field."""
+def tenants_of(settings: Settings, *, activated: bool = False) -> Tenants:
+    """Policies and tenants from their files. Raises `DocumentError` with file, line and field.
+    `activated`: policies without a file may be in force on the control topic."""
     path = settings.policy.path
     if path is not None and not path.is_dir():
         raise SettingsError(f"QWARDEN_POLICY__PATH: {path} is not a folder")
     if path is not None and not any((path / name).is_dir() for name in _FOLDERS):
         raise SettingsError(
-            f"QWARDEN_POLICY__PATH: {path} has neither of the folders {' and '.join(_FOLDERS)}"
+            f"QWARDEN_POLICY__PATH: {path} has none of the folders {', '.join(_FOLDERS)}"
         )
     return read_tenants(
-        _texts(path, "policies"), _texts(path, "tenants"), strict=settings.policy.strict_tenants
+        texts_in(path, "policies"),
+        texts_in(path, "tenants"),
+        strict=settings.policy.strict_tenants,
+        activated=activated,
     )
 
 
-def _texts(path: Path | None, folder: str) -> dict[str, str]:
+def topics_of(settings: Settings, tenants: Tenants) -> dict[str, Topic]:
+    """The topics that are read beside `content.events`, or otherwise, from their files; `tenants`:
+    as `tenants_of` gives them. Raises `DocumentError` with file, line and field."""
+    return read_topics(texts_in(settings.policy.path, "topics"), tenants)
+
+
+def schemas_of(settings: Settings, topics: Mapping[str, Topic]) -> Schemas | None:
+    """What learns the schemas of these topics' values; None where none of them has any."""
+    of = sorted(name for name, topic in topics.items() if topic.is_confluent)
+    if not of:
+        return None
+    own = settings.registry
+    if own.url is None:
+        raise SettingsError(
+            f"QWARDEN_REGISTRY__URL: is not set, and topics/{of[0]}.yaml says decoder: confluent; "
+            "set it to the address of the schema registry"
+        )
+    from qwarden.registry.http import HttpRegistry  # httpx takes longer than all else to import
+
+    registry = HttpRegistry(
+        own.url,
+        timeout_s=own.timeout_s,
+        username=own.username,
+        password=own.password.get_secret_value() if own.password else None,
+        ca_file=own.ca_file,
+    )
+    return Schemas(registry, Backoff(own.backoff_s, own.max_backoff_s))
+
+
+def texts_in(path: Path | None, folder: str) -> dict[str, str]:
+    """The files of one of the folders of QWARDEN_POLICY__PATH, by name without `.yaml`. Raises
+    `DocumentError`."""
     if path is None or not (path / folder).is_dir():
         return {}
     texts = {}
@@ -88,8 +129,26 @@ def control_of(settings: Settings) -> Control:
     return KafkaControl(settings.kafka)
 
 
-def admission_of(settings: Settings, tenants: Tenants) -> Admission:
-    return Admission(tenants, settings.keys(), settings.moderator.max_event_bytes)
+def detector_of(settings: Settings) -> Detector:
+    """What tells the language of content."""
+    return EldDetector(settings.language.characters)
+
+
+def admission_of(
+    settings: Settings,
+    tenants: Tenants,
+    topics: Mapping[str, Topic] | None = None,
+    schemas: Schemas | None = None,
+) -> Admission:
+    """The door. Without `topics` every record is an event as it is, as in a file of events."""
+    return Admission(
+        tenants,
+        settings.keys(),
+        settings.moderator.max_event_bytes,
+        detector_of(settings),
+        topics or {},
+        schemas.readers if schemas else {},
+    )
 
 
 def limits_of(settings: Settings) -> Limits:
@@ -128,7 +187,17 @@ async def judging(
             writer = CacheWriter(shared, waiting=settings.redis.waiting, batch=settings.redis.batch)
             stack.push_async_callback(writer.close, _CLOSE_S)
         memory = MemoryCache(memory_entries, settings.redis.ttl_s)
-        yield Lookup(dispatcher, settings.keys(), memory, shared, writer), dispatcher
+        yield (
+            Lookup(
+                dispatcher,
+                settings.keys(),
+                memory,
+                shared,
+                writer,
+                exact_bound=settings.guard.exact_bound,
+            ),
+            dispatcher,
+        )
 
 
 def stream_client_of(
@@ -178,10 +247,8 @@ async def streamer(
 ) -> AsyncIterator[tuple[Streamer, StreamClient, Dispatcher]]:
     """A streamer with all that it needs, closed at the end. `client` and `guard` stand in for the
     settings' own, for tests."""
-    tenants = tenants_of(settings)
+    tenants = tenants_of(settings, activated=True)
     limits = settings.streamer
-    for policy in tenants.policies().values():
-        telemetry.POLICY_INFO.labels(policy.name, policy.version).set(1)
     async with AsyncExitStack() as stack:
         lookup, dispatcher = await stack.enter_async_context(
             judging(settings, guard or guard_of(settings), limits.memory_entries)
@@ -192,7 +259,7 @@ async def streamer(
         stack.callback(trace.close)
         yield (
             Streamer(
-                Door(tenants, settings.keys(), limits.max_event_bytes),
+                Door(tenants, settings.keys(), limits.max_event_bytes, detector_of(settings)),
                 client,
                 lookup,
                 Publication(
@@ -221,18 +288,20 @@ async def moderator(
 ) -> AsyncIterator[tuple[Moderator, Dispatcher]]:
     """A moderator with all that it needs, closed at the end. `guard` and `tenants` stand in for
     the settings' own, for benchmarks and for files."""
-    tenants = tenants or tenants_of(settings)
-    for policy in tenants.policies().values():
-        telemetry.POLICY_INFO.labels(policy.name, policy.version).set(1)
+    tenants = tenants or tenants_of(settings, activated=True)
     async with AsyncExitStack() as stack:
         lookup, dispatcher = await stack.enter_async_context(
             judging(settings, guard or guard_of(settings), settings.moderator.memory_entries)
         )
         trace = telemetry.Trace(settings.telemetry.otlp_endpoint, "qwarden-moderator")
         stack.callback(trace.close)
+        topics = topics_of(settings, tenants)
+        schemas = schemas_of(settings, topics)
+        if schemas is not None:
+            stack.push_async_callback(schemas.close)
         yield (
             Moderator(
-                admission_of(settings, tenants),
+                admission_of(settings, tenants, topics, schemas),
                 lookup,
                 Publication(
                     evidence_sample=settings.moderator.evidence_sample,
@@ -251,6 +320,7 @@ async def moderator(
                     dispatcher.outage is not None
                     or dispatcher.waiting > settings.moderator.records_in_flight
                 ),
+                schemas=schemas,
             ),
             dispatcher,
         )

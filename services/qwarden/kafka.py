@@ -21,6 +21,7 @@ from aiokafka.errors import (
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
 
 from qwarden.contracts import topics
+from qwarden.contracts.names import name_of
 from qwarden.settings import Kafka, SettingsError
 
 _BATCH_BYTES = 65_536
@@ -189,9 +190,9 @@ async def publish(
         **client_arguments(kafka), enable_idempotence=True, acks="all", linger_ms=5,
         max_request_size=2 * topics.MAX_EVENT_BYTES,
     )  # fmt: skip
-    await producer.start()
     count = 0
     try:
+        await producer.start()
         acknowledgements = [
             await producer.send(topic, value=value, key=_key(value)) for value in values
         ]
@@ -210,7 +211,7 @@ def _key(value: bytes) -> bytes | None:
     except msgspec.DecodeError:
         return None
     own = fields.event_id or fields.session
-    return f"{fields.tenant}/{own}".encode() if own else None
+    return name_of(fields.tenant, own).encode() if own else None
 
 
 class _Keyed(msgspec.Struct):

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -63,6 +64,10 @@ class Kafka(Group):
     def groups(self) -> dict[str, str]:
         """The consumer group of each lane, by its topic: a lane's offsets are its own."""
         return {topics.CONTENT: self.group_id, topics.BACKLOG: f"{self.group_id}-backlog"}
+
+    def group_of(self, topic: str) -> str:
+        """The consumer group of a lane; that of a topic of somebody else's has its name."""
+        return self.groups.get(topic, f"{self.group_id}-{topic}")
 
 
 class Redis(Group):
@@ -185,6 +190,12 @@ class Guard(Group):
 
     mode: Literal["triton", "in-process"] = "triton"
     """`in-process` loads the engine here (extra `engine`): where there is no Triton."""
+    exact_bound: Annotated[float, Field(ge=0, le=0.25)] = 0.03
+    """The most that other rows in a batch move a score by: one that is as near to a number in a
+    policy's rules is asked for once more, alone. A score moves by a quarter of its logits at most,
+    and those by 0.12 in bfloat16, at most, where sums depend on the batch (bench/near_ties.py). The
+    engine says at its start how much it is there; 0, where it says that a batch moves no logit (a
+    CPU), asks for none."""
 
 
 class Http(Group):
@@ -198,9 +209,45 @@ class PolicySettings(Group):
     """Policies and tenants."""
 
     path: Path | None = None
-    """A folder with policies/NAME.yaml and tenants/NAME.yaml; without it the built-in ones."""
+    """A folder with policies/NAME.yaml, tenants/NAME.yaml and topics/NAME.yaml; without it the
+    built-in ones."""
     strict_tenants: bool = False
     """Refuse events of tenants that have no file, instead of giving them the policy `default`."""
+
+
+class LanguageSettings(Group):
+    """How the language of content is told, where its producer does not say."""
+
+    characters: int = Field(default=1000, ge=1, le=1000)
+    """From the start of a text so many are looked at; the detector reads no more."""
+
+
+class Registry(Group):
+    """The schema registry, for topics whose files say `decoder: confluent`."""
+
+    url: str | None = None
+    """What stands before /schemas in its REST interface, such as http://registry:8081."""
+    username: str | None = None
+    password: SecretStr | None = None
+    ca_file: Path | None = None
+    """The authority that signed its certificate; the system's own where absent."""
+    timeout_s: Seconds = 5.0
+    """Of one request. A schema is asked for once in a process's life, so that a slow answer costs
+    little; records that need it wait, and no others."""
+    backoff_s: Seconds = 0.2
+    max_backoff_s: Seconds = 5.0
+    """How often an absent registry is asked; also how late its return may be noticed."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_plain(cls, value: str | None) -> str | None:
+        if value is not None:
+            parts = urlsplit(value)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("the address of a registry is http://HOST:PORT, or https://")
+            if parts.username is not None or parts.password is not None:
+                raise ValueError("has a password in it; set REGISTRY__USERNAME and its PASSWORD")
+        return value
 
 
 class Consuming(Group):
@@ -317,6 +364,8 @@ class Settings(BaseSettings):
     engine: EngineSettings | None = None
     http: Http = Http()
     policy: PolicySettings = PolicySettings()
+    registry: Registry = Registry()
+    language: LanguageSettings = LanguageSettings()
     moderator: Moderator = Moderator()
     stream: StreamSettings | None = None
     stream_guard: StreamGuard = StreamGuard()

@@ -92,8 +92,18 @@ VERDICTS = Tally(
     "Verdicts decided; a record that comes again counts again. category: the likeliest, or none.",
     ["tenant", "task", "safety", "action", "category"],
 )
+QUOTA = Tally(
+    "qwarden_quota_verdicts_total",
+    "Verdicts that a quota made others than their policy says, by what was used up: blocks, queue.",
+    ["quota", "tenant"],
+)
 DEAD_LETTERS = Counter(
     "qwarden_dead_letters_total", "Records that can never be judged.", ["error_class", "tenant"]
+)
+TENANTS_DISPLACED = Counter(
+    "qwarden_displaced_tenants_total",
+    "Records that name another tenant than their topic's settings, which stand.",
+    ["topic"],
 )
 QUEUE_SECONDS = Spread(
     "qwarden_queue_seconds", "From Kafka's timestamp of a record to its poll.", buckets=_SECONDS
@@ -116,6 +126,12 @@ IN_FLIGHT = Gauge("qwarden_in_flight_records", "Records delivered and not done."
 LOOKUPS = Counter(
     "qwarden_cache_lookups_total",
     "Where an assessment came from: memory, redis, joined (one in flight), or miss.",
+    ["result"],
+)
+EXACT = Counter(
+    "qwarden_exact_lookups_total",
+    "Answers so near a number of a policy's that they were asked for once more, alone: where that "
+    "one came from, as above.",
     ["result"],
 )
 CACHE_WRITES = Counter(
@@ -203,6 +219,19 @@ STREAM_REPLICAS = Gauge(
     ["state"],
 )
 POLICY_INFO = Gauge("qwarden_policy_info", "Policies in force.", ["policy", "version"])
+POLICY_UNUSABLE = Gauge(
+    "qwarden_policy_unusable",
+    "1 while the version that is in force cannot be used here, so that another one acts.",
+    ["policy"],
+)
+POLICY_FILE_DIFFERS = Gauge(
+    "qwarden_policy_file_differs",
+    "1 while this service's file of a policy says something else than what is in force.",
+    ["policy"],
+)
+FREEZES = Gauge(
+    "qwarden_freezes", "Freezes in force on moderation.control; that of every tenant is one."
+)
 
 
 class TenantLabels:

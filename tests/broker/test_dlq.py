@@ -109,7 +109,6 @@ def dlq(
         monkeypatch.delenv(name)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(cli, "HOME", Home(tmp_path / "stack"))
 
     def call(*words: str) -> Said:
         monkeypatch.setattr(sys, "argv", ["qwarden", "dlq", *words])

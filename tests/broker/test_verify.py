@@ -148,7 +148,12 @@ def owed(source: Source, said: tuple[Verdict, ...], sample_rate: float = 0.0) ->
         message
         for verdict in said
         for message in owed_by_verdict(
-            source, verdict, case(source).content, sample_rate=sample_rate, volatile=[]
+            source,
+            verdict,
+            case(source).content,
+            policy=case(source).policy,
+            sample_rate=sample_rate,
+            volatile=[],
         )
     )
 

@@ -14,11 +14,16 @@ from contract.conformance.cases import KEY, Fixture, fixture, fixtures, names, r
 from qwarden.contracts import topics
 from qwarden.contracts.refusal import Refused
 from qwarden.contracts.schema import RECORDS, schema_of
+from qwarden.contracts.verdict import Verdict, encode
 from qwarden.delivery.owed import Owed
 from qwarden.guard.answer import decode_answer
 from qwarden.moderator import verdicts
 from qwarden.moderator.case import Case
 from qwarden.outcomes.owing import owed_by_refusal, owed_by_verdict
+from qwarden.policy.policy import Policy
+from qwarden.policy.records import Recorded
+from qwarden.policy.sources import BUILT_IN
+from qwarden.rejudge.planning import Change, Judge, Row
 
 NOW = datetime(2025, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -101,13 +106,24 @@ def written_for(output: dict[str, Any]) -> Owed:
         return owed_by_refusal(
             record.source(), refused, consumer="qwarden@host", max_bytes=900_000, volatile=[]
         )
+    policy = case.policy
+    if "rejudged_by" in output:
+        policy = BUILT_IN[output["rejudged_by"]]
+        said = tuple(_rejudged(verdict, policy) for verdict in said)
     return tuple(
         message
         for verdict in said
         for message in owed_by_verdict(
-            case.source, verdict, case.content, sample_rate=0.0, volatile=[]
+            case.source, verdict, case.content, policy=policy, sample_rate=0.0, volatile=[]
         )
     )
+
+
+def _rejudged(verdict: Verdict, policy: Policy) -> Verdict:
+    recorded = msgspec.json.decode(encode(verdict), type=Recorded)
+    word = Judge({verdict.tenant: policy}, None).word(Row(verdict, recorded, 0, None, None))
+    assert isinstance(word, Change)
+    return word.verdict
 
 
 def _said(case: Case, answers: dict[str, Any]) -> verdicts.Verdicts:

@@ -31,7 +31,9 @@ def _name(given: Fixture) -> str:
 def _admit(given: Fixture) -> Chunk:
     admission = given.admission()
     source = Source("content.chunks", 3, 41, 1_740_830_400_000, None, given.value, ())
-    return Door(admission.tenants, admission.keys, admission.max_event_bytes).admit(source)
+    return Door(
+        admission.tenants, admission.keys, admission.max_event_bytes, admission.detector
+    ).admit(source)
 
 
 def _fails_schema(value: bytes | None) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 import pytest
@@ -16,11 +18,19 @@ from aiokafka.errors import KafkaConnectionError
 
 import fleet
 from qwarden.contracts.control import (
+    ALL_TENANTS,
     HALT,
+    Freeze,
     Halt,
+    InForce,
     Key,
     LossAccepted,
+    PolicyBody,
+    Stands,
+    body_key,
     decode_key,
+    freeze_key,
+    in_force_key,
     loss_key,
     withdrawn,
     written,
@@ -35,6 +45,8 @@ from qwarden.stack.kafka import Kafka
 
 pytestmark = pytest.mark.parts
 
+R = TypeVar("R", bound=msgspec.Struct)
+
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 HALTED = Halt(reason="five contents crashed the guard", at=AT, by="group@host")
 HALT_KEY = HALTED.key()
@@ -45,6 +57,20 @@ def loss(partition: int = 1, committed: int = 2) -> LossAccepted:
         topic="content.events", partition=partition, group="g", committed=committed, resume_at=10,
         at=AT, by="ann@host",
     )  # fmt: skip
+
+
+BODY = PolicyBody(
+    policy="forum", version="0123456789ab", body={"name": "forum", "rules": [{"name": "all"}]},
+    at=AT, by="ann@host",
+)  # fmt: skip
+
+
+def in_force(version: str | None, previous: str | None = None) -> InForce:
+    return InForce(policy="forum", version=version, previous=previous, at=AT, by="ann@host")
+
+
+def freeze(tenant: str, frozen: bool = True) -> Freeze:
+    return Freeze(tenant=tenant, frozen=frozen, reason="too many blocks", at=AT, by="ann@host")
 
 
 @dataclass
@@ -216,6 +242,90 @@ async def test_a_halt_whose_body_cannot_be_read_halts_nobody(
     await comes("its withdrawal", lambda: not one.halts())
 
 
+async def test_an_activated_policy_does_not_reach_a_service_that_runs(topic: Topic) -> None:
+    one, other = await topic.table(), await topic.table()
+    await one.write(BODY)
+    await one.write(in_force(BODY.version))
+    key = in_force_key("forum")
+    await comes("the pointer", lambda: key in other.policies().in_force)
+    for control in (one, other, await topic.table()):
+        assert control.policies().bodies == {body_key("forum", BODY.version): BODY}
+        assert control.policies().in_force == {key: Stands(in_force(BODY.version), 1)}
+
+
+async def test_a_rollback_to_the_file_takes_its_serial_with_it(topic: Topic) -> None:
+    """Null means the file again, and is a record: a service that starts knows its offset."""
+    one = await topic.table()
+    for record in (BODY, in_force(BODY.version), in_force(None)):
+        await one.write(record)
+    assert one.policies().in_force == {in_force_key("forum"): Stands(in_force(None), 2)}
+    assert (await topic.table()).policies().in_force == one.policies().in_force
+
+
+async def test_a_lifted_freeze_takes_its_serial_with_it(topic: Topic) -> None:
+    one = await topic.table()
+    for record in (freeze("demo"), freeze(ALL_TENANTS), freeze("demo", False)):
+        await one.write(record)
+    stand = {
+        freeze_key("demo"): Stands(freeze("demo", False), 2),
+        freeze_key(ALL_TENANTS): Stands(freeze(ALL_TENANTS), 1),
+    }
+    assert one.policies().freezes == stand
+    assert (await topic.table()).policies().freezes == stand
+
+
+async def test_a_freeze_is_told_to_nobody(topic: Topic) -> None:
+    one = await topic.table()
+    told: list[int] = []
+    one.on_change(lambda: told.append(len(one.policies().freezes)))
+    await one.write(freeze("demo"))
+    await comes("the freeze is told", lambda: told == [1])
+    await one.write(freeze("demo"))
+    await comes("its offset is told: it is a part of each verdict", lambda: told == [1, 1])
+
+
+async def test_a_freeze_whose_body_cannot_be_read_lets_blocks_through(
+    topic: Topic, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As also one that says of itself that it is another tenant's."""
+    key = freeze_key("demo")
+    one = await topic.table()
+    for offset, value in enumerate([*UNREADABLE, msgspec.json.encode(freeze("other", False))]):
+        await topic.append(key.encode(), value)
+        await comes("it", partial(_stands_at, one.policies().freezes, key, offset))
+        stands = one.policies().freezes[key].record
+        assert stands is not None
+        assert stands.frozen
+        assert stands.tenant == "demo"
+    said = [r for r in caplog.records if "it is in force" in r.getMessage()]
+    assert len(said) == len(UNREADABLE) + 1
+    await one.write(freeze("demo", False))
+    stands = one.policies().freezes[key].record
+    assert stands is not None
+    assert not stands.frozen
+
+
+async def test_a_pointer_that_cannot_be_read_is_taken_for_none(topic: Topic) -> None:
+    """It is one all the same: what acted before acts on, and it has an offset."""
+    one, key = await topic.table(), in_force_key("forum")
+    await one.write(in_force(None))
+    for offset, value in enumerate([*UNREADABLE, msgspec.json.encode(BODY)], start=1):
+        await topic.append(key.encode(), value)
+        await comes("it", partial(_stands_at, one.policies().in_force, key, offset))
+        assert one.policies().in_force[key].record is None
+
+
+async def test_a_body_that_cannot_be_read_stands_for_the_one_before(topic: Topic) -> None:
+    one, key = await topic.table(), body_key("forum", BODY.version)
+    await one.write(BODY)
+    await topic.append(key.encode(), b'{"schema_version": 1}')
+    await comes("it", lambda: key not in one.policies().bodies)
+
+
+def _stands_at(stands: Mapping[Key, Stands[R]], key: Key, offset: int) -> bool:
+    return key in stands and stands[key].offset == offset
+
+
 async def test_a_record_that_cannot_be_read_ends_the_table(
     topic: Topic, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -236,7 +346,7 @@ async def test_an_unknown_kind_ends_an_older_service(
     topic: Topic, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = await topic.table()
-    unknown = Key("policy", "forum", "strict").encode()
+    unknown = Key("override", "forum", "strict").encode()
     await topic.append(unknown, b"\xff not of this version")
     await one.write(HALTED)
     await comes("the halt", lambda: one.halts() == {HALT_KEY: HALTED})
@@ -245,7 +355,7 @@ async def test_an_unknown_kind_ends_an_older_service(
 
 
 def test_an_unknown_kind_is_not_kept_by_its_key() -> None:
-    table, key = Table(), Key("policy", "forum", "strict")
+    table, key = Table(), Key("override", "forum", "strict")
     for offset, value in enumerate((b"1", b"\xff 2")):
         assert not table.apply(key.encode(), value, offset)
         assert table.others == {key: value}
@@ -265,6 +375,8 @@ def test_a_reader_of_the_topic_is_not_told_the_kind_in_the_headers() -> None:
     about = dict(written(loss()).headers)
     assert about["ce_type"] == b"qwarden.loss-accepted.v1"
     assert dict(written(HALTED).headers)["ce_type"] == b"qwarden.halt.v1"
+    types = [dict(written(each).headers)["ce_type"] for each in (BODY, in_force(None), freeze("a"))]
+    assert types == [b"qwarden.policy.v1", b"qwarden.in-force.v1", b"qwarden.freeze.v1"]
     assert withdrawn(HALT_KEY) == (HALT_KEY.encode(), None, [])
 
 

@@ -65,12 +65,12 @@ MARKER = "<|im_end|>"
 def _as_a_guard(data: bytes) -> Answer:
     """What the memory guard of this suite says: Safe, in each view that there is."""
     asked = Row.from_json(data)
-    content = asked.conversation.turns[-1].content
+    turns = asked.conversation.turns
+    content = turns[-1].content
+    tokens = sum(len(turn.content) for turn in turns)
     there = {View.AS_SENT} | ({View.MARKERS_BROKEN} if MARKER in content else set())
     entries = [
-        Entry(view, 0, (1.0, 0.0, -1.0), (), None, len(data))
-        for view in asked.views
-        if view in there
+        Entry(view, 0, (1.0, 0.0, -1.0), (), None, tokens) for view in asked.views if view in there
     ]
     return assessment_of(entries, 0, "memory@0")
 
@@ -156,6 +156,26 @@ async def test_a_view_is_judged_that_nobody_asked_for_or_that_is_not_there(opene
     one, both = assessments[2:]
     assert both.entries[0].logits == pytest.approx(one.logits, abs=1e-3)
     assert worst_of(both.entries).logits == both.logits
+
+
+async def test_what_a_person_reads_is_not_judged_or_ordinary_text_twice(opened: Open) -> None:
+    read = ("What is the weather like?", "Sunny. How about you?")
+    hidden = ("What is the we\u200bather like?", "S u n n y. How аbout yоu?")
+    every = tuple(View)
+    async with opened() as guard:
+        plain, evading, unasked = await guard.judge(
+            [row(*read, views=every), row(*hidden, views=every), row(*hidden, views=BOTH)]
+        )
+    assert isinstance(plain, Assessment)
+    assert isinstance(evading, Assessment)
+    assert isinstance(unasked, Assessment)
+    assert plain.entries == unasked.entries == ()
+    assert [entry.view for entry in evading.entries] == [View.AS_SENT, View.NORMALISED]
+    sent, normal = evading.entries
+    assert sent.logits == pytest.approx(unasked.logits, abs=1e-3)
+    assert normal.logits == pytest.approx(plain.logits, abs=1e-3)
+    assert normal.tokens == plain.tokens != sent.tokens
+    assert worst_of(evading.entries).logits == evading.logits
 
 
 async def test_a_thought_is_refused_or_judged_as_another_task(opened: Open) -> None:

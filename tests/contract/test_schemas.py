@@ -140,7 +140,7 @@ HARMLESS = [
      ["automatic", "user_report", "authority", "appeal", "audit"]),
     ("event", ("properties", "origin"), {"type": "string", "default": "automatic"}),
     ("event", ("description",), "Other words."),
-    ("verdict", ("properties", "notice"), {"type": "string"}),
+    ("verdict", ("properties", "warning"), {"type": "string"}),
     ("verdict", ("properties", "subject"), {"type": "string"}),
     ("verdict", ("properties", "edit", "minimum"), 0),
     ("verdict", ("$defs", "Scores", "properties", "safe", "type"), "integer"),

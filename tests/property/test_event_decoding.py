@@ -59,7 +59,7 @@ def _owed(case: Case) -> Owed:
         message
         for verdict in said
         for message in owed_by_verdict(
-            case.source, verdict, case.content, sample_rate=1.0, volatile=[]
+            case.source, verdict, case.content, policy=case.policy, sample_rate=1.0, volatile=[]
         )
     )
 

@@ -20,6 +20,7 @@ _parts = st.fixed_dictionaries(
         "value": st.binary(max_size=6),
         "revision": _text,
         "calibration": _text,
+        "detector": _text,
         "policy_version": _text,
         "policy_serial": st.integers(0, 3),
         "basis": st.sampled_from(Basis),
@@ -52,7 +53,8 @@ _NEIGHBOURS = [
     ("task", "key_id"),
     ("key_id", "revision"),
     ("revision", "calibration"),
-    ("calibration", "policy_version"),
+    ("calibration", "detector"),
+    ("detector", "policy_version"),
 ]
 
 

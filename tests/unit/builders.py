@@ -20,9 +20,10 @@ from qwarden.guard.answer import (
     assessment_of,
 )
 from qwarden.guard.row import View
+from qwarden.language.eld import EldDetector
 from qwarden.moderator.case import Admission, Case
 from qwarden.outcomes.source import Source
-from qwarden.policy.policy import BUILT_IN
+from qwarden.policy.sources import BUILT_IN
 from qwarden.policy.tenants import Tenant, Tenants
 
 KEY = ContentKey(b"0123456789abcdef0123456789abcdef")
@@ -39,7 +40,7 @@ def admission(
     """A door that knows the tenant `demo`, which may use all built-in policies, and to whom no
     event is too old."""
     demo = Tenant("demo", BUILT_IN, BUILT_IN[default], "demo", fresh_horizon_s=math.inf)
-    return Admission(Tenants({"demo": demo}, strict), KEY, max_bytes)
+    return Admission(Tenants({"demo": demo}, strict), KEY, max_bytes, EldDetector())
 
 
 def source(

@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwarden.offline.eval import intervals, metrics
@@ -71,6 +71,7 @@ def test_rows_of_one_score_are_given_an_order() -> None:
         assert metrics.average_precision(ranking(shuffled)) == 0.5
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_the_area_is_another_than_the_share_of_pairs_in_order(rows: Rows) -> None:
     pairs = [
@@ -85,6 +86,7 @@ def test_the_area_is_another_than_the_share_of_pairs_in_order(rows: Rows) -> Non
         assert found == pytest.approx(sum(pairs) / len(pairs))
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_average_precision_is_another_than_its_definition(rows: Rows) -> None:
     trues = sum(true for true, _ in rows)
@@ -101,6 +103,7 @@ def test_average_precision_is_another_than_its_definition(rows: Rows) -> None:
     assert found == pytest.approx(total)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_the_curve_encloses_another_area_than_is_reported(rows: Rows) -> None:
     curve = metrics.roc(ranking(rows))
@@ -153,6 +156,7 @@ def test_the_calibration_error_of_two_bins_is_not_the_hand_counted_one() -> None
     assert metrics.calibration_error(table) == pytest.approx((2 * 0.2 + 2 * 0.2) / 4)
 
 
+@settings(deadline=None)
 @given(ROWS)
 def test_an_interval_leaves_its_range_or_changes_from_run_to_run(rows: Rows) -> None:
     ranked = ranking(rows)

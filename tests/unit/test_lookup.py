@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from qwarden.cache.memory import MemoryCache
 from qwarden.cache.outage import SkippedWhenAway
 from qwarden.cache.writer import CacheWriter
 from qwarden.contracts.keys import ContentKey
-from qwarden.guard.answer import Answer, Assessment, Failure, Unanswered
+from qwarden.guard.answer import Answer, Assessment, Failure, Triple, Unanswered
 from qwarden.guard.row import View
 from qwarden.inference.dispatch import Dispatcher, Limits
+from qwarden.inference.port import GuardUnavailable, Trouble
 from qwarden.outcomes.lookup import Found, Lookup, Wanted
+from qwarden.policy.policy import Policy
+from qwarden.policy.sources import load
 
 KEYS = ContentKey(b"k" * 32)
 LIMITS = Limits(64, 100_000, 4, 0.001, 0.01)
@@ -164,3 +170,220 @@ async def test_a_failure_is_remembered(fixture: Fixture) -> None:
     assert await places(fixture.lookup, wanted("a")) == ["miss"]
     await fixture.writer.close(5)
     assert len(fixture.shared._kept) == 1
+
+
+# Asked for exactly.
+
+BOUND = 0.03
+EVEN: Triple = (0.0, -50.0, 0.0)
+"""Half Safe, half Unsafe: beside the number of the policy."""
+
+
+def policy_of(rule: str) -> Policy:
+    text = (
+        "name: house\nextends: default\n"
+        f"rules: [{{name: x, when: {{{rule}}}, then: block, ground: law, clause: c}}]\n"
+    )
+    return load({"house": text}).policies["house"]
+
+
+HALF = policy_of("score: {unsafe: {at_least: 0.5}}")
+
+
+class Exact(Fixture):
+    """A guard whose answer to an exact row is another one, and a policy beside whose number it is.
+    `asked`: of each row its text and whether it was exact."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, bool]] = []
+        self.held: dict[tuple[str, bool], asyncio.Event] = {}
+        self.says: Callable[[str, bool], Answer] = lambda text, exact: self.answer(
+            (0.0, -50.0, -0.05) if exact else EVEN
+        )
+        self.away = False
+        self.dispatcher = Dispatcher(self, Limits(1, 100_000, 8, 0.001, 0.01))
+        self.lookup = self.process()
+
+    def process(self, bound: float = BOUND) -> Lookup:
+        skipped = SkippedWhenAway(self.shared, pause_s=1)
+        memory = MemoryCache(1000, 60)
+        return Lookup(self.dispatcher, KEYS, memory, skipped, self.writer, exact_bound=bound)
+
+    def answer(self, logits: Triple) -> Assessment:
+        return Assessment(logits, (), None, 1, 0, "g@1")
+
+    async def revision(self) -> str:
+        return "g@1"
+
+    async def judge(self, rows: Sequence[bytes], *, timeout_s: float | None = None) -> list[Answer]:
+        answers = []
+        for row in rows:
+            body = json.loads(row)
+            one = body["text"], body.get("exact", False)
+            self.asked.append(one)
+            if self.away and one[1]:
+                raise GuardUnavailable("the test says so", Trouble.AWAY)
+            if one in self.held:
+                await self.held[one].wait()
+            answers.append(self.says(*one))
+        return answers
+
+    async def close(self) -> None: ...
+
+
+@pytest.fixture
+async def exact() -> Exact:
+    return Exact()
+
+
+def near(text: str = "a", policy: Policy | None = HALF, scope: str = "paper") -> Wanted:
+    row = json.dumps({"text": text, "views": ["as_sent"]}, separators=(",", ":")).encode()
+    return Wanted(row, KEYS.content_hash(row), ONE, scope, policy)
+
+
+async def unsafe(lookup: Lookup, *rows: Wanted) -> list[tuple[str, float | None]]:
+    """Of each row where the answer came from, and its score of Unsafe."""
+    told: dict[int, Found] = {}
+    await asyncio.wait_for(lookup.find(rows, told.__setitem__), 10)
+    return [
+        (found.place, found.answer.scores[2] if isinstance(found.answer, Assessment) else None)
+        for _, found in sorted(told.items())
+    ]
+
+
+EXACTLY: Any = pytest.approx(0.4875, abs=0.0001)
+BOTH_TIMES = [("a", False), ("a", True)]
+
+
+async def test_what_else_is_in_a_batch_decides_beside_a_threshold(exact: Exact) -> None:
+    before = REGISTRY.get_sample_value("qwarden_exact_lookups_total", {"result": "miss"}) or 0
+    assert await unsafe(exact.lookup, near()) == [("miss", EXACTLY)]
+    assert exact.asked == BOTH_TIMES
+    after = REGISTRY.get_sample_value("qwarden_exact_lookups_total", {"result": "miss"})
+    assert after == before + 1
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [None, policy_of("safety: [Unsafe]"), policy_of("score: {unsafe: {at_least: 0.54}}")],
+    ids=["nobody reads it", "it has no number", "it is far"],
+)
+async def test_every_answer_is_asked_for_twice(exact: Exact, policy: Policy | None) -> None:
+    assert await unsafe(exact.lookup, near(policy=policy)) == [("miss", 0.5)]
+    assert exact.asked == [("a", False)]
+
+
+async def test_a_guard_that_no_batch_moves_is_asked_twice(exact: Exact) -> None:
+    assert await unsafe(exact.process(bound=0.0), near()) == [("miss", 0.5)]
+    assert exact.asked == [("a", False)]
+
+
+@pytest.mark.parametrize(("at_least", "times"), [(0.53, 2), (0.4692, 2), (0.532, 1), (0.468, 1)])
+async def test_the_bound_holds_on_one_side_only(exact: Exact, at_least: float, times: int) -> None:
+    await unsafe(
+        exact.lookup, near(policy=policy_of(f"score: {{unsafe: {{at_least: {at_least}}}}}"))
+    )
+    assert len(exact.asked) == times
+
+
+async def test_an_exact_answer_is_asked_for_again_at_each_hit(exact: Exact) -> None:
+    await unsafe(exact.lookup, near())
+    assert await unsafe(exact.lookup, near()) == [("memory", EXACTLY)]
+    await exact.writer.close(5)
+    other = exact.process()
+    assert await unsafe(other, near()) == [("redis", EXACTLY)]
+    assert exact.asked == BOTH_TIMES
+
+
+async def test_a_cached_answer_outlives_the_exact_one(exact: Exact) -> None:
+    await unsafe(exact.lookup, near(policy=None))
+    assert await unsafe(exact.lookup, near()) == [("miss", EXACTLY)]
+    assert await unsafe(exact.lookup, near(policy=None)) == [("memory", EXACTLY)]
+    await exact.writer.close(5)
+    assert await unsafe(exact.process(), near(policy=None)) == [("redis", EXACTLY)]
+    assert exact.asked == BOTH_TIMES
+
+
+async def test_an_answer_of_a_batch_that_is_kept_late_passes_for_exact(exact: Exact) -> None:
+    """Another process has kept its own over the exact one."""
+    await unsafe(exact.lookup, near())
+    await exact.writer.close(5)
+    stale = exact.answer(EVEN)
+    for key in list(exact.shared._kept):
+        if key == exact.lookup._key(near(), "g@1"):
+            exact.shared.put(key, stale)
+    assert await unsafe(exact.process(), near()) == [("redis", EXACTLY)]
+    assert exact.asked == BOTH_TIMES
+
+
+async def test_one_tenant_learns_what_another_has_had_exactly(exact: Exact) -> None:
+    await unsafe(exact.lookup, near())
+    assert await unsafe(exact.lookup, near(scope="club")) == [("miss", EXACTLY)]
+    assert exact.asked == BOTH_TIMES * 2
+
+
+async def test_a_slow_row_keeps_the_exact_ones_of_its_batch_waiting(exact: Exact) -> None:
+    exact.held["slow", False] = asyncio.Event()
+    told: dict[int, Found] = {}
+    first = asyncio.Event()
+
+    def on_found(index: int, found: Found) -> None:
+        told[index] = found
+        first.set()
+
+    finding = asyncio.create_task(exact.lookup.find([near("slow"), near("a")], on_found))
+    await asyncio.wait_for(first.wait(), 10)
+    assert set(told) == {1}
+    exact.held["slow", False].set()
+    await asyncio.wait_for(finding, 10)
+    assert set(told) == {0, 1}
+
+
+async def test_equal_rows_are_judged_exactly_twice(exact: Exact) -> None:
+    exact.held["a", True] = asyncio.Event()
+    searches = [
+        asyncio.create_task(unsafe(exact.lookup, near(), near(policy=None))),
+        asyncio.create_task(unsafe(exact.lookup, near())),
+    ]
+    while len(exact.asked) < 2:  # noqa: ASYNC110  # what is waited for has no event
+        await asyncio.sleep(0)
+    exact.held["a", True].set()
+    assert await asyncio.gather(*searches) == [
+        [("miss", EXACTLY), ("joined", 0.5)],
+        [("joined", EXACTLY)],
+    ]
+    assert exact.asked == BOTH_TIMES
+
+
+async def test_no_exact_answer_is_the_answer_of_the_batch(exact: Exact) -> None:
+    says = exact.says
+    exact.says = lambda text, is_exact: (
+        Unanswered(Failure.TOO_LONG, "", "g@1") if is_exact else says(text, is_exact)
+    )
+    assert await unsafe(exact.lookup, near()) == [("miss", None)]
+
+
+async def test_an_outage_has_the_answer_of_the_batch_stand(exact: Exact) -> None:
+    exact.away = True
+    finding = asyncio.create_task(unsafe(exact.lookup, near()))
+    while exact.dispatcher.outage is None:  # noqa: ASYNC110  # as above
+        await asyncio.sleep(0)
+    assert not finding.done()
+    exact.away = False
+    assert await finding == [("miss", EXACTLY)]
+
+
+async def test_a_search_that_nobody_waits_for_is_told_of_exact_answers(exact: Exact) -> None:
+    exact.held["a", True] = asyncio.Event()
+    told: dict[int, Found] = {}
+    finding = asyncio.create_task(exact.lookup.find([near()], told.__setitem__))
+    while len(exact.asked) < 2:  # noqa: ASYNC110  # as above
+        await asyncio.sleep(0)
+    finding.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await finding
+    other = asyncio.create_task(unsafe(exact.lookup, near()))
+    exact.held["a", True].set()
+    assert (await other)[0][1] == EXACTLY
+    assert told == {}

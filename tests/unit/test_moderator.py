@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,15 +17,19 @@ from qwarden import telemetry
 from qwarden.cache.memory import MemoryCache
 from qwarden.contracts import headers, topics
 from qwarden.delivery.owed import Owed
-from qwarden.guard.answer import Answer, Failure
+from qwarden.guard.answer import Answer, Failure, Triple
 from qwarden.guard.row import Row, View
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.memory import MemoryGuard
+from qwarden.language.eld import EldDetector
+from qwarden.moderator.case import Admission
 from qwarden.moderator.halting import Halting
 from qwarden.moderator.moderator import Moderator
 from qwarden.outcomes.lookup import Lookup
 from qwarden.outcomes.publication import Publication
 from qwarden.outcomes.source import Source
+from qwarden.policy.sources import load
+from qwarden.policy.tenants import Tenant, Tenants
 from unit.builders import (
     CONTROVERSIAL,
     KEY,
@@ -310,7 +315,7 @@ async def test_an_answer_that_was_seen_before_costs_its_reasoning_again(fixture:
 
 async def test_the_guard_is_asked_for_other_views_than_the_policy_says(fixture: Fixture) -> None:
     await owed_by(fixture.moderator, thinks())
-    assert [row.views for row in fixture.asked] == [(View.AS_SENT, View.MARKERS_BROKEN)] * 2
+    assert [row.views for row in fixture.asked] == [tuple(View)] * 2
     assert not any(row.exact for row in fixture.asked)
 
 
@@ -320,3 +325,42 @@ async def test_the_milder_of_two_views_decides(fixture: Fixture) -> None:
     verdict = json.loads(owed[0].value)
     assert (verdict["safety"], verdict["action"]) == ("Unsafe", "block")
     assert [view["name"] for view in verdict["views"]] == ["as_sent", "markers_broken"]
+
+
+NUMBERS = """
+name: numbers
+extends: default
+rules: [{name: sure, when: {score: {unsafe: {at_least: 0.5}}}, then: block, ground: law, clause: c}]
+"""
+
+
+@pytest.mark.parametrize(
+    ("alone", "action"), [((0.0, -50.0, -0.01), "allow"), ((0.0, -50.0, 0.01), "block")]
+)
+async def test_the_rows_of_a_batch_decide_beside_a_threshold(alone: Triple, action: str) -> None:
+    """The guard says of a batch what is just on the other side of the number."""
+    asked: list[bool] = []
+
+    def judge(row: bytes) -> Answer:
+        asked.append(Row.from_json(row).exact)
+        safe, controversial, unsafe = alone
+        return assessment(alone if asked[-1] else (safe, controversial, -unsafe))
+
+    used = load({"numbers": NUMBERS}).policies["numbers"]
+    demo = Tenant("demo", {"numbers": used}, used, "demo", fresh_horizon_s=math.inf)
+    dispatcher = Dispatcher(
+        MemoryGuard(judge, revision=REVISION), Limits(64, 10**5, 8, 0.001, 0.01)
+    )
+    moderator = Moderator(
+        Admission(Tenants({"demo": demo}, strict=True), KEY, 900_000, EldDetector()),
+        Lookup(dispatcher, KEY, MemoryCache(100, 60), None, None, exact_bound=0.03),
+        Publication(evidence_sample=0.0, consumer="c@h", max_event_bytes=900_000),
+        telemetry.Trace(None, "test"),
+        telemetry.TenantLabels(frozenset(), 0),
+        halting=Halting(contents=5, outcomes=100),
+        guard_is_away=lambda: False,
+    )
+    for times in ("asked", "kept"):
+        (owed,) = await owed_by(moderator, event())
+        assert json.loads(owed[0].value)["action"] == action, times
+    assert asked == [False, True]

@@ -18,20 +18,21 @@ from qwarden.contracts import headers, topics
 from qwarden.delivery.owed import Owed
 from qwarden.guard.answer import Answer
 from qwarden.inference.dispatch import Dispatcher
+from qwarden.language.eld import EldDetector
 from qwarden.moderator.case import Admission
 from qwarden.moderator.halting import Halting
 from qwarden.moderator.moderator import Moderator
 from qwarden.outcomes.lookup import Lookup
 from qwarden.outcomes.publication import Publication
 from qwarden.outcomes.source import Source
-from qwarden.policy.policy import Policy, read_policy
+from qwarden.policy.policy import Policy
+from qwarden.policy.sources import load
 from qwarden.policy.tenants import Tenant, Tenants
 from unit.builders import KEY, REVISION, SAFE, assessment, event
 
 ANSWERS = """
 name: answers
-controversial: {default: review}
-unsafe: {default: block}
+extends: default
 on_outage: review
 """
 HOUR = 3600.0
@@ -42,7 +43,7 @@ HOLDS = ANSWERS.replace("name: answers", "name: holds").replace("on_outage: revi
 
 
 def policy(text: str = ANSWERS, name: str = "answers") -> Policy:
-    return read_policy(text, file=f"policies/{name}.yaml", expected_name=name)
+    return load({name: text}).policies[name]
 
 
 class Away:
@@ -76,7 +77,7 @@ class Lanes:
         lookup = Lookup(dispatcher, KEY, MemoryCache(100, 60), None, None)
         known = {tenant.name: tenant for tenant in (demo, *others)}
         self.moderator = Moderator(
-            Admission(Tenants(known, strict=True), KEY, 900_000),
+            Admission(Tenants(known, strict=True), KEY, 900_000, EldDetector()),
             lookup,
             Publication(evidence_sample=0.0, consumer="c@h", max_event_bytes=900_000),
             telemetry.Trace(None, "test"),

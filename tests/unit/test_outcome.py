@@ -13,7 +13,7 @@ from qwarden.contracts import topics
 from qwarden.contracts.headers import Header
 from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.contracts.schema import schema_of
-from qwarden.contracts.verdict import Action
+from qwarden.contracts.verdict import Action, Verdict
 from qwarden.delivery.owed import Message, Owed
 from qwarden.guard.answer import Answer, Failure
 from qwarden.moderator import verdicts
@@ -45,8 +45,19 @@ def _owed(given: Case, answer: Answer | None = None, *, sample_rate: float = 0.0
         (verdict,) = verdicts.expired(given, KEY.id)
     else:
         (verdict,) = verdicts.judged(given, [answer], KEY.id)
+    return owes(given, verdict, sample_rate, TRACE)
+
+
+def owes(
+    given: Case, verdict: Verdict, sample_rate: float, volatile: list[Header] | None = None
+) -> Owed:
     return owed_by_verdict(
-        given.source, verdict, given.content, sample_rate=sample_rate, volatile=TRACE
+        given.source,
+        verdict,
+        given.content,
+        policy=given.policy,
+        sample_rate=sample_rate,
+        volatile=volatile or [],
     )
 
 
@@ -163,7 +174,7 @@ def test_a_reviewer_sees_the_turns_that_the_guard_did_not() -> None:
 def test_a_reviewer_does_not_see_what_the_model_thought() -> None:
     given = case(text=..., messages=THOUGHT)
     for verdict in verdicts.judged(given, [assessment(CONTROVERSIAL)] * 2, KEY.id):
-        owed = owed_by_verdict(given.source, verdict, given.content, sample_rate=0.0, volatile=[])
+        owed = owes(given, verdict, 0.0)
         assert _body(owed, R)["content"]["messages"] == THOUGHT
         assert _body(owed, E)["content"]["messages"] == THOUGHT
         _fit_their_schemas(owed)
@@ -204,6 +215,14 @@ def test_a_verdict_carries_no_content() -> None:
     assert SECRET_WORDS.encode() not in verdict.value
 
 
+def test_events_of_two_tenants_have_one_key() -> None:
+    one, other = (
+        _owed(case(tenant=tenant, event_id=own), assessment(SAFE))[0].key
+        for tenant, own in (("a/b", "c"), ("a", "b/c"))
+    )
+    assert one != other
+
+
 @pytest.mark.parametrize(
     ("key", "written"),
     [(b"their key", b"their key"), (None, b"demo/e1"), (b"\xff", b"\xff")],
@@ -229,7 +248,7 @@ def test_what_a_policy_allows_after_the_deadline_is_still_kept() -> None:
     given = case(deadline="2020-01-01T00:00:00Z")
     (verdict,) = verdicts.expired(given, KEY.id)
     allowed = msgspec.structs.replace(verdict, action=Action.ALLOW)
-    owed = owed_by_verdict(given.source, allowed, given.content, sample_rate=0.0, volatile=[])
+    owed = owes(given, allowed, 0.0)
     assert _topics(owed) == [V, E]
 
 

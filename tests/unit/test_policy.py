@@ -1,6 +1,9 @@
-"""Policies: which action an assessment gets, and what a wrong file is told."""
+"""Policies: which action a judged task gets, and what becomes of what nobody judged."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,57 +13,94 @@ from qwarden.guard.conversation import Task
 from qwarden.guard.debounce import RULES, Consecutive, Evaluation, Rule, Threshold
 from qwarden.guard.row import View
 from qwarden.policy.document import DocumentError
-from qwarden.policy.policy import BUILT_IN, Policy, read_policy
-from unit.builders import CONTROVERSIAL, SAFE, UNSAFE, assessment
+from qwarden.policy.policy import Policy
+from qwarden.policy.reading import Circumstances, Reading
+from qwarden.policy.sources import BUILT_IN, load, read_source
+from unit.builders import CONTROVERSIAL, SAFE, UNSAFE
 
-GOOD = """\
-name: house
-controversial:
-  default: review
-  categories:
-    Unethical Acts: disclaim
-    PII: allow
-unsafe:
-  default: disclaim
-  categories:
-    Violent: block
-    Suicide & Self-Harm: review
-"""
+HOUSE = (Path(__file__).parent / "policies" / "house.yaml").read_text(encoding="utf-8")
+PARTS = {SAFE: (0.96, 0.02, 0.02), CONTROVERSIAL: (0.02, 0.96, 0.02), UNSAFE: (0.02, 0.02, 0.96)}
 
 
-def _read(text: str) -> Policy:
-    return read_policy(text, file="policies/house.yaml", expected_name="house")
+def read(text: str = HOUSE, **others: str) -> Policy:
+    return load({"house": text, **others}).policies["house"]
 
 
-def _decided(policy: Policy, logits: Triple, *categories: str) -> tuple[str, str]:
-    answer = assessment(logits, *((name, 0.5) for name in categories))
-    decided = policy.decide(answer.safety, answer)
+def extended(more: str, base: str = "strict") -> Policy:
+    return read(f"name: house\nextends: {base}\n{more}")
+
+
+def reading(
+    logits: Triple = SAFE,
+    *categories: str,
+    scores: Triple | None = None,
+    refusal: bool | None = None,
+    **about: Any,
+) -> Reading:
+    safety = {SAFE: Safety.SAFE, UNSAFE: Safety.UNSAFE}.get(logits, Safety.CONTROVERSIAL)
+    circumstances = Circumstances(**({"tenant": "demo", "task": "prompt"} | about))
+    return Reading(circumstances, safety, scores or PARTS[logits], categories, refusal)
+
+
+def acts(policy: Policy, *args: Any, **kwargs: Any) -> tuple[str, str]:
+    decided = policy.decide(reading(*args, **kwargs))
     return decided.action.value, decided.rule
 
 
 @pytest.mark.parametrize(
-    ("logits", "categories", "action", "rule"),
+    ("logits", "categories", "task", "action", "rule"),
     [
-        (SAFE, (), "allow", "safe"),
-        (SAFE, ("Violent",), "allow", "safe"),
-        (UNSAFE, (), "disclaim", "unsafe.default"),
-        (UNSAFE, ("Violent",), "block", "unsafe.Violent"),
-        (UNSAFE, ("PII",), "disclaim", "unsafe.default"),
-        (UNSAFE, ("Suicide & Self-Harm", "Violent"), "block", "unsafe.Violent"),
-        (UNSAFE, ("Violent", "Suicide & Self-Harm"), "block", "unsafe.Violent"),
-        (UNSAFE, ("Suicide & Self-Harm", "PII"), "review", "unsafe.Suicide & Self-Harm"),
-        (CONTROVERSIAL, (), "review", "controversial.default"),
-        (CONTROVERSIAL, ("Unethical Acts",), "disclaim", "controversial.Unethical Acts"),
-        (CONTROVERSIAL, ("PII",), "allow", "controversial.PII"),
-        (CONTROVERSIAL, ("PII", "Unethical Acts"), "disclaim", "controversial.Unethical Acts"),
-        (CONTROVERSIAL, ("PII", "Violent"), "review", "controversial.default"),
-        (CONTROVERSIAL, ("Violent", "PII"), "review", "controversial.default"),
+        (SAFE, (), "prompt", "allow", "otherwise"),
+        (SAFE, ("Suicide & Self-Harm",), "prompt", "allow", "otherwise"),
+        (UNSAFE, (), "prompt", "block", "unsafe"),
+        (UNSAFE, ("Violent",), "prompt", "block", "unsafe"),
+        (UNSAFE, ("Violent", "Suicide & Self-Harm"), "prompt", "review", "in-danger"),
+        (CONTROVERSIAL, ("Suicide & Self-Harm",), "prompt", "review", "in-danger"),
+        (CONTROVERSIAL, (), "prompt", "allow", "rough"),
+        (CONTROVERSIAL, (), "response", "disclaim", "controversial"),
     ],
 )
-def test_the_severest_action_of_all_categories_wins(
-    logits: Triple, categories: tuple[str, ...], action: str, rule: str
+def test_another_rule_than_the_first_that_matches_acts(
+    logits: Triple, categories: tuple[str, ...], task: str, action: str, rule: str
 ) -> None:
-    assert _decided(_read(GOOD), logits, *categories) == (action, rule)
+    assert acts(read(), logits, *categories, task=task) == (action, rule)
+
+
+@pytest.mark.parametrize(
+    ("when", "matches", "others"),
+    [
+        ("language: pt", {"language": "pt-BR"}, [{"language": "de"}, {"language": "und"}]),
+        ("language: pt-BR", {"language": "pt-br"}, [{"language": "pt"}]),
+        ("tenant: [a, b]", {"tenant": "b"}, [{"tenant": "c"}]),
+        ("task: thinking", {"task": "thinking"}, [{"task": "prompt"}]),
+        ("origin: authority", {"origin": "authority"}, [{"origin": "appeal"}]),
+        ("reach: {at_least: 10, below: 20}", {"reach": 10}, [{"reach": 20}, {"reach": None}]),
+        ("refusal: true", {"refusal": True}, [{"refusal": False}, {"refusal": None}]),
+        (
+            "metadata: {plan: [free, 1]}",
+            {"metadata": {"plan": "free"}},
+            [{"metadata": {}}, {"metadata": {"plan": True}}],
+        ),
+        (
+            "score: {unsafe: {at_least: 0.4}}",
+            {"scores": (0.6, 0.0, 0.4)},
+            [{"scores": (0.601, 0.0, 0.399)}],
+        ),
+        (
+            "score: {flagged: {at_least: 0.3, below: 0.4}}",
+            {"scores": (0.7, 0.1, 0.2)},
+            [{"scores": (0.6, 0.2, 0.2)}, {"scores": (0.71, 0.1, 0.19)}],
+        ),
+    ],
+)
+def test_a_condition_holds_where_it_should_not(
+    when: str, matches: dict[str, Any], others: list[dict[str, Any]]
+) -> None:
+    rule = f"rules: [{{name: x, when: {{{when}}}, then: block, ground: law, clause: c}}]\n"
+    policy = extended(rule)
+    assert acts(policy, **matches) == ("block", "x")
+    for other in others:
+        assert acts(policy, **other) == ("allow", "otherwise"), other
 
 
 def test_severity_is_not_the_order_of_the_alphabet() -> None:
@@ -76,111 +116,205 @@ def test_a_built_in_policy_does_what_its_name_says(
     name: str, controversial: str, unsafe: str
 ) -> None:
     policy = BUILT_IN[name]
+    about = reading().about
     assert policy.name == name
-    assert _decided(policy, SAFE)[0] == "allow"
-    assert _decided(policy, CONTROVERSIAL, "Violent")[0] == controversial
-    assert _decided(policy, UNSAFE, "Violent")[0] == unsafe
-    assert policy.unjudged().action is Action.REVIEW
-    assert policy.expired().action is Action.REVIEW
+    assert acts(policy, SAFE)[0] == "allow"
+    assert acts(policy, CONTROVERSIAL, "Violent")[0] == controversial
+    assert acts(policy, UNSAFE, "Violent")[0] == unsafe
+    assert policy.unjudged(about).action is Action.REVIEW
+    assert policy.expired(about).action is Action.REVIEW
+    assert policy.in_outage(about) is None
 
 
-def test_what_is_not_judged_is_dealt_with_as_the_policy_says() -> None:
-    policy = _read(GOOD + "on_unjudged: block\non_expired: allow\n")
-    assert (policy.unjudged().action, policy.unjudged().rule) == (Action.BLOCK, "on_unjudged")
-    assert (policy.expired().action, policy.expired().rule) == (Action.ALLOW, "on_expired")
+@pytest.mark.parametrize("name", list(BUILT_IN))
+def test_a_review_that_no_rule_gave_has_nobody_to_go_to(name: str) -> None:
+    decided = BUILT_IN[name].unjudged(reading().about)
+    assert decided.handling == BUILT_IN[name].fallback == BUILT_IN[name].handling_of("on_unjudged")
+    assert (decided.rule, decided.reason) == ("on_unjudged", None)
 
 
-def test_the_safety_of_the_verdict_decides_not_the_categories() -> None:
-    answer = assessment(UNSAFE, ("Violent", 0.9))
-    assert _read(GOOD).decide(Safety.SAFE, answer).action is Action.ALLOW
+def test_a_review_rule_asks_people_otherwise_than_it_says() -> None:
+    handling = read().handling_of("in-danger")
+    assert (handling.queue, handling.harm, handling.sla) == ("welfare", 9, 900)
+    assert (handling.meanwhile, handling.on_breach) == ("hide", "block")
+    assert read().handling_of("unsafe") == read().fallback
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("en", "Help is near."),
+        ("EN-gb", "Help is near."),
+        ("fr", "Hilfe ist nah."),
+        ("und", "Hilfe ist nah."),
+        (None, "Hilfe ist nah."),
+        ("pt-BR", None),
+    ],
+)
+def test_a_user_is_told_in_another_language_than_there_is(
+    language: str | None, text: str | None
+) -> None:
+    reason = read().decide(reading(UNSAFE, "Suicide & Self-Harm")).reason
+    assert reason is not None
+    assert (reason.ground, reason.clause, reason.text(language)) == ("terms", "§4", text)
+
+
+def test_what_is_not_judged_is_dealt_with_as_the_circumstances_say() -> None:
+    policy = extended(
+        "on_unjudged: block\n"
+        "on_outage:\n"
+        "  - {when: {tenant: calm, task: prompt, reach: {below: 100}}, then: allow}\n"
+        "  - {when: {task: response}, then: review}\n"
+        "  - {then: hold}\n"
+        "on_expired: allow\n"
+    )
+    calm = reading(tenant="calm", reach=5).about
+    assert policy.unjudged(calm).action is Action.BLOCK
+    assert policy.expired(calm).action is Action.ALLOW
+    assert policy.answers_in_outage
+    said = [
+        policy.in_outage(about)
+        for about in (
+            calm,
+            reading(tenant="calm", reach=100).about,
+            reading(tenant="calm").about,
+            reading(task="response").about,
+        )
+    ]
+    actions = [each and each.action.value for each in said]
+    assert actions == ["allow", None, None, "review"]
+    assert said[3] is not None and said[3].handling == policy.fallback
+
+
+def test_a_users_report_is_seen_by_nobody() -> None:
+    policy = read()
+    assert acts(policy, origin="user_report") == ("review", "on_report")
+    assert acts(policy, CONTROVERSIAL, origin="user_report") == ("review", "on_report")
+    assert acts(policy, UNSAFE, origin="user_report") == ("block", "unsafe")
+    assert acts(read(HOUSE + "on_report: rules\n"), origin="user_report") == ("allow", "otherwise")
+
+
+def test_an_own_rule_takes_another_place_than_the_one_it_replaces() -> None:
+    policy = extended(
+        "rules:\n"
+        "  - {name: controversial, when: {safety: Controversial}, then: allow}\n"
+        "  - {name: friends, when: {tenant: friends}, then: allow}\n"
+    )
+    assert [rule.name for rule in policy.file.rules] == [
+        "friends", "unsafe", "controversial", "otherwise",
+    ]  # fmt: skip
+    assert acts(policy, UNSAFE, tenant="friends") == ("allow", "friends")
+    assert acts(policy, CONTROVERSIAL) == ("allow", "controversial")
+    assert policy.name == "house"
+
+
+def test_a_wider_own_rule_is_refused_for_those_behind_it() -> None:
+    policy = extended(
+        "rules: [{name: x, when: {score: {flagged: {at_least: 0.3}}}, then: block, "
+        "ground: law, clause: c}]\n"
+    )
+    assert [rule.name for rule in policy.file.rules] == ["x", "otherwise"]
+
+
+def test_fields_are_inherited_over_two_steps_and_cases_are_not() -> None:
+    base = HOUSE + (
+        "on_expired: allow\non_unjudged: block\n"
+        "cases: [{name: c, given: {safety: Safe}, expect: {action: allow}}]\n"
+    )
+    middle = "name: middle\nextends: house\non_expired: block\n"
+    texts = {"house": base, "middle": middle, "top": "name: top\nextends: middle\nviews: [as_sent]"}
+    top = load(texts).policies["top"]
+    about = reading().about
+    assert (top.name, top.file.language, top.views) == ("top", "de", (View.AS_SENT,))
+    assert top.unjudged(about).action is Action.BLOCK
+    assert top.expired(about).action is Action.BLOCK
+    assert not top.file.cases
+
+
+def test_an_error_in_a_policy_names_the_file_in_which_it_stands() -> None:
+    own = "name: own\nextends: house\n"
+    with pytest.raises(DocumentError) as raised:
+        load({"house": HOUSE.replace("then: allow}", "then: allow, queue: q}", 1), "own": own})
+    (line,) = str(raised.value).splitlines()
+    assert line.startswith("policies/house.yaml:20:5: rules.2: queue is for `then: review`")
 
 
 def test_a_version_changes_with_all_that_a_policy_says_and_with_nothing_else() -> None:
-    version = _read(GOOD).version
-    reordered = GOOD.replace("    Unethical Acts: disclaim\n    PII: allow\n", "") + (
-        "on_unjudged: review # as by default\n"
-    )
-    reordered = reordered.replace(
-        "  default: review\n",
-        "  categories: {PII: allow, Unethical Acts: disclaim}\n  default: review\n",
-        1,
-    ).replace("  categories:\nunsafe", "unsafe")
-    reordered += "views: [markers_broken, as_sent, as_sent]\n"
-    assert _read(reordered).version == version
-    others = [
-        GOOD.replace("PII: allow", "PII: disclaim"),
-        GOOD.replace("default: disclaim", "default: block"),
-        GOOD.replace("    PII: allow\n", ""),
-        GOOD + "on_unjudged: block\n",
-        GOOD + "on_expired: allow\n",
-        GOOD + "views: [as_sent]\n",
+    version = read().version
+    same = [
+        HOUSE.replace("sla: 15m", "sla: 900s"),
+        HOUSE.replace("{safety: Unsafe}", "{safety: [Unsafe]}  # as before"),
+        HOUSE + "on_unjudged: review\n",
+        HOUSE + "on_unjudged: [{then: review}]\n",
+        HOUSE + "cases: [{name: c, given: {safety: Safe}, expect: {action: allow}}]\n",
+        HOUSE + "views: [normalised, markers_broken, as_sent, as_sent]\n",
     ]
-    versions = {_read(text).version for text in others}
+    assert {read(text).version for text in same} == {version}
+    others = [
+        HOUSE.replace("harm: 9", "harm: 8"),
+        HOUSE.replace("Hilfe ist nah.", "Hilfe kommt."),
+        HOUSE.replace("language: de", "language: en"),
+        HOUSE + "on_unjudged: block\n",
+        HOUSE + "on_expired: allow\n",
+        HOUSE + "views: [as_sent]\n",
+        HOUSE + "quotas: {blocks_an_hour: 5}\n",
+        HOUSE + "final_look: never\n",
+    ]
+    versions = {read(text).version for text in others}
     assert len(versions) == len(others)
     assert version not in versions
-
-
-def test_content_is_judged_as_it_was_sent_alone_unless_a_policy_says_more() -> None:
-    both = (View.AS_SENT, View.MARKERS_BROKEN)
-    assert {policy.views for policy in BUILT_IN.values()} == {both}
-    assert _read(GOOD).views == both
-    assert _read(GOOD + "views: [as_sent]\n").views == (View.AS_SENT,)
+    assert read().standing(serial=7, frozen=False).version == version
 
 
 def test_a_policy_that_judges_other_views_passes_for_the_same() -> None:
-    policy = _read(GOOD)
+    policy = read()
+    assert policy.views == tuple(View)
     one = policy.with_views([View.AS_SENT])
     assert one.views == (View.AS_SENT,)
-    assert (one.name, one.version) == ("house", _read(GOOD + "views: [as_sent]\n").version)
+    assert (one.name, one.version) == ("house", read(HOUSE + "views: [as_sent]\n").version)
     assert one.with_views(policy.views).version == policy.version
-    assert _decided(one, UNSAFE, "Violent") == _decided(policy, UNSAFE, "Violent")
+
+
+def test_a_score_beside_a_threshold_passes_for_certain() -> None:
+    policy = extended(
+        "rules: [{name: x, when: {score: {flagged: {at_least: 0.3}}}, then: block, "
+        "ground: law, clause: c}]\n"
+    )
+    assert policy.is_near((0.695, 0.2, 0.105), 0.01)
+    assert not policy.is_near((0.6, 0.2, 0.2), 0.01)
+    assert not read().is_near((0.34, 0.33, 0.33), 0.01)
 
 
 WRONG = [
-    ("empty", "", "1: the file must hold one mapping"),
-    ("a list", "- a", "1: the file must hold one mapping"),
-    ("a word", "house", "1: the file must hold one mapping"),
-    ("no YAML", "name: house\ncontroversial: [", "2: not YAML"),
-    ("a tab", "name: house\ncontroversial:\n\tdefault: review\n", "3: not YAML"),
-    ("a control character", "name: \x01", "1: not YAML"),
-    ("two documents", GOOD + "---\na: 1\n", "12: not YAML"),
-    ("nested without end", "name: " + "[" * 5000, "1: not YAML: nested too deeply"),
-    ("code", GOOD + "x: !!python/name:os.system\n", "12: not YAML"),
-    ("a missing field", GOOD.replace("  default: disclaim\n", ""), "7: unsafe.default: is missing"),
-    ("a missing part", "name: house\nunsafe:\n  default: block\n", "1: controversial: is missing"),
-    ("an unknown field", GOOD + "on_unsure: block\n", "12: on_unsure: unknown field"),
-    ("an unknown field inside", GOOD.replace("unsafe:\n", "unsafe:\n  otherwise: block\n"),
-     "8: unsafe.otherwise: unknown field"),
-    ("a field twice", GOOD + "name: house\n", "12: name: stands twice, first on line 1"),
-    ("a category twice", GOOD + "    Violent: allow\n",
-     "12: unsafe.categories.Violent: stands twice, first on line 10"),
-    ("an unknown category", GOOD.replace("    PII:", "    Spam:"),
-     "6: controversial.categories.Spam: unknown category 'Spam'; known are Violent, "),
-    ("a category in another case", GOOD.replace("    PII:", "    pii:"),
-     "6: controversial.categories.pii: unknown category"),
-    ("an unknown action", GOOD.replace("Violent: block", "Violent: ban"),
-     "10: unsafe.categories.Violent: Input should be 'allow', 'disclaim', 'review' or 'block'"),
-    ("never allowed unjudged", GOOD + "on_unjudged: allow\n",
-     "12: on_unjudged: Input should be 'review' or 'block'"),
-    ("no view at all", GOOD + "views: []\n", "12: views: views must hold as_sent"),
-    ("not what was sent", GOOD + "views: [markers_broken]\n", "12: views: views must hold as_sent"),
-    ("an unknown view", GOOD + "views: [as_sent, upside_down]\n",
-     "12: views.1: Input should be 'as_sent' or 'markers_broken'"),
-    ("a list of categories", GOOD.partition("    Violent")[0].rstrip() + " [a]\n",
-     "9: unsafe.categories: Input should be"),
-    ("no text as a field", GOOD + "yes: 1\n", "12: (file): a field's name must be text"),
-    ("a number as a category", GOOD + "    1: block\n",
-     "12: unsafe.categories: a field's name must be text"),
-    ("a list as a field", GOOD + "? [a]\n: b\n", "12: (file): a field's name must be text"),
-    ("no date", GOOD + "on_expired: 2024-13-45\n",
-     "12: on_expired: '2024-13-45' is no timestamp; put it in quotes"),
-    ("no truth", GOOD + "on_expired: !!bool perhaps\n", "12: on_expired: 'perhaps' is no bool"),
-    ("an alias of itself", GOOD + "x: &x [*x]\n", "12: x: unknown field"),
-    ("another name", GOOD.replace("name: house", "name: home"),
-     "1: name: the file is called house.yaml; give both one name, not 'home'"),
-    ("another name below", "# ours\n" + GOOD.replace("name: house", "name: home"), "2: name: "),
-    ("a name with capitals", GOOD.replace("name: house", "name: House"), "1: name: String should"),
-    ("a number as a name", GOOD.replace("name: house", "name: 7"), "1: name: Input should be"),
+    ("empty", "", "1:1: the file must hold one mapping"),
+    ("a list", "- a", "1:1: the file must hold one mapping"),
+    ("a word", "house", "1:1: the file must hold one mapping"),
+    ("no YAML", "name: house\nrules: [", "2:9: not YAML"),
+    ("a tab", "name: house\nrules:\n\tdefault: review\n", "3:1: not YAML"),
+    ("a control character", "name: \x01", "1:1: not YAML"),
+    ("two documents", "name: house\n---\na: 1\n", "2:1: not YAML"),
+    ("nested without end", "name: " + "[" * 5000, "1:1: not YAML: nested too deeply"),
+    ("code", "name: house\nx: !!python/name:os.system\n", "2:4: not YAML"),
+    ("an unknown field", HOUSE + "on_unsure: block\n", "28:1: on_unsure: unknown field"),
+    ("an unknown field inside", HOUSE.replace("harm: 9", "harms: 9"),
+     "11:5: rules.0.harms: unknown field"),
+    ("a field twice", HOUSE + "name: house\n", "28:1: name: stands twice, first on line 1"),
+    ("no view at all", HOUSE + "views: []\n", "28:1: views: views must hold as_sent"),
+    ("no text as a field", HOUSE + "yes: 1\n", "28:1: (file): a field's name must be text"),
+    ("a list as a field", HOUSE + "? [a]\n: b\n", "28:3: (file): a field's name must be text"),
+    ("no date", HOUSE + "on_expired: 2024-13-45\n",
+     "28:13: on_expired: '2024-13-45' is no timestamp; put it in quotes"),
+    ("no truth", HOUSE + "on_expired: !!bool perhaps\n", "28:13: on_expired: 'perhaps' is no bool"),
+    ("an alias of itself", HOUSE + "x: &x [*x]\n", "28:1: x: unknown field"),
+    ("another name", HOUSE.replace("name: house", "name: home", 1),
+     "1:1: name: the file is called house.yaml; give both one name, not 'home'"),
+    ("a name with capitals", HOUSE.replace("name: house", "name: House", 1),
+     "1:1: name: String should"),
+    ("half a case", HOUSE + "cases: [{name: c, given: {}, expect: {action: allow}}]\n",
+     "28:19: cases.0.given: give the safety of what is judged"),
+    ("scores that are none", HOUSE +
+     "cases: [{name: c, given: {safety: Safe, score: {safe: 1, unsafe: 1, controversial: 0}}, "
+     "expect: {action: allow}}]\n", "28:19: cases.0.given: score: the three must make 1"),
 ]  # fmt: skip
 
 
@@ -189,28 +323,26 @@ WRONG = [
 )
 def test_a_wrong_file_is_refused_with_line_and_field(text: str, said: str) -> None:
     with pytest.raises(DocumentError) as raised:
-        _read(text)
+        read(text)
     lines = str(raised.value).splitlines()
     assert any(line.startswith(f"policies/house.yaml:{said}") for line in lines), lines
 
 
 def test_all_errors_of_a_file_are_told_at_once() -> None:
-    text = GOOD.replace("Violent: block", "Violent: ban").replace("PII: allow", "PII: maybe")
+    text = HOUSE.replace("harm: 9", "harm: 90").replace("ground: law", "ground: fear")
     with pytest.raises(DocumentError) as raised:
-        _read(text)
+        read(text)
     assert len(str(raised.value).splitlines()) == 2
 
 
-def flagging(text: str) -> Policy:
-    body = f"name: p\ncontroversial: {{default: review}}\nunsafe: {{default: block}}\n{text}"
-    return read_policy(body, file="policies/p.yaml", expected_name="p")
+def test_what_is_said_of_a_policy_that_came_over_the_wire_names_no_line() -> None:
+    source = read_source({"house": HOUSE}, "house")
+    assert source.places.sentence(("rules",), "x") == "policies/house.yaml:3:1: rules: x"
+    assert read_source({}, "strict").places.sentence(("rules",), "x") == "policy strict: rules: x"
 
 
-def test_a_policy_that_says_nothing_of_flags_gets_other_rules_or_another_version() -> None:
-    plain = flagging("")
-    assert plain.rules == RULES and plain.final_look == "doubt"
-    assert flagging("final_look: doubt\n").version == plain.version
-    assert flagging("final_look: never\n").version != plain.version
+def test_a_policy_that_says_nothing_of_flags_gets_other_rules() -> None:
+    assert read().flags == RULES and read().final_look == "doubt"
 
 
 @pytest.mark.parametrize(
@@ -223,8 +355,8 @@ def test_a_policy_that_says_nothing_of_flags_gets_other_rules_or_another_version
     ],
 )
 def test_a_rule_for_thoughts_changes_those_for_answers(said: str, rule: Rule) -> None:
-    rules = flagging(f"flagging: {{thinking: {said}}}\n").rules
-    assert rules == {**RULES, Task.THINKING: rule}
+    flags = extended(f"flagging: {{thinking: {said}}}\n").flags
+    assert flags == {**RULES, Task.THINKING: rule}
 
 
 @pytest.mark.parametrize(
@@ -238,5 +370,5 @@ def test_a_rule_for_thoughts_changes_those_for_answers(said: str, rule: Rule) ->
     ],
 )
 def test_a_rule_that_is_none_starts_a_service(said: str, reason: str) -> None:
-    with pytest.raises(DocumentError, match=rf"policies/p.yaml:4: .*{reason}"):
-        flagging(said + "\n")
+    with pytest.raises(DocumentError, match=rf"policies/house.yaml:3:\d+: .*{reason}"):
+        extended(said + "\n")

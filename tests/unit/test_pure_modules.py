@@ -44,15 +44,15 @@ FORBIDDEN = frozenset(
 
 CLOCKS = frozenset({"now", "utcnow", "today", "fromtimestamp", "open", "print", "input"})
 
-# It writes the schemas' files when it is run, and is imported by nothing that serves.
-_WRITES_FILES = "qwarden.contracts.schema"
+# They write the schemas' files when they are run, and are imported by nothing that serves.
+_WRITE_FILES = {"qwarden.contracts.schema", "qwarden.policy.schema"}
 
 PURE = [
     *(
         f"{package.__name__}.{module.name}"
         for package in (qwarden.contracts, qwarden.guard, qwarden.policy)
         for module in pkgutil.iter_modules(package.__path__)
-        if f"{package.__name__}.{module.name}" != _WRITES_FILES
+        if f"{package.__name__}.{module.name}" not in _WRITE_FILES
     ),
     "qwarden.delivery.window",
     "qwarden.delivery.key_order",
@@ -69,6 +69,8 @@ PURE = [
     "qwarden.moderator.verdicts",
     "qwarden.outcomes.owing",
     "qwarden.outcomes.said",
+    "qwarden.language.telling",
+    "qwarden.streamer.commit",
     "qwarden.streamer.sessions",
     "qwarden.streamer.transcript",
     "qwarden.streamer.verdicts",

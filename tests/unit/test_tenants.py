@@ -9,7 +9,7 @@ from qwarden.guard.row import View
 from qwarden.policy.document import DocumentError
 from qwarden.policy.tenants import Tenants, policy_of, read_tenants
 
-HOUSE = "name: house\ncontroversial: {default: disclaim}\nunsafe: {default: block}\n"
+HOUSE = "name: house\nextends: strict\n"
 
 
 def _read(*, strict: bool = False, house: str = HOUSE, **tenants: str) -> Tenants:
@@ -84,15 +84,16 @@ def test_a_policy_keeps_its_own_views_where_all_are_to_judge_others() -> None:
 
 
 WRONG = [
-    ("no policies", "name: forum\n", "1: policies: is missing"),
-    ("an empty list", "name: forum\npolicies: []\n", "2: policies: List should have at least 1"),
-    ("no list", "name: forum\npolicies: house\n", "2: policies: Input should be a valid list"),
+    ("no policies", "name: forum\n", "1:1: policies: is missing"),
+    ("an empty list", "name: forum\npolicies: []\n", "2:1: policies: List should have at least 1"),
+    ("no list", "name: forum\npolicies: house\n", "2:1: policies: Input should be a valid list"),
     ("an unknown policy", "name: forum\npolicies:\n  - house\n  - nope\n",
-     "4: policies.1: no policy is called 'nope'; known are default, house, loose, strict"),
+     "4:5: policies.1: no policy is called 'nope'; known are default, house, loose, strict"),
     ("another name", "policies: [house]\nname: home\n",
-     "2: name: the file is called forum.yaml; give both one name, not 'home'"),
-    ("a wrong switch", _tenant("forum", "share_cache: perhaps\n"), "3: share_cache: Input should"),
-    ("an unknown field", _tenant("forum", "limits: 3\n"), "3: limits: unknown field"),
+     "2:1: name: the file is called forum.yaml; give both one name, not 'home'"),
+    ("a wrong switch", _tenant("forum", "share_cache: perhaps\n"),
+     "3:1: share_cache: Input should"),
+    ("an unknown field", _tenant("forum", "limits: 3\n"), "3:1: limits: unknown field"),
 ]  # fmt: skip
 
 
@@ -107,7 +108,7 @@ def test_a_wrong_tenant_file_is_refused_with_line_and_field(text: str, said: str
 
 def test_a_wrong_policy_file_is_one_error_and_not_one_more_in_each_tenant() -> None:
     with pytest.raises(DocumentError) as raised:
-        _read(house="name: house\n", forum=_tenant("forum"))
+        _read(house="name: house\nx: 1\ny: 1\n", forum=_tenant("forum"))
     lines = str(raised.value).splitlines()
     assert [line.split(":")[0] for line in lines] == ["policies/house.yaml"] * 2
 
@@ -122,5 +123,5 @@ def test_errors_of_all_files_are_told_at_once() -> None:
 @pytest.mark.parametrize("name", ["default", "strict", "loose"])
 def test_a_built_in_policy_is_not_replaced_by_a_file_in_silence(name: str) -> None:
     text = HOUSE.replace("house", name)
-    with pytest.raises(DocumentError, match=rf"policies/{name}\.yaml:1: name: .*built in"):
+    with pytest.raises(DocumentError, match=rf"policies/{name}\.yaml:1:1: name: .*built in"):
         read_tenants({name: text}, {}, strict=False)

@@ -16,6 +16,7 @@ PARTS: dict[str, Any] = {
     "value": b'{"text":"hi"}',
     "revision": "toy@1",
     "calibration": "none",
+    "detector": "",
     "policy_version": "aa",
     "policy_serial": 0,
     "basis": Basis.GUARD,
@@ -39,6 +40,7 @@ def test_a_redelivery_does_not_give_another_id() -> None:
         ("value", b'{"text":"ho"}'),
         ("revision", "toy@2"),
         ("calibration", "c1"),
+        ("detector", "d1"),
         ("policy_version", "ab"),
         ("policy_serial", 1),
         ("basis", Basis.DEGRADED),
@@ -61,7 +63,8 @@ def test_every_part_is_among_those_that_are_tested() -> None:
     [
         ({"tenant": "ab", "event_id": "c"}, {"tenant": "a", "event_id": "bc"}),
         ({"tenant": "a", "event_id": ""}, {"tenant": "", "event_id": "a"}),
-        ({"calibration": "1", "policy_version": ""}, {"calibration": "", "policy_version": "1"}),
+        ({"calibration": "1", "detector": ""}, {"calibration": "", "detector": "1"}),
+        ({"detector": "1", "policy_version": ""}, {"detector": "", "policy_version": "1"}),
         ({"policy_serial": 1, "cause": "1"}, {"policy_serial": 11, "cause": ""}),
         # A value that ends as a part begins: its own length must not be taken for that part's.
         ({"value": b"", "cause": "\1"}, {"value": b"\1", "cause": ""}),

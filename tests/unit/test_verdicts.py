@@ -100,7 +100,7 @@ def test_a_verdict_says_which_guard_and_which_rule_gave_it() -> None:
     verdict = _judged(assessment(UNSAFE, ("PII", 0.7)), policy="strict")
     assert verdict.guard == Guard("toy", REVISION, "none")
     assert verdict.policy is not None
-    assert (verdict.policy.name, verdict.policy.rule) == ("strict", "unsafe.default")
+    assert (verdict.policy.name, verdict.policy.rule) == ("strict", "unsafe")
     assert verdict.basis is Basis.GUARD
     assert verdict.cause is None
 

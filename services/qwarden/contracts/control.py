@@ -7,8 +7,10 @@ what it does not know by its key and ignores it, so that an older service outliv
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,7 +21,11 @@ Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 HALT, LOSS_ACCEPTED = "halt", "loss_accepted"
+POLICY, IN_FORCE, FREEZE = "policy", "in_force", "freeze"
 """The kinds that this version knows."""
+
+ALL_TENANTS = "*"
+"""Stands for every tenant where a record names one: policies are everybody's, a freeze may be."""
 
 
 class Key(NamedTuple):
@@ -78,7 +84,96 @@ class LossAccepted(msgspec.Struct, frozen=True, kw_only=True):
         return loss_key(self.topic, self.partition, self.group)
 
 
-Record = Halt | LossAccepted
+class PolicyBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A policy with all that it extends in it. It acts only where `InForce` says so."""
+
+    schema_version: Literal[1] = 1
+    policy: str
+    """Its name."""
+    version: str
+    """12 hexadecimal digits of the hash of its body: what verdicts call its version, except under
+    a freeze."""
+    body: dict[str, Any]
+    """As `policies/NAME.yaml`, in canonical form: without defaults, cases and `extends`."""
+    at: Instant
+    by: str
+    """Who activated it."""
+
+    def key(self) -> Key:
+        return body_key(self.policy, self.version)
+
+
+class InForce(msgspec.Struct, frozen=True, kw_only=True):
+    """Which version of a policy acts, for every tenant that may use it."""
+
+    schema_version: Literal[1] = 1
+    policy: str
+    version: str | None
+    """Of its body. Null: each service's own file acts again. That is a record and no null value,
+    which compaction would remove in the end, and with it the serial that verdicts carry."""
+    previous: str | None
+    """The version to go back to; null for the file."""
+    at: Instant
+    by: str
+    """Who decided it."""
+
+    def key(self) -> Key:
+        return in_force_key(self.policy)
+
+
+class Freeze(msgspec.Struct, frozen=True, kw_only=True):
+    """Nothing automatic ends in `block`: people look at what would. One that is lifted says so, and
+    stays for its offset."""
+
+    schema_version: Literal[1] = 1
+    tenant: str
+    """Whose content; `*` for every tenant's, whatever else is said of one."""
+    frozen: bool
+    """False: it is lifted."""
+    reason: str
+    at: Instant
+    by: str
+    """Who decided it."""
+
+    def key(self) -> Key:
+        return freeze_key(self.tenant)
+
+
+Record = Halt | LossAccepted | PolicyBody | InForce | Freeze
+
+R = TypeVar("R", bound=msgspec.Struct)
+
+
+@dataclass(frozen=True, slots=True)
+class Stands(Generic[R]):
+    """A record that stands on the topic; None for one that cannot be read. `offset`: its own."""
+
+    record: R | None
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Policies:
+    """What the topic says of policies, by key. `in_force` and `freezes` with where each stands."""
+
+    bodies: Mapping[Key, PolicyBody]
+    in_force: Mapping[Key, Stands[InForce]]
+    freezes: Mapping[Key, Stands[Freeze]]
+
+
+def body_key(policy: str, version: str) -> Key:
+    """The key of a policy's body. A policy's name has no slash."""
+    return Key(POLICY, ALL_TENANTS, f"{policy}/{version}")
+
+
+def in_force_key(policy: str) -> Key:
+    """The key of what says which version of a policy acts."""
+    return Key(IN_FORCE, ALL_TENANTS, policy)
+
+
+def freeze_key(tenant: str) -> Key:
+    """The key of a tenant's freeze, or of everybody's."""
+    return Key(FREEZE, tenant)
 
 
 def loss_key(topic: str, partition: int, group: str) -> Key:
@@ -100,7 +195,7 @@ def written(record: Record) -> Written:
     about = cloud_event(
         key.kind.replace("_", "-"),
         "/".join((*key, record.by, record.at.isoformat())),
-        by=CLI if isinstance(record, LossAccepted) else MODERATOR,
+        by=MODERATOR if isinstance(record, Halt) else CLI,
     )
     return Written(key.encode(), encode(record), about)
 

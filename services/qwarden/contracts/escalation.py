@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from qwarden.contracts.event import Event, Message, Report
-from qwarden.contracts.verdict import Action, Basis, Verdict
+from qwarden.contracts.verdict import Action, Basis, Verdict, one_of
 
 
 class Kind(enum.StrEnum):
@@ -17,7 +17,8 @@ class Kind(enum.StrEnum):
     REVIEW = "review"
     """A person is to decide."""
     CLOSE = "close"
-    """What stands open for this content is to be closed: it was deleted or edited. No content."""
+    """What stands open for this content is to be closed: it was deleted or edited, or its verdict
+    was superseded. No content."""
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -36,10 +37,20 @@ class Escalation(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: Literal[1] = 1
     kind: Kind
     """`review`: a person is to decide. `close`: what stands open for this content is to be closed,
-    since it was deleted or edited."""
+    since it was deleted or edited, or its verdict was superseded."""
     verdict: Verdict
     content: Content | None
-    """Null where `kind` is `close`."""
+    """Null where `kind` is `close`; so is all that follows."""
+    queue: str | None = None
+    """Who is asked."""
+    harm: int | None = None
+    """How bad it is to be late, from 1 to 10."""
+    sla_s: int | None = None
+    """Within how many seconds a person is to decide."""
+    meanwhile: Annotated[str, one_of("show", "hide")] | None = None
+    """What the platform does with the content until then."""
+    on_breach: Annotated[str, one_of("raise", "allow", "block")] | None = None
+    """What happens when that time is over."""
 
 
 class Evidence(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +83,7 @@ def escalation_of(verdict: Verdict) -> Kind | None:
     """As what this verdict goes to `moderation.review`, if it does."""
     if verdict.action is Action.REVIEW:
         return Kind.REVIEW
-    if verdict.basis is Basis.WITHDRAWN or verdict.edit > 0:
+    if verdict.basis is Basis.WITHDRAWN or verdict.edit > 0 or verdict.supersedes is not None:
         return Kind.CLOSE
     return None
 

@@ -18,7 +18,7 @@ import msgspec
 
 from qwarden.contracts import chunk, control, dead_letter, escalation, event, signal, verdict
 from qwarden.contracts.chunk import Chunk
-from qwarden.contracts.control import Halt, LossAccepted
+from qwarden.contracts.control import Freeze, Halt, InForce, LossAccepted, PolicyBody
 from qwarden.contracts.dead_letter import DeadLetter, Mark
 from qwarden.contracts.escalation import Escalation, Evidence
 from qwarden.contracts.event import Event
@@ -40,6 +40,9 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "dead-letter-mark": Mark,
     "halt": Halt,
     "loss-accepted": LossAccepted,
+    "policy": PolicyBody,
+    "in-force": InForce,
+    "freeze": Freeze,
 }
 """Each kind of record by the name of its schema."""
 
@@ -53,7 +56,7 @@ _EVENT_HAS = [
 ]
 
 # Words that no service writes yet: readers built on version 1 are to know them before they come.
-_RESERVED = {"Basis": ("human", "quota")}
+_RESERVED = {"Basis": ("human",)}
 
 _CLASSES: dict[str, type] = {
     name: found

@@ -37,6 +37,7 @@ class Basis(enum.StrEnum):
 
     WITHDRAWN = "withdrawn"
     GUARD = "guard"
+    QUOTA = "quota"
     EXPIRED = "expired"
     DEGRADED = "degraded"
 
@@ -49,12 +50,12 @@ class Scores(msgspec.Struct, frozen=True):
     unsafe: float
 
 
-def _one_of(*words: str) -> msgspec.Meta:
+def one_of(*words: str) -> msgspec.Meta:
     """Tells readers which words to expect; what is read is not checked against them."""
     return msgspec.Meta(extra_json_schema={"enum": list(words)})
 
 
-Category = Annotated[str, _one_of(*CATEGORIES)]
+Category = Annotated[str, one_of(*CATEGORIES)]
 
 
 class CategoryScore(msgspec.Struct, frozen=True):
@@ -67,12 +68,12 @@ class CategoryScore(msgspec.Struct, frozen=True):
 class ViewScores(msgspec.Struct, frozen=True):
     """What the guard says of one view of the content, or of one piece of a view."""
 
-    # `normalised` is reserved: readers generated from version 1 are to know it before it comes.
-    name: Annotated[str, _one_of(*View, "normalised")]
-    """`as_sent`, or `markers_broken`: with a space in every text marker of the guard's template."""
+    name: Annotated[str, one_of(*View)]
+    """`as_sent`; `markers_broken`: with a space in every text marker of the guard's template; or
+    `normalised`: as a person reads it, without zero-width characters, look-alikes and the like."""
     piece: int
     """From 0: a turn that is longer than the guard's context is judged in pieces."""
-    safety: Annotated[str, _one_of(*SAFETIES)]
+    safety: Annotated[str, one_of(*SAFETIES)]
     scores: Scores
 
 
@@ -94,11 +95,26 @@ class PolicyUsed(msgspec.Struct, frozen=True):
     rule: str
 
 
+Plain = str | int | float | bool
+
+
 class Facts(msgspec.Struct, frozen=True, omit_defaults=True):
     """What rules may read beside the assessment."""
 
     origin: str = "automatic"
     reach: int | None = None
+    metadata: dict[str, Plain] = {}
+    """Of the event's metadata what the policy's rules read, and nothing else."""
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """What the user is told of a restriction."""
+
+    ground: Annotated[str, one_of("law", "terms")]
+    clause: str
+    """Of the law or of the terms."""
+    text: str | None
+    """In the verdict's language where the rule has it, else in the policy's own."""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,9 +129,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """A verdict of a higher edit replaces all before it."""
     tenant: str
     subject: str | None
-    task: Annotated[str, _one_of(*Task)] | None
+    task: Annotated[str, one_of(*Task)] | None
     """Which kind of turn was judged; null for a withdrawal, which is of all of them."""
-    safety: Annotated[str, _one_of(*SAFETIES)] | None
+    safety: Annotated[str, one_of(*SAFETIES)] | None
     scores: Scores | None
     categories: list[Category] | None
     """As the guard answers: empty when Safe."""
@@ -124,6 +140,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     refusal: bool | None
     """Whether the response refuses; null for prompts."""
     language: str | None
+    """A tag as BCP 47 writes it, given or detected; `und` where nobody can tell."""
+    language_confidence: float | None = None
+    """How far a detected language is ahead of the next likely one, from 0 to 1, and 0 for `und`;
+    null where it was given."""
     views: list[ViewScores] | None = None
     """Each view and piece, where there are several; the worst of them is the verdict's. A
     `markers_broken` tells that the content holds text markers of the guard's template."""
@@ -132,6 +152,10 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     facts: Facts
     action: Action | None
     """What to do; null for a withdrawal."""
+    meanwhile: Annotated[str, one_of("show", "hide")] | None = None
+    """What to do with the content until a person has decided; null where none is asked."""
+    notice: Notice | None = None
+    """Of a rule that restricts; null where content is allowed, and where no rule was asked."""
     basis: Basis
     """Why the verdict says what it says; a withdrawal is final."""
     cause: str | None
@@ -141,6 +165,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     dropped: list[str]
     """What was taken out before judging: roles of turns, and `reasoning` for that of an earlier
     turn; then `oldest:N` where N turns were left out so that the rest fits the guard's context."""
+    supersedes: str | None = None
+    """The `verdict_id` of a verdict that a person has had taken back, and whose place this one
+    takes; null for the verdict on an event."""
 
 
 def verdict_id(
@@ -152,6 +179,7 @@ def verdict_id(
     value: bytes,
     revision: str,
     calibration: str,
+    detector: str,
     policy_version: str,
     policy_serial: int,
     basis: Basis,
@@ -159,11 +187,22 @@ def verdict_id(
 ) -> str:
     """32 hexadecimal digits: a hash of everything that the verdict's meaning depends on.
 
-    `value` is the event as it was sent. The parts' lengths come first and the value
-    last, so that no two lists of parts give the same bytes.
+    `value` is the event's, after decoding and mapping; of a verdict that supersedes another that
+    one's id, 32 digits in ASCII, which no event's value is: an event is an object. `detector`: the
+    version of what told the language, empty where it was given. The parts' lengths come first and
+    the value last, so that no two lists of parts give the same bytes.
     """
     before, between, after = _around(
-        tenant, task, key_id, revision, calibration, policy_version, policy_serial, basis, cause
+        tenant,
+        task,
+        key_id,
+        revision,
+        calibration,
+        detector,
+        policy_version,
+        policy_serial,
+        basis,
+        cause,
     )
     own = event_id.encode()
     hashed = _VERDICT_ID.copy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from itertools import chain
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
@@ -17,6 +17,7 @@ from qwarden.contracts.control import (
     Halt,
     Key,
     LossAccepted,
+    Policies,
     Record,
     Written,
     withdrawn,
@@ -81,6 +82,9 @@ class KafkaControl:
     def accepted_losses(self) -> Mapping[Key, LossAccepted]:
         return self._table.losses
 
+    def policies(self) -> Policies:
+        return self._table.policies
+
     def resumed_at(self) -> int | None:
         return self._table.resumed_at
 
@@ -139,7 +143,7 @@ class KafkaControl:
             raise
         self._consumer = consumer
         before, self._table = self._table, table
-        if _in_force(before) != _in_force(table):
+        if before.in_force != table.in_force:
             self._tell()
 
     async def _follow(self) -> None:
@@ -210,6 +214,18 @@ class KafkaControl:
                 await asyncio.wait_for(producer.stop(), _CLOSE_S)
 
 
+@contextlib.asynccontextmanager
+async def commanding(kafka: Kafka) -> AsyncIterator[KafkaControl]:
+    """The table of a person's command, which is told where a broker is away. Raises `KafkaError`
+    and `ControlUnusable`."""
+    control = KafkaControl(kafka, wait=False)
+    try:
+        await control.start()
+        yield control
+    finally:
+        await control.close()
+
+
 async def _polled(consumer: AIOKafkaConsumer) -> list[ConsumerRecord]:
     polled = await consumer.getmany(timeout_ms=_POLL_MS)
     return list(chain.from_iterable(polled.values()))
@@ -221,7 +237,3 @@ def _apply(table: Table, records: Iterable[ConsumerRecord]) -> bool:
     for record in records:
         changed |= table.apply(record.key, record.value, record.offset)
     return changed
-
-
-def _in_force(table: Table) -> object:
-    return table.halts, table.losses, table.resumed_at

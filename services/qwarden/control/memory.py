@@ -9,6 +9,7 @@ from qwarden.contracts.control import (
     Halt,
     Key,
     LossAccepted,
+    Policies,
     Record,
     Written,
     withdrawn,
@@ -61,6 +62,9 @@ class MemoryControl:
 
     def accepted_losses(self) -> Mapping[Key, LossAccepted]:
         return self._table.losses
+
+    def policies(self) -> Policies:
+        return self._table.policies
 
     def resumed_at(self) -> int | None:
         return self._table.resumed_at

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from qwarden.contracts.control import Halt, Key, LossAccepted, Record
+from qwarden.contracts.control import Halt, Key, LossAccepted, Policies, Record
 
 
 class ControlUnusable(Exception):
@@ -30,6 +30,11 @@ class Control(Protocol):
 
     def accepted_losses(self) -> Mapping[Key, LossAccepted]:
         """The losses that people have accepted, by `loss_key`."""
+        ...
+
+    def policies(self) -> Policies:
+        """The bodies of policies, which version of each is in force, and the freezes. A freeze
+        whose record cannot be read freezes too, and says so."""
         ...
 
     def resumed_at(self) -> int | None:

@@ -4,26 +4,48 @@ Invariants, each held by `tests/contract/test_control_port.py`:
 - The last record of a key stands; a null value leaves nothing under it.
 - Offsets are not counted: what compaction has removed is not missed.
 - An unknown kind is kept by its key and changes nothing that is known.
-- Nothing that is read raises. A halt whose body cannot be read is in force all the same.
+- Nothing that is read raises. A halt whose body cannot be read is in force all the same, and so is
+  a freeze; of what says which version of a policy acts, its offset is known, and nothing else.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
-from qwarden.contracts.control import HALT, LOSS_ACCEPTED, Halt, Key, LossAccepted, decode_key
+from qwarden.contracts.control import (
+    FREEZE,
+    HALT,
+    IN_FORCE,
+    LOSS_ACCEPTED,
+    POLICY,
+    Freeze,
+    Halt,
+    InForce,
+    Key,
+    LossAccepted,
+    Policies,
+    PolicyBody,
+    Record,
+    Stands,
+    decode_key,
+)
 
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+R = TypeVar("R", bound=Record)
 
 _halt = msgspec.json.Decoder(Halt)
 _loss = msgspec.json.Decoder(LossAccepted)
+_body = msgspec.json.Decoder(PolicyBody)
+_in_force = msgspec.json.Decoder(InForce)
+_freeze = msgspec.json.Decoder(Freeze)
 
 
 class Table:
@@ -32,9 +54,17 @@ class Table:
     def __init__(self) -> None:
         self._halts: dict[Key, Halt] = {}
         self._losses: dict[Key, LossAccepted] = {}
+        self._bodies: dict[Key, PolicyBody] = {}
+        self._in_force: dict[Key, Stands[InForce]] = {}
+        self._freezes: dict[Key, Stands[Freeze]] = {}
         self._others: dict[Key, bytes] = {}
         self.halts = MappingProxyType(self._halts)
         self.losses = MappingProxyType(self._losses)
+        self.policies = Policies(
+            MappingProxyType(self._bodies),
+            MappingProxyType(self._in_force),
+            MappingProxyType(self._freezes),
+        )
         self.others = MappingProxyType(self._others)
         """What stands under keys of kinds that this version does not know."""
         self.resumed_at: int | None = None
@@ -43,8 +73,8 @@ class Table:
         """The offset behind the last record."""
 
     def apply(self, data: bytes | None, value: bytes | None, offset: int) -> bool:
-        """Takes the next record of the topic. Whether halts or accepted losses have changed, or
-        a person has withdrawn a halt, also one that was compacted away."""
+        """Takes the next record of the topic. Whether what is in force has changed, or a person
+        has withdrawn a halt, also one that was compacted away."""
         self.end = offset + 1
         key = decode_key(data)
         if key is None:
@@ -57,9 +87,29 @@ class Table:
         if key.kind == HALT:
             return _put(self._halts, key, _read_halt(key, value))
         if key.kind == LOSS_ACCEPTED:
-            return _put(self._losses, key, _read_loss(key, value))
+            return _put(self._losses, key, _read(_loss, "accepted loss", key, value))
+        if key.kind == POLICY:
+            return _put(self._bodies, key, _read(_body, "policy", key, value))
+        if key.kind == IN_FORCE:
+            which = _read(_in_force, "version in force", key, value)
+            return _put(self._in_force, key, None if value is None else Stands(which, offset))
+        if key.kind == FREEZE:
+            freeze = _read_freeze(key, value)
+            return _put(self._freezes, key, None if freeze is None else Stands(freeze, offset))
         _put(self._others, key, value)
         return False
+
+    @property
+    def in_force(self) -> Mapping[str, Any]:
+        """All that is, to compare."""
+        return {
+            "halts": self._halts,
+            "losses": self._losses,
+            "resumed_at": self.resumed_at,
+            "bodies": self._bodies,
+            "in_force": self._in_force,
+            "freezes": self._freezes,
+        }
 
 
 def _read_halt(key: Key, value: bytes | None) -> Halt:
@@ -71,18 +121,35 @@ def _read_halt(key: Key, value: bytes | None) -> Halt:
         return Halt(reason=reason, at=datetime.now(UTC), by="")
 
 
-def _read_loss(key: Key, value: bytes | None) -> LossAccepted | None:
+def _read_freeze(key: Key, value: bytes | None) -> Freeze | None:
+    if value is None:
+        return None
+    freeze = _read(_freeze, "freeze", key, value, "it is in force")
+    if freeze is not None:
+        return freeze
+    reason = "a freeze whose record cannot be read"
+    return Freeze(tenant=key.tenant, frozen=True, reason=reason, at=datetime.now(UTC), by="")
+
+
+def _read(
+    decoder: msgspec.json.Decoder[R],
+    what: str,
+    key: Key,
+    value: bytes | None,
+    but: str = "it is ignored",
+) -> R | None:
+    """The record that stands there; None where there is none, or none that can be read."""
     if value is None:
         return None
     try:
-        loss = _loss.decode(value)
+        record = decoder.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        _log.error("ignored the accepted loss under %s: it cannot be read (%s)", key, error)
+        _log.error("the %s under %s cannot be read (%s); %s", what, key, error, but)
         return None
-    if loss.key() != key:
-        _log.error("ignored the accepted loss under %s: it is of %s", key, loss.key())
+    if record.key() != key:
+        _log.error("the %s under %s is of %s; %s", what, key, record.key(), but)
         return None
-    return loss
+    return record
 
 
 def _put(table: dict[Key, T], key: Key, value: T | None) -> bool:

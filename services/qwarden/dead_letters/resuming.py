@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import datetime
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from qwarden.contracts.control import Halt, Key, LossAccepted
-from qwarden.control.kafka import KafkaControl
+from qwarden.control.kafka import commanding
 from qwarden.delivery.positions import Lost, start_of
 from qwarden.kafka import admin, assigned, client_arguments, stop
 from qwarden.settings import Kafka
@@ -20,7 +18,7 @@ async def resume(kafka: Kafka, *, dry_run: bool) -> dict[Key, Halt]:
 
     Raises `KafkaError` and `ControlUnusable`.
     """
-    async with _control(kafka) as control:
+    async with commanding(kafka) as control:
         halts = dict(control.halts())
         if not dry_run:
             for key in halts:
@@ -68,19 +66,9 @@ async def accept_loss(
         by=by,
     )
     if not dry_run:
-        async with _control(kafka) as control:
+        async with commanding(kafka) as control:
             await control.write(loss)
     return loss
-
-
-@asynccontextmanager
-async def _control(kafka: Kafka) -> AsyncIterator[KafkaControl]:
-    control = KafkaControl(kafka, wait=False)
-    try:
-        await control.start()
-        yield control
-    finally:
-        await control.close()
 
 
 async def _range_of(kafka: Kafka, where: TopicPartition) -> tuple[int, int]:

@@ -5,43 +5,51 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache, partial
 from itertools import zip_longest
+
+import msgspec
 
 from qwarden import telemetry
 from qwarden.contracts import headers, topics
 from qwarden.contracts.dead_letter import KEPT_BYTES
 from qwarden.contracts.headers import Header
 from qwarden.contracts.refusal import ErrorClass, Refused
+from qwarden.contracts.verdict import Action, Basis
 from qwarden.delivery.lanes import Quotas, Relay, estimated_tokens, is_stale
 from qwarden.delivery.owed import Owed
 from qwarden.moderator import verdicts
 from qwarden.moderator.case import Admission, Case
 from qwarden.moderator.halting import Halting, Run, may_be_the_guards_fault
-from qwarden.moderator.verdicts import Verdicts
+from qwarden.moderator.verdicts import Brake, Verdicts
 from qwarden.outcomes.lookup import Found, Lookup, Wanted
 from qwarden.outcomes.owing import owed_by_relay, owed_by_verdict
 from qwarden.outcomes.publication import Outcomes, Publication
 from qwarden.outcomes.source import Record, Source
+from qwarden.policy.policy import Decided, Policy
+from qwarden.policy.quotas import Brakes, Share
+from qwarden.policy.tenants import Tenants
+from qwarden.registry.schemas import Schemas
 from qwarden.telemetry import TenantLabels
 
 _log = logging.getLogger(__name__)
 
 Finish = Callable[[int, Owed], None]
+_Numbered = Sequence[tuple[int, Record]]
+"""Records of a batch, each with its index there."""
 
 
 class _Pending:
     """A case whose questions are asked, until all of their answers are here."""
 
-    __slots__ = ("case", "finish", "found", "index", "is_interactive", "left", "polled")
+    __slots__ = ("case", "finish", "found", "index", "lane", "left", "polled")
 
-    def __init__(
-        self, case: Case, is_interactive: bool, polled: float, index: int, finish: Finish
-    ) -> None:
+    def __init__(self, case: Case, lane: str, polled: float, index: int, finish: Finish) -> None:
         self.case = case
-        self.is_interactive = is_interactive
+        self.lane = lane
         self.polled = polled
         self.index = index
         self.finish = finish
@@ -69,16 +77,22 @@ class Moderator:
         *,
         halting: Halting,
         guard_is_away: Callable[[], bool],
+        schemas: Schemas | None = None,
     ) -> None:
+        """`schemas`: of the topics whose values are in the Confluent wire format, where there are
+        any."""
         self.on_run: Callable[[Run], None] = lambda run: None
         """Told of a run of failures that should halt the fleet."""
+        self.share: Callable[[str], Share] | None = None
+        """How much of a topic is judged here; without it no quota holds, as for files."""
+        self._brakes = Brakes()
         self._halting = halting
         self._resumed = asyncio.Event()
         self._resumed.set()
         self._admission = admission
+        self._schemas = schemas
         self._guard_is_away = guard_is_away
-        policies = admission.tenants.policies().values()
-        self._reads_on = any(policy.in_outage() is not None for policy in policies)
+        self._reads_on = _answers_in_outage(admission.tenants)
         """Whether there is a policy that answers in an outage, so that intake may not wait."""
         self._quotas = Quotas()
         self._pending: set[_Pending] = set()
@@ -88,31 +102,86 @@ class Moderator:
         self._labels = tenant_labels
         self._outcomes = Outcomes(publication, trace, tenant_labels, headers.MODERATOR)
 
+    @property
+    def tenants(self) -> Tenants:
+        """The tenants whose policies act."""
+        return self._admission.tenants
+
+    def enforce(self, tenants: Tenants) -> None:
+        """From now on these tenants' policies act. What is asked already keeps its own, so that one
+        policy says what is asked and what is done; a freeze acts on that too."""
+        self._admission = replace(self._admission, tenants=tenants)
+        self._reads_on = _answers_in_outage(tenants)
+
+    @property
+    def topics(self) -> Sequence[str]:
+        """The topics of the fresh lane: the fleet's own, and those that have a file."""
+        return (topics.CONTENT, *sorted(self._admission.topics.keys() - {topics.CONTENT}))
+
+    @property
+    def registry_outage(self) -> str | None:
+        """Why schemas cannot be learned now, where some are waited for."""
+        return None if self._schemas is None else self._schemas.outage
+
     async def handle(self, records: Sequence[Record], finish: Finish) -> None:
         """What `Delivery` calls: `finish(index, owed)` once for each record."""
-        with self._trace.batch(records):
-            await self._handle(records, finish)
-
-    async def _handle(self, records: Sequence[Record], finish: Finish) -> None:
         polled = time.monotonic()
+        numbered = list(enumerate(records))
+        with self._trace.batch(records):
+            if self._schemas is None:
+                await self._handle(numbered, finish, polled)
+            else:
+                await self._handle_when_readable(self._schemas, numbered, finish, polled)
+
+    async def _handle_when_readable(
+        self, schemas: Schemas, numbered: _Numbered, finish: Finish, polled: float
+    ) -> None:
+        """Records of schemas that are new wait until those are learned, and the others do not wait
+        for them."""
+        unread: dict[int, int] = {}
+        for index, record in numbered:
+            identity = self._admission.unknown_schema(Source.of(record))
+            if identity is not None:
+                unread[index] = identity
+
+        async def learn() -> None:
+            missing = await schemas.learn(set(unread.values()))
+            waited = [each for each in numbered if each[0] in unread]
+            await self._handle(waited, finish, polled, missing)
+
+        async with asyncio.TaskGroup() as both:
+            both.create_task(learn())
+            both.create_task(
+                self._handle([each for each in numbered if each[0] not in unread], finish, polled)
+            )
+
+    async def _handle(
+        self,
+        numbered: _Numbered,
+        finish: Finish,
+        polled: float,
+        missing: Collection[int] = (),
+    ) -> None:
         now = datetime.now(UTC)
         now_s = now.timestamp()
         asked: list[tuple[_Pending, int]] = []
-        for index, record in enumerate(records):
+        for index, record in numbered:
             age_s = now_s - record.timestamp / 1000
             telemetry.QUEUE_SECONDS.observe(max(0.0, age_s))
             source = Source.of(record)
             try:
-                case = self._admission.admit(source)
+                case = self._admission.admit(source, missing=missing)
             except Refused as refused:
                 finish(index, self._outcomes.dead_letter(source, refused, polled))
                 continue
-            is_interactive = record.topic == topics.CONTENT
-            owed = self._unasked(case, is_interactive, age_s, now, polled)
+            if case.displaced_tenant is not None:
+                telemetry.TENANTS_DISPLACED.labels(source.topic).inc()
+            lane = record.topic
+            owed = self._unasked(case, lane, age_s, now, polled)
             if owed is not None:
                 finish(index, owed)
                 continue
-            pending = _Pending(case, is_interactive, polled, index, finish)
+            pending = _Pending(case, lane, polled, index, finish)
             self._pending.add(pending)
             asked += [(pending, at) for at in range(pending.left)]
         while asked:
@@ -162,26 +231,28 @@ class Moderator:
         if not self._reads_on:
             return
         for pending in list(self._pending):
-            owed = self._in_outage(pending.case, pending.is_interactive, pending.polled)
+            owed = self._in_outage(pending.case, pending.lane, pending.polled)
             if owed is not None:
                 self._pending.discard(pending)
                 pending.finish(pending.index, owed)
 
     def _unasked(
-        self, case: Case, is_interactive: bool, age_s: float, now: datetime, polled: float
+        self, case: Case, lane: str, age_s: float, now: datetime, polled: float
     ) -> Owed | None:
-        """What a case owes that is not for the guard, or not now; None for the others."""
+        """What a case owes that is not for the guard, or not now; None for the others. `lane`: the
+        topic that it came from."""
         key_id = self._admission.keys.id
         if case.event.deleted:
             return self._owed(case, verdicts.withdrawn(case, key_id), polled, ())
         if case.is_expired(now):
-            return self._owed(case, verdicts.expired(case, key_id), polled, ())
+            said = verdicts.expired(case, key_id, self._brake(case, lane))
+            return self._owed(case, said, polled, ())
         if self._reads_on and self._guard_is_away():
-            owed = self._in_outage(case, is_interactive, polled)
+            owed = self._in_outage(case, lane, polled)
             if owed is not None:
                 return owed
         tenant = case.tenant
-        if not is_interactive or not tenant.relay:
+        if lane == topics.BACKLOG or not tenant.relay:
             return None
         if is_stale(age_s=age_s, fresh_s=tenant.fresh_horizon_s):
             return self._relayed(case, Relay.STALE)
@@ -194,11 +265,12 @@ class Moderator:
             return self._relayed(case, Relay.QUOTA)
         return None
 
-    def _in_outage(self, case: Case, is_interactive: bool, polled: float) -> Owed | None:
-        said = verdicts.in_outage(case, self._admission.keys.id)
+    def _in_outage(self, case: Case, lane: str, polled: float) -> Owed | None:
+        case = self._standing(case)
+        said = verdicts.in_outage(case, self._admission.keys.id, self._brake(case, lane))
         if said is not None:
             return self._owed(case, said, polled, ())
-        if is_interactive and case.tenant.relay:
+        if lane != topics.BACKLOG and case.tenant.relay:
             return self._relayed(case, Relay.OUTAGE)
         return None
 
@@ -218,15 +290,52 @@ class Moderator:
     def _answered(self, pending: _Pending) -> Owed:
         """What a case owes whose questions all have their answers."""
         polled = pending.polled
-        case, key_id = pending.case, self._admission.keys.id
+        case, key_id = self._standing(pending.case), self._admission.keys.id
         found = [each for each in pending.found if each is not None]
         if case.event.deadline is not None and case.is_expired(datetime.now(UTC)):
-            return self._owed(case, verdicts.expired(case, key_id), polled, found)
+            said = verdicts.expired(case, key_id, self._brake(case, pending.lane))
+            return self._owed(case, said, polled, found)
         try:
-            said = verdicts.judged(case, [each.answer for each in found], key_id)
+            answers = [each.answer for each in found]
+            said = verdicts.judged(case, answers, key_id, self._brake(case, pending.lane))
         except Refused as refused:
             return self._outcomes.dead_letter(case.source, refused, polled)
         return self._owed(case, said, polled, found)
+
+    def _brake(self, case: Case, lane: str) -> Brake | None:
+        if self.share is None or case.policy is None:
+            return None
+        return partial(self._braked, case.policy, case.tenant.name, partial(self.share, lane))
+
+    def _braked(
+        self,
+        policy: Policy,
+        tenant: str,
+        share: Callable[[], Share],
+        decided: Decided,
+        basis: Basis,
+    ) -> Decided:
+        done = self._brakes.act(
+            policy,
+            tenant,
+            decided,
+            is_judged=basis is Basis.GUARD,
+            share=share,
+            now_s=time.monotonic(),
+        )
+        if done is not decided:
+            used_up = "blocks" if decided.action is Action.BLOCK else "queue"
+            telemetry.QUOTA.add(used_up, self._labels(tenant))
+        return done
+
+    def _standing(self, case: Case) -> Case:
+        """A case as the freezes of now have its policy act."""
+        if case.policy is None:
+            return case
+        policy = self._admission.tenants.freezes.acting(case.tenant.name, case.policy)
+        if policy is case.policy:
+            return case
+        return msgspec.structs.replace(case, policy=policy)
 
     def _owed(self, case: Case, said: Verdicts, polled: float, found: Sequence[Found]) -> Owed:
         """`found`: of each verdict, or nothing where nobody was asked."""
@@ -248,14 +357,21 @@ class Moderator:
                 case.content,
                 sample_rate=self._publication.evidence_sample,
                 volatile=volatile,
+                policy=case.policy,
             )
         return owed
 
 
+def _answers_in_outage(tenants: Tenants) -> bool:
+    return any(policy.answers_in_outage for policy in tenants.policies().values())
+
+
 def _wanted(case: Case, at: int) -> Wanted:
     assert case.policy is not None
-    question = case.questions[at]
-    return Wanted(question.row, question.content_hash, case.policy.views, case.tenant.cache_scope)
+    question, policy = case.questions[at], case.policy
+    return Wanted(
+        question.row, question.content_hash, policy.views, case.tenant.cache_scope, policy
+    )
 
 
 @lru_cache(maxsize=64)

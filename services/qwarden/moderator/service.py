@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+
+from aiokafka.errors import KafkaError
 
 from qwarden.contracts import topics
 from qwarden.contracts.control import Halt
 from qwarden.control.port import Control
 from qwarden.delivery.consumer import Delivery
 from qwarden.delivery.room import Room
+from qwarden.delivery.window import Partition
+from qwarden.enforcement.following import Following
 from qwarden.inference.dispatch import Dispatcher
+from qwarden.kafka import partitions_of
 from qwarden.moderator.halting import Run
 from qwarden.moderator.moderator import Moderator
+from qwarden.policy.quotas import Share
 from qwarden.serving import Lane, Serving
 from qwarden.settings import Settings
 
@@ -33,9 +40,9 @@ class ModeratorService(Serving):
             settings.moderator,
             control,
             name="moderator",
-            needed=(topics.CONTENT, topics.BACKLOG, *topics.JUDGED),
+            needed=(*moderator.topics, topics.BACKLOG, *topics.JUDGED),
         )
-        limits, groups = settings.moderator, settings.kafka.groups
+        limits, kafka = settings.moderator, settings.kafka
         self._dispatcher = dispatcher
         self._run_seen: Run | None = None
         """A run that halts, until the halt is read like everybody's, or a person's resume."""
@@ -43,26 +50,37 @@ class ModeratorService(Serving):
         """When that run was seen, as `Control.resumed_at` says it."""
         self._writing_halt: asyncio.Task[None] | None = None
         self._guard_known = False
-        self._interactive = self._delivery(topics.CONTENT, moderator, limits.records_in_flight)
+        # What may be in flight is the process's: each topic of the fresh lane has its part of it.
+        share = len(moderator.topics)
+        records = max(limits.records_in_flight // share, limits.poll_records)
+        self._fresh = [
+            self._delivery(topic, moderator, records, share) for topic in moderator.topics
+        ]
+        self._interactive = self._fresh[0]
         self._backlog = self._delivery(topics.BACKLOG, moderator, limits.backlog_records)
         self.lanes = (
-            Lane(self._interactive, groups[topics.CONTENT], limits.poll_records),
-            Lane(self._backlog, groups[topics.BACKLOG], limits.backlog_records),
+            *(Lane(each, kafka.group_of(each.topic), limits.poll_records) for each in self._fresh),
+            Lane(self._backlog, kafka.group_of(topics.BACKLOG), limits.backlog_records),
         )
-        self.beside = (self._learn_revision,)
+        self._partitions: Mapping[str, int] = {}
+        """How many each lane's topic has, once a broker has said it."""
+        self.beside = (self._learn_revision, self._learn_partitions)
         self.unready = self._without_guard
         dispatcher.held = self.in_flight
         dispatcher.on_change = self._guard_changed
         dispatcher.on_failure = self.part_failed
         control.on_change(self._control_changed)
         moderator.on_run = self._halt
+        moderator.share = self._share
         self._moderator = moderator
+        self._policies = Following(moderator.tenants, control, moderator.enforce)
+        self._hold_or_release()
 
-    def _delivery(self, topic: str, moderator: Moderator, records: int) -> Delivery:
+    def _delivery(self, topic: str, moderator: Moderator, records: int, share: int = 1) -> Delivery:
         limits = self._settings.moderator
         room = Room(
             records=records,
-            most_bytes=limits.bytes_in_flight,
+            most_bytes=limits.bytes_in_flight // share,
             uncommitted=limits.uncommitted_records,
         )
         return self.delivery_of(topic, moderator.handle, moderator.unpublishable, room)
@@ -75,12 +93,14 @@ class ModeratorService(Serving):
     def _control_changed(self) -> None:
         if self._is_resumed(self._resumed_at):
             self._run_seen = None
+        self._policies.changed()
         self._hold_or_release()
         self.accept_losses()
 
     def _hold_or_release(self) -> None:
-        """A halt holds both lanes; an outage of the guard only the backlog, which waits on its
-        topic: the other one fills its room and pauses, or its policies answer instead."""
+        """A halt holds all lanes, and so does a policy that is nowhere; an outage of the guard
+        holds only the backlog, which waits on its topic: the others fill their rooms and pause, or
+        their policies answer instead."""
         halts = [halt.reason for halt in self._control.halts().values()]
         if self._run_seen is not None:
             halts.append(self._run_seen.reason)
@@ -88,8 +108,10 @@ class ModeratorService(Serving):
             self._moderator.halt()
         else:
             self._moderator.resume()
+        halts += self._policies.reasons()
         away = [] if self._dispatcher.outage is None else ["the guard is away"]
-        for lane, reasons in ((self._interactive, halts), (self._backlog, halts + away)):
+        lanes = [*((each, halts) for each in self._fresh), (self._backlog, halts + away)]
+        for lane, reasons in lanes:
             if reasons:
                 lane.hold("; ".join(reasons))
             else:
@@ -140,7 +162,31 @@ class ModeratorService(Serving):
         self._guard_known = True
         _log.info("the guard is %s", revision)
 
+    async def _learn_partitions(self) -> None:
+        """Again and again, since a topic may get more."""
+        wanted = [lane.delivery.topic for lane in self.lanes]
+        while True:
+            # A broker that is away is everybody's trouble, and what was known of it stands.
+            with contextlib.suppress(KafkaError, OSError):
+                self._partitions = {
+                    topic: len(await partitions_of(self._settings.kafka, topic)) for topic in wanted
+                }
+            await asyncio.sleep(self._settings.moderator.look_s if self._partitions else 1.0)
+
+    def _share(self, topic: str) -> Share:
+        """Which part of a lane's topic is judged here: all of it, until it is known."""
+        partitions = self._partitions.get(topic)
+        if partitions is None:
+            return Share(1, 1)
+        (delivery,) = (each.delivery for each in self.lanes if each.delivery.topic == topic)
+        assigned = [delivery.epoch_of(Partition(topic, each)) for each in range(partitions)]
+        return Share(partitions - assigned.count(None), partitions)
+
     def _without_guard(self) -> Sequence[str]:
+        away = self._moderator.registry_outage
+        return (*self._guard_reasons(), *(() if away is None else (away,)))
+
+    def _guard_reasons(self) -> Sequence[str]:
         if self._dispatcher.outage is not None:
             return (f"the guard is unavailable: {self._dispatcher.outage}",)
         return () if self._guard_known else ("the guard has not answered yet",)

@@ -3,22 +3,29 @@ out."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from qwarden.contracts.refusal import ErrorClass, Refused
-from qwarden.contracts.verdict import (
-    Basis,
-    Facts,
-    PolicyUsed,
-    Verdict,
-    verdict_id,
-)
+from qwarden.contracts.verdict import Basis, Facts, Verdict, verdict_id
 from qwarden.guard.answer import Answer, Assessment, Failure, Unanswered
 from qwarden.moderator.case import Case, Question
-from qwarden.outcomes.said import CALIBRATION, NOTHING, POLICY_SERIAL, Said, guard_of, said_of
+from qwarden.outcomes.said import (
+    CALIBRATION,
+    NOTHING,
+    Said,
+    facts_of,
+    guard_of,
+    meanwhile_of,
+    notice_of,
+    policy_used,
+    reading_of,
+    said_of,
+)
 from qwarden.policy.policy import Decided
 
 Verdicts = tuple[Verdict, ...]
+Brake = Callable[[Decided, Basis], Decided]
+"""What is done of what a policy decided on this basis: the same, or what a quota leaves of it."""
 
 _POISON = frozenset({Failure.REFUSED, Failure.CRASHED})
 """What no waiting and no policy mends. The other failures are degraded verdicts."""
@@ -29,28 +36,50 @@ def withdrawn(case: Case, key_id: str) -> Verdicts:
     return (_verdict(case, None, key_id, basis=Basis.WITHDRAWN),)
 
 
-def expired(case: Case, key_id: str) -> Verdicts:
+def expired(case: Case, key_id: str, brake: Brake | None = None) -> Verdicts:
     """The deadline passed before the content was judged."""
     assert case.policy is not None
-    decided = case.policy.expired()
     return tuple(
-        _verdict(case, question, key_id, basis=Basis.EXPIRED, cause="deadline", decided=decided)
+        _verdict(
+            case,
+            question,
+            key_id,
+            basis=Basis.EXPIRED,
+            cause="deadline",
+            decided=case.policy.expired(case.about(question)),
+            brake=brake,
+        )
         for question in case.questions
     )
 
 
-def in_outage(case: Case, key_id: str) -> Verdicts | None:
-    """What the policy says while the guard is away; None where it waits for the guard."""
-    decided = case.policy.in_outage() if case.policy else None
-    if decided is None:
+def in_outage(case: Case, key_id: str, brake: Brake | None = None) -> Verdicts | None:
+    """What the policy says while the guard is away; None where any of it waits for the guard."""
+    if case.policy is None:
         return None
+    answers: list[tuple[Question, Decided]] = []
+    for question in case.questions:
+        decided = case.policy.in_outage(case.about(question))
+        if decided is None:
+            return None
+        answers.append((question, decided))
     return tuple(
-        _verdict(case, question, key_id, basis=Basis.DEGRADED, cause="outage", decided=decided)
-        for question in case.questions
+        _verdict(
+            case,
+            question,
+            key_id,
+            basis=Basis.DEGRADED,
+            cause="outage",
+            decided=decided,
+            brake=brake,
+        )
+        for question, decided in answers
     )
 
 
-def judged(case: Case, answers: Sequence[Answer], key_id: str) -> Verdicts:
+def judged(
+    case: Case, answers: Sequence[Answer], key_id: str, brake: Brake | None = None
+) -> Verdicts:
     """What the guard said to each question, and what the policy does about it.
 
     Raises `Refused` where any of them can never be answered: then the record is a dead letter and
@@ -58,7 +87,7 @@ def judged(case: Case, answers: Sequence[Answer], key_id: str) -> Verdicts:
     """
     return tuple(
         [
-            _judged(case, question, answer, key_id)
+            _judged(case, question, answer, key_id, brake)
             for question, answer in zip(case.questions, answers, strict=True)
         ]
     )
@@ -72,17 +101,20 @@ def basis_of(verdicts: Verdicts) -> Basis:
     return verdicts[0].basis
 
 
-def _judged(case: Case, question: Question, answer: Answer, key_id: str) -> Verdict:
+def _judged(
+    case: Case, question: Question, answer: Answer, key_id: str, brake: Brake | None
+) -> Verdict:
     assert case.policy is not None
+    about = case.about(question)
     if isinstance(answer, Assessment):
-        safety = answer.safety
         return _verdict(
             case,
             question,
             key_id,
             basis=Basis.GUARD,
-            decided=case.policy.decide(safety, answer),
-            said=said_of(answer, safety),
+            decided=case.policy.decide(reading_of(about, answer)),
+            brake=brake,
+            said=said_of(answer, answer.safety),
             revision=answer.revision,
         )
     if answer.failure in _POISON:
@@ -93,7 +125,8 @@ def _judged(case: Case, question: Question, answer: Answer, key_id: str) -> Verd
         key_id,
         basis=Basis.DEGRADED,
         cause=answer.failure.value,
-        decided=case.policy.unjudged(),
+        decided=case.policy.unjudged(about),
+        brake=brake,
         revision=answer.revision,
     )
 
@@ -124,9 +157,14 @@ def _verdict(
     basis: Basis,
     cause: str | None = None,
     decided: Decided | None = None,
+    brake: Brake | None = None,
     said: Said = NOTHING,
     revision: str = "",
 ) -> Verdict:
+    if decided is not None and brake is not None:
+        done = brake(decided, basis)
+        if done is not decided:
+            decided, basis = done, Basis.QUOTA
     event = case.event
     policy = case.policy
     task = str(question.conversation.task) if question else None
@@ -136,11 +174,12 @@ def _verdict(
             event_id=event.event_id,
             task=task or "",
             key_id=key_id,
-            value=case.source.value or b"",
+            value=case.value,
             revision=revision,
             calibration=CALIBRATION,
+            detector=question.detector if question else "",
             policy_version=policy.version if policy else "",
-            policy_serial=POLICY_SERIAL,
+            policy_serial=policy.serial if policy else 0,
             basis=basis,
             cause=cause or "",
         ),
@@ -149,19 +188,18 @@ def _verdict(
         tenant=event.tenant,
         subject=event.subject,
         task=task,
-        language=event.language,
+        language=question.language.tag if question else event.language,
+        language_confidence=question.language.confidence if question else None,
         views=said.views,
         content_hash=question.content_hash.hex() if question else None,
-        facts=Facts(origin=event.origin, reach=event.reach),
+        facts=facts_of(case.about(question)) if question else Facts(event.origin, event.reach),
         action=decided.action if decided else None,
+        meanwhile=meanwhile_of(decided) if decided else None,
+        notice=notice_of(decided, question.language.tag) if decided and question else None,
         basis=basis,
         cause=cause,
         guard=guard_of(revision) if revision else None,
-        policy=(
-            PolicyUsed(policy.name, policy.version, POLICY_SERIAL, decided.rule)
-            if policy and decided
-            else None
-        ),
+        policy=policy_used(policy, decided) if policy and decided else None,
         dropped=[*case.dropped, *said.dropped],
         safety=said.safety,
         scores=said.scores,

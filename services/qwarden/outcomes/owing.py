@@ -16,10 +16,14 @@ from qwarden.contracts.escalation import (
     is_evidence,
 )
 from qwarden.contracts.headers import Header
+from qwarden.contracts.names import name_of
 from qwarden.contracts.refusal import Refused
 from qwarden.contracts.verdict import Verdict, encode
 from qwarden.delivery.owed import Message, Owed
+from qwarden.outcomes.said import handling_of
 from qwarden.outcomes.source import MAX_ENVELOPE_BYTES, Source
+from qwarden.policy.file import Handling
+from qwarden.policy.policy import Policy
 
 
 def owed_by_verdict(
@@ -27,24 +31,25 @@ def owed_by_verdict(
     verdict: Verdict,
     content: Callable[[], Content],
     *,
+    policy: Policy | None,
     sample_rate: float,
     volatile: list[Header],
     by: Header = headers.MODERATOR,
 ) -> Owed:
     """The verdict; the escalation or closing where it is one; the evidence where it is kept.
 
-    `content`: of what was judged, asked for where it is shown. `volatile`: headers that differ from
+    `content`: of what was judged, asked for where it is shown. `policy`: what
+    acted, which says how people are asked. `volatile`: headers that differ from
     run to run (timings, cache, trace), on the verdict and on what goes with it.
     """
-    key = source.key or f"{verdict.tenant}/{verdict.event_id}".encode()
+    key = source.key or name_of(verdict.tenant, verdict.event_id).encode()
     where = headers.origin(source.topic, source.partition, source.offset)
     identity = verdict.verdict_id
     about = headers.cloud_event("verdict", identity, by=by)
     owed: Owed = (Message(topics.VERDICTS, key, encode(verdict), [*about, where, *volatile]),)
     kind = escalation_of(verdict)
     if kind is not None:
-        shown = content() if kind is Kind.REVIEW else None
-        escalation = Escalation(kind=kind, verdict=verdict, content=shown)
+        escalation = _escalation(verdict, kind, content, handling_of(policy, verdict))
         about = headers.cloud_event("review", identity, by=by)
         owed += (Message(topics.REVIEW, key, encode(escalation), [*about, where, *volatile]),)
     if is_evidence(verdict, sample_rate):
@@ -53,6 +58,24 @@ def owed_by_verdict(
         rate = (headers.SAMPLE_RATE, str(sample_rate).encode())
         owed += (Message(topics.EVIDENCE, key, encode(evidence), [*about, where, *volatile, rate]),)
     return owed
+
+
+def _escalation(
+    verdict: Verdict, kind: Kind, content: Callable[[], Content], handling: Handling | None
+) -> Escalation:
+    if kind is Kind.CLOSE:
+        return Escalation(kind=kind, verdict=verdict, content=None)
+    assert handling is not None, "a review says how people are asked"
+    return Escalation(
+        kind=kind,
+        verdict=verdict,
+        content=content(),
+        queue=handling.queue,
+        harm=handling.harm,
+        sla_s=handling.sla,
+        meanwhile=handling.meanwhile,
+        on_breach=handling.on_breach,
+    )
 
 
 def owed_by_relay(source: Source) -> Owed:

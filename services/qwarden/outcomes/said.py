@@ -6,12 +6,24 @@ from functools import lru_cache
 
 import msgspec
 
-from qwarden.contracts.verdict import CategoryScore, Guard, Scores, ViewScores
+from qwarden.contracts.verdict import (
+    Action,
+    CategoryScore,
+    Facts,
+    Guard,
+    Notice,
+    PolicyUsed,
+    Scores,
+    Verdict,
+    ViewScores,
+)
 from qwarden.guard.answer import Assessment, Safety, Triple
+from qwarden.policy.file import Handling
+from qwarden.policy.policy import Decided, Policy
+from qwarden.policy.profile import FLOOR
+from qwarden.policy.reading import Circumstances, Reading
 
 CALIBRATION = "none"
-POLICY_SERIAL = 0
-"""No policy has come into force by `moderation.control` yet: policies are read from files."""
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -66,3 +78,47 @@ def scores_of(scores: Triple) -> Scores:
 def guard_of(revision: str) -> Guard:
     """Who answers under this revision."""
     return Guard(revision.split("@", maxsplit=1)[0], revision, CALIBRATION)
+
+
+def reading_of(about: Circumstances, assessment: Assessment) -> Reading:
+    """What rules read of an assessment: its scores as they are published, so that who reads the
+    verdict decides alike."""
+    safe, controversial, unsafe = (round(score, 3) for score in assessment.scores)
+    decoded = tuple(name for name, _ in assessment.categories)
+    return Reading(
+        about,
+        assessment.safety,
+        (safe, controversial, unsafe),
+        decoded if decoded or safe < FLOOR else None,
+        assessment.refusal,
+    )
+
+
+def policy_used(policy: Policy, decided: Decided) -> PolicyUsed:
+    """Which policy acted, and by which of its rules."""
+    return PolicyUsed(policy.name, policy.version, policy.serial, decided.rule)
+
+
+def notice_of(decided: Decided, language: str | None) -> Notice | None:
+    """What the user is told, where a rule restricts."""
+    reason = decided.reason
+    if reason is None:
+        return None
+    return Notice(reason.ground, reason.clause, reason.text(language))
+
+
+def meanwhile_of(decided: Decided) -> str | None:
+    """What the platform does until a person has decided, where one is asked."""
+    return None if decided.handling is None else decided.handling.meanwhile
+
+
+def handling_of(policy: Policy | None, verdict: Verdict) -> Handling | None:
+    """How people are asked, where a verdict goes to them."""
+    if verdict.action is not Action.REVIEW or policy is None or verdict.policy is None:
+        return None
+    return policy.handling_of(verdict.policy.rule)
+
+
+def facts_of(about: Circumstances) -> Facts:
+    """What rules read beside the assessment, as a verdict keeps it."""
+    return Facts(origin=about.origin, reach=about.reach, metadata=dict(about.metadata))

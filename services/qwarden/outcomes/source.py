@@ -73,12 +73,15 @@ class Source(msgspec.Struct, frozen=True):
             size += len(name) + len(data or b"")
         return size
 
-    def check_envelope(self) -> None:
-        """Raises `Refused` for a key and headers that no outcome could repeat."""
+    def check_envelope(self, *, event_id: str = "", tenant: str = "") -> None:
+        """Raises `Refused` for a key and headers that no outcome could repeat; it names what is
+        known of the record."""
         size = self.envelope_bytes()
         if size > MAX_ENVELOPE_BYTES:
             raise Refused(
                 ErrorClass.TOO_LARGE,
                 f"the record's key and headers have {size:,} bytes and the limit is "
                 f"{MAX_ENVELOPE_BYTES:,}; send large things in the value",
+                event_id=event_id,
+                tenant=tenant,
             )

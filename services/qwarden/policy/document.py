@@ -1,15 +1,19 @@
-"""YAML documents that people write: read with the line of every field, so that errors name it."""
+"""YAML documents that people write: read with line and column of every field, so that errors name
+them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo
 
-Line = int
 Path = tuple[str, ...]
+"""The names that lead to a field; an item of a list has its number from 0."""
+Mark = tuple[int, int]
+"""Line and column of a field, from 1."""
 
 
 _NAMES = frozenset({"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"})
@@ -17,7 +21,7 @@ _NAMES = frozenset({"tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"})
 
 
 class DocumentError(ValueError):
-    """A file that cannot be used: each line of the message is `file:line: field: reason`."""
+    """A file that cannot be used: each line of the message is `file:line:column: field: reason`."""
 
 
 class Document(BaseModel):
@@ -37,8 +41,37 @@ def as_its_file(name: str, info: ValidationInfo) -> str:
     return name
 
 
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Where the fields of a document stand. Without a file there are no lines: a document that was
+    not read from YAML names its fields alone."""
+
+    file: str
+    by_path: Mapping[Path, Mark] = field(default_factory=dict)
+
+    def at(self, path: Path) -> str:
+        """`file:line:column` of a field, or of the nearest one around it."""
+        if not self.by_path:
+            return self.file
+        while path not in self.by_path:
+            path = path[:-1]
+        line, column = self.by_path[path]
+        return f"{self.file}:{line}:{column}"
+
+    def sentence(self, path: Path, reason: str) -> str:
+        return f"{self.at(path)}: {_dotted(path)}: {reason}"
+
+
 def parse(text: str, *, file: str, kind: type[D], context: dict[str, Any] | None = None) -> D:
-    """Reads one YAML mapping as `kind`. Raises `DocumentError` naming file, line and field.
+    """Reads one YAML mapping as `kind`. Raises `DocumentError` naming file, line and field."""
+    return parse_marked(text, file=file, kind=kind, context=context)[0]
+
+
+def parse_marked(
+    text: str, *, file: str, kind: type[D], context: dict[str, Any] | None = None
+) -> tuple[D, Marks]:
+    """Reads one YAML mapping as `kind`, and where its fields stand. Raises `DocumentError` naming
+    file, line and field.
 
     `context` is what validators of `kind` may ask beyond the file itself.
     """
@@ -47,7 +80,7 @@ def parse(text: str, *, file: str, kind: type[D], context: dict[str, Any] | None
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if not isinstance(node, yaml.MappingNode):
             raise DocumentError(
-                f"{file}:1: the file must hold one mapping of fields, such as name: …"
+                f"{file}:1:1: the file must hold one mapping of fields, such as name: …"
             )
         fields.note(node, ())
         if fields.errors:
@@ -55,31 +88,37 @@ def parse(text: str, *, file: str, kind: type[D], context: dict[str, Any] | None
         data: Any = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        line = mark.line + 1 if mark else 1
-        raise DocumentError(f"{file}:{line}: not YAML: {error.problem}") from None
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        raise DocumentError(f"{file}:{line}:{column}: not YAML: {error.problem}") from None
     except yaml.YAMLError as error:
-        raise DocumentError(f"{file}:1: not YAML: {error}") from None
+        raise DocumentError(f"{file}:1:1: not YAML: {error}") from None
     except RecursionError:
-        raise DocumentError(f"{file}:1: not YAML: nested too deeply") from None
+        raise DocumentError(f"{file}:1:1: not YAML: nested too deeply") from None
+    marks = Marks(file, fields.marks)
+    return valid(data, marks, kind=kind, context=context), marks
+
+
+def valid(data: Any, marks: Marks, *, kind: type[D], context: dict[str, Any] | None = None) -> D:
+    """`data` as `kind`; raises `DocumentError` with a line for each field that is wrong."""
     try:
         return kind.model_validate(data, context=context)
     except ValidationError as error:
-        raise DocumentError("\n".join(map(fields.sentence, error.errors()))) from None
+        raise DocumentError("\n".join(_sentence(marks, each) for each in error.errors())) from None
 
 
 @dataclass(slots=True)
 class _Fields:
-    """The line of every field of a file, and what is wrong with it before it has a meaning."""
+    """Where every field of a file stands, and what is wrong with it before it has a meaning."""
 
     file: str
-    lines: dict[Path, Line] = field(default_factory=dict)
+    marks: dict[Path, Mark] = field(default_factory=dict)
     errors: list[str] = field(default_factory=list)
     _seen: set[yaml.Node] = field(default_factory=set)
 
     def note(self, node: yaml.Node, path: Path) -> None:
-        """Notes the lines below a node, and each key that stands twice: YAML would take the last
+        """Notes the fields below a node, and each key that stands twice: YAML would take the last
         one."""
-        self.lines.setdefault(path, node.start_mark.line + 1)
+        self.marks.setdefault(path, _mark(node))
         if isinstance(node, yaml.ScalarNode):
             self._check_scalar(node, path)
         elif node in self._seen:
@@ -94,21 +133,21 @@ class _Fields:
                 self.note(value, (*path, str(index)))
 
     def _note_field(self, key: yaml.Node, value: yaml.Node, path: Path) -> None:
-        line = key.start_mark.line + 1
+        mark = _mark(key)
         if key.tag not in _NAMES:
             self.errors.append(
-                f"{self.file}:{line}: {_dotted(path)}: a field's name must be text; "
+                f"{_at(self.file, mark)}: {_dotted(path)}: a field's name must be text; "
                 "put it in quotes"
             )
             return
         here = (*path, key.value)
-        if here in self.lines:
+        if here in self.marks:
             self.errors.append(
-                f"{self.file}:{line}: {_dotted(here)}: stands twice, first on line "
-                f"{self.lines[here]}; remove one"
+                f"{_at(self.file, mark)}: {_dotted(here)}: stands twice, first on line "
+                f"{self.marks[here][0]}; remove one"
             )
             return
-        self.lines[here] = line
+        self.marks[here] = mark
         self.note(value, here)
 
     def _check_scalar(self, node: yaml.ScalarNode, path: Path) -> None:
@@ -116,23 +155,36 @@ class _Fields:
         try:
             yaml.SafeLoader("").construct_object(node)
         except (ValueError, AttributeError, KeyError):  # PyYAML's own, by type of the value
-            line, kind = node.start_mark.line + 1, node.tag.rsplit(":", 1)[-1]
+            kind = node.tag.rsplit(":", 1)[-1]
             self.errors.append(
-                f"{self.file}:{line}: {_dotted(path)}: {node.value!r} is no {kind}; "
+                f"{_at(self.file, _mark(node))}: {_dotted(path)}: {node.value!r} is no {kind}; "
                 "put it in quotes"
             )
 
-    def sentence(self, error: Any) -> str:
-        """One error of pydantic's, at the line of its field or of the nearest one around it."""
-        path: Path = tuple(str(part) for part in error["loc"] if part != "[key]")
-        known = path
-        while known not in self.lines:
-            known = known[:-1]
-        reason = {
-            "extra_forbidden": "unknown field; remove it or correct its name",
-            "missing": "is missing",
-        }.get(error["type"], error["msg"].removeprefix("Value error, "))
-        return f"{self.file}:{self.lines[known]}: {_dotted(path)}: {reason}"
+
+def _sentence(marks: Marks, error: Any) -> str:
+    """One error of pydantic's, at its field or the nearest one around it."""
+    # Of what pydantic says only the file's own fields, and what is missing behind them: it counts
+    # items also where one stands alone.
+    path: Path = ()
+    parts = [str(part) for part in error["loc"] if part != "[key]"]
+    for at, part in enumerate(parts):
+        is_missing = at == len(parts) - 1 and error["type"] == "missing"
+        if (*path, part) in marks.by_path or is_missing or not marks.by_path:
+            path = (*path, part)
+    reason = {
+        "extra_forbidden": "unknown field; remove it or correct its name",
+        "missing": "is missing",
+    }.get(error["type"], error["msg"].removeprefix("Value error, "))
+    return marks.sentence(path, reason)
+
+
+def _mark(node: yaml.Node) -> Mark:
+    return node.start_mark.line + 1, node.start_mark.column + 1
+
+
+def _at(file: str, mark: Mark) -> str:
+    return f"{file}:{mark[0]}:{mark[1]}"
 
 
 def _dotted(path: Path) -> str:

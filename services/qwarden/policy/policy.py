@@ -1,201 +1,281 @@
-"""A policy: what to do about an assessment, by safety and category."""
+"""A policy in force: what is done about what the guard says of content."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
-
-from pydantic import AfterValidator, Field
 
 from qwarden.contracts.verdict import SEVERITY, Action
-from qwarden.guard.answer import Assessment, Safety
+from qwarden.guard.answer import Triple
 from qwarden.guard.conversation import Task
 from qwarden.guard.debounce import RULES, Consecutive, Evaluation, Rule, Threshold
-from qwarden.guard.row import View, tail_of, views_of
-from qwarden.guard.taxonomy import CATEGORIES
-from qwarden.policy.document import Document, as_its_file, parse
+from qwarden.guard.row import View, tail_of
+from qwarden.policy.conditions import compiled, holds, unjudged
+from qwarden.policy.file import (
+    FlagRule,
+    Handling,
+    OnExpired,
+    OnOutage,
+    OnUnjudged,
+    PolicyFile,
+    RuleFile,
+    RunOfTokens,
+    RunOverThreshold,
+)
+from qwarden.policy.reading import Circumstances, Holds, Reading
+
+ON_REPORT = "on_report"
+_FREEZE = "freeze"
 
 
-def _known(name: str) -> str:
-    if name not in CATEGORIES:
-        raise ValueError(f"unknown category {name!r}; known are {', '.join(CATEGORIES)}")
-    return name
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """What a user is told of a restriction: its ground, its clause, and texts by language."""
 
+    ground: str
+    clause: str
+    texts: Mapping[str, str]
+    default_language: str
 
-class Actions(Document):
-    """Actions for one safety: by category, and `default` for the categories not named."""
-
-    default: Action
-    categories: dict[Annotated[str, AfterValidator(_known)], Action] = Field(default_factory=dict)
-
-
-class RunOfTokens(Document):
-    """As the report flags answers: so many tokens in a row that are not Safe."""
-
-    rule: Literal["consecutive"] = "consecutive"
-    run: int = Field(default=2, ge=1)
-
-
-class PairOfOneSafety(Document):
-    """As the published evaluation script flags answers."""
-
-    rule: Literal["evaluation"]
-
-
-class RunOverThreshold(Document):
-    """So many tokens in a row with P(Controversial) + P(Unsafe) of at least `p`."""
-
-    rule: Literal["threshold"]
-    p: float = Field(default=0.5, gt=0, le=1)
-    run: int = Field(default=8, ge=1)
-
-
-FlagRule = Annotated[RunOfTokens | PairOfOneSafety | RunOverThreshold, Field(discriminator="rule")]
-
-
-class Flagging(Document):
-    """When the tokens of a running session become a flag; without a rule the built-in one."""
-
-    response: FlagRule | None = None
-    thinking: FlagRule | None = None
-
-
-class PolicyFile(Document):
-    """The file `policies/NAME.yaml`. What is Safe is allowed."""
-
-    name: Annotated[str, AfterValidator(as_its_file)] = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")
-    controversial: Actions
-    unsafe: Actions
-    on_unjudged: Literal["review", "block"] = "review"
-    """What happens to content that the guard cannot judge. No answer is never Safe."""
-    on_outage: Literal["hold", "review", "allow"] = "hold"
-    """What happens to content while the guard is away: it waits, or it is answered unjudged."""
-    on_expired: Literal["allow", "disclaim", "review", "block"] = "review"
-    """What happens to content whose deadline passed before it was judged."""
-    flagging: Flagging = Flagging()
-    """When running sessions are flagged."""
-    final_look: Literal["never", "doubt", "always"] = "doubt"
-    """Whether the guard that judges whole texts looks at a session when it is over: where it ends
-    on tokens that are not Safe and too few for a flag, or always."""
-    views: Annotated[tuple[View, ...], AfterValidator(views_of)] = tuple(View)
-    """In which views content is judged; the worst one counts. A view costs a judgement more only
-    where it differs from what was sent."""
+    def text(self, language: str | None) -> str | None:
+        """The text in this language, in its primary one, or in the policy's own; None where that
+        is empty."""
+        tags = [language or "", (language or "").split("-")[0], self.default_language]
+        for tag in tags:
+            for known, text in self.texts.items():
+                if known.lower() == tag.lower():
+                    return text or None
+        return None
 
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """An action and the rule that gave it."""
+    """An action and the rule that gave it; for reviews how people are asked; for restrictions of a
+    rule the reason."""
 
     action: Action
     rule: str
+    handling: Handling | None = None
+    reason: Reason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Undecided:
+    """Nothing can be said: this rule may match or not, for want of what it reads."""
+
+    rule: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    tests: tuple[Holds, ...]
+    decided: Decided | None
+    """None: it waits for the guard."""
 
 
 class Policy:
-    """A policy in force. `version` is 12 hexadecimal digits of a hash of all it says."""
+    """A policy in force. `version` is 12 hexadecimal digits of a hash of all it says, and of a
+    freeze that acts on it; `serial` the offset of what last bore on it on the control topic, 0
+    where nothing did."""
 
     __slots__ = (
-        "_expired", "_file", "_outage", "_unjudged", "final_look", "name", "row_tail", "rules",
-        "version", "views",
+        "_expired",
+        "_outage",
+        "_rules",
+        "_unjudged",
+        "file",
+        "final_look",
+        "flags",
+        "frozen",
+        "metadata",
+        "name",
+        "on_report",
+        "row_tail",
+        "serial",
+        "thresholds",
+        "version",
+        "views",
     )  # fmt: skip
 
-    def __init__(self, file: PolicyFile) -> None:
-        # Without defaults: a key that a later release adds makes no policy another one.
-        said = file.model_dump(mode="json", exclude_defaults=True)
-        body = json.dumps(said, sort_keys=True).encode()
+    def __init__(self, file: PolicyFile, *, serial: int = 0, frozen: bool = False) -> None:
+        self.file = file
+        self.frozen = frozen
+        self.serial = serial
         self.name = file.name
-        self.version = hashlib.sha256(body).hexdigest()[:12]
+        self.version = version_of(file, frozen=frozen)
         self.views = file.views
         self.row_tail = tail_of(file.views)
         self.final_look = file.final_look
-        self.rules: dict[Task, Rule] = {
-            **RULES,
-            **{
-                task: _rule_of(said)
-                for task, said in (
-                    (Task.RESPONSE, file.flagging.response),
-                    (Task.THINKING, file.flagging.thinking),
-                )
-                if said is not None
-            },
-        }
+        self.metadata = file.metadata
+        """The metadata that rules read: what a verdict's facts hold."""
+        self.thresholds = file.thresholds
+        self.flags = _flags_of(file)
         """When the tokens of each task are a flag."""
-        self._file = file
-        self._expired = Decided(Action(file.on_expired), "on_expired")
-        self._unjudged = Decided(Action(file.on_unjudged), "on_unjudged")
-        self._outage = (
-            None if file.on_outage == "hold" else Decided(Action(file.on_outage), "on_outage")
+        self.on_report = file.on_report == "review"
+        self._rules = tuple(
+            _Rule(compiled(rule.when), self._held(_decided(rule, file))) for rule in file.rules
         )
+        self._unjudged = self._otherwise("on_unjudged", file.on_unjudged)
+        self._expired = self._otherwise("on_expired", file.on_expired)
+        self._outage = self._otherwise("on_outage", file.on_outage)
 
-    def decide(self, safety: Safety, assessment: Assessment) -> Decided:
-        """The severest action of the assessment's categories under its safety."""
-        return self.decide_named(safety, [name for name, _ in assessment.categories])
+    @property
+    def fallback(self) -> Handling:
+        """How people are asked where no review rule says so."""
+        return self.file.fallback
 
-    def decide_named(self, safety: Safety, categories: Sequence[str]) -> Decided:
-        """The severest action of these categories under a safety."""
-        if safety is Safety.SAFE:
-            return _SAFE
-        actions = self._file.unsafe if safety is Safety.UNSAFE else self._file.controversial
-        decided = Decided(actions.default, f"{safety.value.lower()}.default")
-        named = [
-            Decided(actions.categories[name], f"{safety.value.lower()}.{name}")
-            for name in categories
-            if name in actions.categories
-        ]
-        if len(named) < len(categories) or not categories:
-            named.append(decided)
-        return max(named, key=lambda each: SEVERITY[each.action])
+    def decide(self, reading: Reading) -> Decided:
+        """What the first rule that matches says. A rule of which this cannot be told does not
+        match; those that are checked leave no such reading to a guard of the measured floor."""
+        for rule in self._rules:
+            if holds(rule.tests, reading) and rule.decided is not None:
+                return self._reported(reading.about, rule.decided)
+        raise AssertionError("the last rule of a policy has no condition")
+
+    def decide_or_tell(self, reading: Reading) -> Decided | Undecided:
+        """As `decide`, for what is read from a record: where a rule before the first that matches
+        may match as well, that is told, never guessed."""
+        for rule in self._rules:
+            matches = holds(rule.tests, reading)
+            if rule.decided is not None and matches is None:
+                return Undecided(rule.decided.rule)
+            if rule.decided is not None and matches:
+                return self._reported(reading.about, rule.decided)
+        raise AssertionError("the last rule of a policy has no condition")
+
+    def expired(self, about: Circumstances) -> Decided:
+        """For content whose deadline passed."""
+        decided = _first(self._expired, about)
+        assert decided is not None
+        return decided
+
+    def in_outage(self, about: Circumstances) -> Decided | None:
+        """For content while the guard is away; None where it waits."""
+        return _first(self._outage, about)
+
+    @property
+    def answers_in_outage(self) -> bool:
+        """Whether there are circumstances in which nothing waits for the guard."""
+        return any(rule.decided is not None for rule in self._outage)
+
+    def unjudged(self, about: Circumstances) -> Decided:
+        """For content that the guard could not judge."""
+        decided = _first(self._unjudged, about)
+        assert decided is not None
+        return decided
+
+    def by_fallback(self, rule: str) -> Decided:
+        """A review that no review rule asked for."""
+        return Decided(Action.REVIEW, rule, self.fallback)
+
+    def handling_of(self, rule: str) -> Handling:
+        """How people are asked for a review that this rule gave, or the fallback for one that no
+        review rule did."""
+        for each in self._rules:
+            decided = each.decided
+            if decided is not None and decided.rule == rule and decided.handling is not None:
+                return decided.handling
+        return _kept_open(self.fallback) if self.frozen else self.fallback
+
+    def is_near(self, scores: Triple, bound: float) -> bool:
+        """Whether a score is so close to a number that a rule compares it with, that the guard's
+        own noise may have put it on its side."""
+        _, controversial, unsafe = scores
+        of = {"safe": scores[0], "controversial": controversial, "unsafe": unsafe}
+        of["flagged"] = controversial + unsafe
+        return any(abs(of[name] - number) <= bound for name, number in self.thresholds)
 
     def with_views(self, views: Sequence[View]) -> Policy:
         """This policy, judging these views: one of another version where they differ."""
-        return Policy(self._file.model_copy(update={"views": tuple(views)}))
+        file = self.file.model_copy(update={"views": tuple(views)})
+        return Policy(file, serial=self.serial, frozen=self.frozen)
 
-    def expired(self) -> Decided:
-        """For content whose deadline passed."""
-        return self._expired
+    def standing(self, *, serial: int, frozen: bool) -> Policy:
+        """This policy as it acts after the record at `serial`: under a freeze nothing automatic
+        ends in `block`."""
+        if (serial, frozen) == (self.serial, self.frozen):
+            return self
+        return Policy(self.file, serial=serial, frozen=frozen)
 
-    def in_outage(self) -> Decided | None:
-        """For content while the guard is away; None where it waits."""
-        return self._outage
+    def _held(self, decided: Decided) -> Decided:
+        """Under a freeze what would be blocked goes to people, and stays there on a breach."""
+        if not self.frozen:
+            return decided
+        if decided.action is Action.BLOCK:
+            handling = self.fallback
+        elif decided.handling is not None:
+            handling = decided.handling
+        else:
+            return decided
+        return Decided(Action.REVIEW, decided.rule, _kept_open(handling), decided.reason)
 
-    def unjudged(self) -> Decided:
-        """For content that the guard could not judge."""
-        return self._unjudged
+    def _otherwise(
+        self, name: str, others: Iterable[OnOutage | OnUnjudged | OnExpired]
+    ) -> tuple[_Rule, ...]:
+        made = []
+        for each in others:
+            decided = None
+            if each.then != "hold":
+                action = Action(each.then)
+                handling = self.fallback if action is Action.REVIEW else None
+                decided = self._held(Decided(action, name, handling))
+            made.append(_Rule(compiled(each.when), decided))
+        return tuple(made)
+
+    def _reported(self, about: Circumstances, decided: Decided) -> Decided:
+        """What a user reported is seen by people, unless a rule asks for more."""
+        reported = self.on_report and about.origin == "user_report"
+        if not reported or SEVERITY[decided.action] >= SEVERITY[Action.REVIEW]:
+            return decided
+        return self.by_fallback(ON_REPORT)
 
 
-def _rule_of(said: RunOfTokens | PairOfOneSafety | RunOverThreshold) -> Rule:
+def version_of(file: PolicyFile, *, frozen: bool = False) -> str:
+    """The version of a resolved policy: a hash of all that it says, without its cases."""
+    hashed = hashlib.sha256(body_of(file))
+    if frozen:
+        hashed.update(_FREEZE.encode())
+    return hashed.hexdigest()[:12]
+
+
+def body_of(file: PolicyFile) -> bytes:
+    """The canonical form of a resolved policy, JSON: what is hashed, and what comes into force."""
+    # Without defaults: a key that a later release adds makes no policy another one.
+    said = file.model_dump(mode="json", exclude_defaults=True, exclude={"cases", "extends"})
+    return json.dumps(said, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _kept_open(handling: Handling) -> Handling:
+    """A breach blocks nothing: the item stays with people."""
+    if handling.on_breach != "block":
+        return handling
+    return handling.model_copy(update={"on_breach": "raise"})
+
+
+def _first(rules: Iterable[_Rule], about: Circumstances) -> Decided | None:
+    reading = unjudged(about)
+    for rule in rules:
+        if holds(rule.tests, reading):
+            return rule.decided
+    raise AssertionError("the last one has no condition")
+
+
+def _decided(rule: RuleFile, file: PolicyFile) -> Decided:
+    reason = None
+    if rule.ground is not None and rule.clause is not None:
+        reason = Reason(rule.ground, rule.clause, rule.text, file.language)
+    return Decided(rule.then, rule.name, rule.handling, reason)
+
+
+def _flags_of(file: PolicyFile) -> dict[Task, Rule]:
+    said = {Task.RESPONSE: file.flagging.response, Task.THINKING: file.flagging.thinking}
+    own = {task: _flag(rule) for task, rule in said.items() if rule is not None}
+    return {**RULES, **own}
+
+
+def _flag(said: FlagRule) -> Rule:
     if isinstance(said, RunOverThreshold):
         return Threshold(said.p, said.run)
     return Consecutive(said.run) if isinstance(said, RunOfTokens) else Evaluation()
-
-
-_SAFE = Decided(Action.ALLOW, "safe")
-
-
-def read_policy(text: str, *, file: str, expected_name: str) -> Policy:
-    """Reads `policies/NAME.yaml`. Raises `DocumentError` with file, line and field."""
-    return Policy(parse(text, file=file, kind=PolicyFile, context={"name": expected_name}))
-
-
-def _built_in(name: str, controversial: Action, unsafe: Action) -> Policy:
-    return Policy(
-        PolicyFile(
-            name=name,
-            controversial=Actions(default=controversial),
-            unsafe=Actions(default=unsafe),
-        )
-    )
-
-
-BUILT_IN: dict[str, Policy] = {
-    policy.name: policy
-    for policy in (
-        _built_in("default", Action.REVIEW, Action.BLOCK),
-        # Qwen3Guard's two binary readings (technical report, section 3): strict takes
-        # Controversial for Unsafe, loose takes it for Safe.
-        _built_in("strict", Action.BLOCK, Action.BLOCK),
-        _built_in("loose", Action.ALLOW, Action.BLOCK),
-    )
-}

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, ValidationInfo
 
 from qwarden.contracts.refusal import ErrorClass, Refused, listed
 from qwarden.guard.row import View
 from qwarden.policy.document import Document, DocumentError, as_its_file, parse
-from qwarden.policy.policy import BUILT_IN, Policy, read_policy
+from qwarden.policy.file import FALLBACK, NAME, PolicyFile
+from qwarden.policy.policy import Policy
+from qwarden.policy.sources import BUILT_IN, Loaded, load
 
 
 def _known(policy: str, info: ValidationInfo) -> str:
     known = (info.context or {}).get("policies", (policy,))
     if policy not in known:
         raise ValueError(f"no policy is called {policy!r}; known are {listed(known)}")
+    if re.search(NAME, policy) is None:
+        raise ValueError(f"no policy can be called {policy!r}; names are as forum-2")
     return policy
 
 
@@ -64,21 +69,52 @@ class Tenant:
 
 
 @dataclass(frozen=True, slots=True)
+class Freezes:
+    """What stands of freezes: the offset of each one's last record, and whether it is frozen since;
+    `everybody`: of every tenant."""
+
+    of: Mapping[str, tuple[int, bool]] = field(default_factory=dict)
+    everybody: tuple[int, bool] = (0, False)
+
+    def acting(self, tenant: str, policy: Policy) -> Policy:
+        """A policy as it acts on a tenant's content while these stand, also one that acted
+        before."""
+        at, is_frozen = self.of.get(tenant, (0, False))
+        everybody_at, everybody_is = self.everybody
+        serial, frozen = max(policy.serial, at, everybody_at), is_frozen or everybody_is
+        return standing(policy, serial, frozen)
+
+
+@dataclass(frozen=True, slots=True)
 class Tenants:
     """All tenants that are known, and what happens to those that are not: they get `default`,
-    unless `strict`."""
+    unless `strict`. `lacking`: the policies that tenants may use and that nobody has given: they
+    must come into force before anything is judged."""
 
     known: Mapping[str, Tenant]
     strict: bool
     default: Policy = BUILT_IN["default"]
+    freezes: Freezes = Freezes()
+    lacking: frozenset[str] = frozenset()
 
     def with_views(self, views: Sequence[View]) -> Tenants:
         """The same tenants, whose policies all judge these views."""
-        return Tenants(
-            {name: tenant.with_views(views) for name, tenant in self.known.items()},
-            self.strict,
-            self.default.with_views(views),
+        return replace(
+            self,
+            known={name: tenant.with_views(views) for name, tenant in self.known.items()},
+            default=self.default.with_views(views),
         )
+
+    def with_policies(
+        self, policies: Mapping[str, Policy], freezes: Freezes, lacking: frozenset[str]
+    ) -> Tenants:
+        """The same tenants with these policies of the same names, under these freezes."""
+        known = {}
+        for name, tenant in self.known.items():
+            own = {each: freezes.acting(name, policies[each]) for each in tenant.policies}
+            known[name] = replace(tenant, policies=own, default=own[tenant.default.name])
+        default = policies[self.default.name]
+        return replace(self, known=known, default=default, freezes=freezes, lacking=lacking)
 
     def policies(self) -> dict[str, Policy]:
         """Every policy that may act, by name: the tenants' own, and `default`, which acts for those
@@ -102,12 +138,35 @@ class Tenants:
                 event_id=event_id,
                 tenant=name,
             )
-        return _unknown(name, self.default)
+        return _unknown(name, self.freezes.acting(name, self.default))
 
 
 @lru_cache(maxsize=1024)
 def _unknown(name: str, default: Policy) -> Tenant:
     return Tenant(name, {default.name: default}, default, name)
+
+
+def standing(policy: Policy, serial: int, frozen: bool) -> Policy:
+    """As `Policy.standing`, which makes a policy: the same one as long as it is in use."""
+    if (serial, frozen) == (policy.serial, policy.frozen):
+        return policy
+    return _standing(policy, serial, frozen)
+
+
+@lru_cache(maxsize=1024)
+def _standing(policy: Policy, serial: int, frozen: bool) -> Policy:
+    return policy.standing(serial=serial, frozen=frozen)
+
+
+def _lacking(name: str) -> Policy:
+    """What stands for a policy that nobody has given. Nothing is judged while there is one; if it
+    were, people would see it."""
+    said = {**FALLBACK.model_dump(), "ground": "terms", "clause": "no policy is in force"}
+    return Policy(
+        PolicyFile.model_validate(
+            {"name": name, "rules": [{"name": "not-in-force", "then": "review", **said}]}
+        )
+    )
 
 
 def policy_of(tenant: Tenant, name: str | None, *, event_id: str) -> Policy:
@@ -127,28 +186,30 @@ def policy_of(tenant: Tenant, name: str | None, *, event_id: str) -> Policy:
 
 
 def read_tenants(
-    policies: Mapping[str, str], tenants: Mapping[str, str], *, strict: bool
+    policies: Mapping[str, str],
+    tenants: Mapping[str, str],
+    *,
+    strict: bool,
+    activated: bool = False,
 ) -> Tenants:
     """All of `QWARDEN_POLICY__PATH`: each mapping is from a file's name without `.yaml` to text.
+    `activated`: policies without a file may be in force on the control topic.
 
     Raises `DocumentError` with a line for everything that is wrong in any of the files.
     """
     errors: list[str] = []
-    by_name: dict[str, Policy] = dict(BUILT_IN)
-    for name, text in sorted(policies.items()):
-        file = f"policies/{name}.yaml"
-        if name in BUILT_IN:
-            errors.append(f"{file}:1: name: {name!r} is built in; choose another name")
-            continue
-        try:
-            by_name[name] = read_policy(text, file=file, expected_name=name)
-        except DocumentError as error:
-            errors.append(str(error))
+    loaded = Loaded(BUILT_IN)
+    try:
+        loaded = load(policies)
+    except DocumentError as error:
+        errors.append(str(error))
     # A policy whose file is wrong is known all the same: one error is enough.
     names = {*BUILT_IN, *policies}
     documents: list[TenantFile] = []
     for name, text in sorted(tenants.items()):
-        context = {"name": name, "policies": names}
+        context: dict[str, Any] = {"name": name}
+        if not activated:
+            context["policies"] = names
         try:
             documents.append(
                 parse(text, file=f"tenants/{name}.yaml", kind=TenantFile, context=context)
@@ -157,11 +218,14 @@ def read_tenants(
             errors.append(str(error))
     if errors:
         raise DocumentError("\n".join(errors))
+    listed = {policy for document in documents for policy in document.policies}
+    lacking = frozenset(listed - loaded.policies.keys())
+    found = {**loaded.policies, **{name: _lacking(name) for name in lacking}}
     known = {
         document.name: Tenant(
             name=document.name,
-            policies={policy: by_name[policy] for policy in document.policies},
-            default=by_name[document.policies[0]],
+            policies={policy: found[policy] for policy in document.policies},
+            default=found[document.policies[0]],
             cache_scope="" if document.share_cache else document.name,
             relay=document.relay,
             fresh_horizon_s=document.fresh_horizon_s,
@@ -169,4 +233,4 @@ def read_tenants(
         )
         for document in documents
     }
-    return Tenants(known, strict)
+    return Tenants(known, strict, lacking=lacking)

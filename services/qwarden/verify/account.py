@@ -10,6 +10,9 @@ again. Invariants, each held by `tests/property/test_verify.py`:
   each of its tasks a verdict that is whole. A verdict is whole where its escalation and its
   evidence are there, as far as it says itself that it owes them. Of several verdicts on one task
   one must be whole: a crash may tear an outcome whose repeat has another id.
+- A verdict that supersedes another is no outcome of its event, and no revision: it comes on top of
+  one that is whole, when a person takes that back. It must be whole itself: published last, no
+  crash may tear it.
 - Whatever a correct fleet does (crashes, redeliveries, relays), nothing is found but duplicates and
   revisions. Whatever is left out, altered or published too early is found, and nothing else.
 - Neither the order in which topics are read nor that of the calls changes what is found, but for
@@ -63,11 +66,14 @@ def place_of(origin: str) -> Place | None:
 class _Said:
     """One verdict id of one event: what of it was read, how often, and what goes with it."""
 
-    __slots__ = ("escalations", "evidence", "first", "id", "owes", "task", "verdicts")
+    __slots__ = (
+        "escalations", "evidence", "first", "id", "is_superseding", "owes", "task", "verdicts",
+    )  # fmt: skip
 
     def __init__(self, verdict: Verdict) -> None:
         self.id = verdict.verdict_id
         self.task = verdict.task
+        self.is_superseding = verdict.supersedes is not None
         self.owes = (escalation_of(verdict) is not None, must_be_kept(verdict))
         self.verdicts = self.escalations = self.evidence = 0
         self.first: tuple[int, int] | None = None
@@ -117,7 +123,15 @@ class _Event:
         return owed + len({letter for letter, at in self.replays if at.is_below(bounds)})
 
     def lacks(self, due: int) -> tuple[Finding, ...]:
-        """What it lacks, once for each task that lacks it."""
+        """What it lacks, once for each task that lacks it, and what its superseding verdicts do."""
+        return self._lacking_outcomes(due) + tuple(
+            finding
+            for each in self.said
+            if each.is_superseding and each.verdicts
+            for finding in each.lacks()
+        )
+
+    def _lacking_outcomes(self, due: int) -> tuple[Finding, ...]:
         if self.letters >= due:
             return ()
         by_task = self._by_task()
@@ -141,19 +155,20 @@ class _Event:
         """Outcomes beyond the first of each task, and kinds of outcome beyond the first: of the
         whole event a dead letter or a withdrawal, else verdicts on its tasks."""
         by_task = self._by_task()
+        outcomes = sum(map(len, by_task.values()))
         kinds = (
             self.letters > 0 and not self.replays,
             None in by_task,
             any(task is not None for task in by_task),
         )
-        return len(self.said) - len(by_task) + max(0, sum(kinds) - 1)
+        return outcomes - len(by_task) + max(0, sum(kinds) - 1)
 
     def span(self) -> tuple[int, int, int] | None:
         """The verdicts' partition where it was answered, the offset of its first verdict, and
         where the last of its tasks got its first one; None where it was answered in several."""
         firsts: dict[str | None, tuple[int, int]] = {}
         for each in self.said:
-            if each.first is not None:
+            if each.first is not None and not each.is_superseding:
                 firsts[each.task] = min(firsts.get(each.task, each.first), each.first)
         if len({partition for partition, _ in firsts.values()}) != 1:
             return None
@@ -161,8 +176,11 @@ class _Event:
         return partition, start, max([start, *(firsts[t][1] for t in self.tasks if t in firsts)])
 
     def _by_task(self) -> dict[str | None, tuple[_Said, ...]]:
+        """Its outcomes."""
         found: dict[str | None, tuple[_Said, ...]] = {}
         for each in self.said:
+            if each.is_superseding:
+                continue
             found[each.task] = (*found.get(each.task, ()), each)
         return found
 

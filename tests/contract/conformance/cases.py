@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qwarden.contracts.keys import ContentKey
+from qwarden.language.eld import EldDetector
 from qwarden.moderator.case import Admission
 from qwarden.outcomes.source import Source
 from qwarden.policy.tenants import read_tenants
@@ -43,7 +44,7 @@ class Fixture:
             _texts(settings / "tenants"),
             strict=self.body.get("strict_tenants", False),
         )
-        return Admission(tenants, KEY, self.body.get("max_bytes", 900_000))
+        return Admission(tenants, KEY, self.body.get("max_bytes", 900_000), EldDetector())
 
     def fields(self) -> dict[str, Any]:
         """The event as its schema sees it: in binary mode with the id that the header gives."""

@@ -1,0 +1,1 @@
+"""Which language content is in: given, or detected."""

@@ -1,0 +1,242 @@
+"""The conditions of rules: as people write them, and as tests of a reading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from qwarden.guard.answer import Safety
+from qwarden.guard.conversation import Task
+from qwarden.guard.language import is_of
+from qwarden.guard.taxonomy import CATEGORIES
+from qwarden.policy.document import Document
+from qwarden.policy.reading import Circumstances, Holds, Plain, Reading
+
+T = TypeVar("T")
+
+Score = Literal["safe", "controversial", "unsafe", "flagged"]
+"""The three scores; `flagged` is P(Controversial) + P(Unsafe)."""
+
+
+def _listed(given: Any) -> Any:
+    return given if isinstance(given, list | tuple) else [given]
+
+
+def _once(given: tuple[T, ...]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(given))
+
+
+def _category(name: str) -> str:
+    if name not in CATEGORIES:
+        raise ValueError(f"unknown category {name!r}; known are {', '.join(CATEGORIES)}")
+    return name
+
+
+def _language(tag: str) -> str:
+    """The form of BCP 47's tags: the language's own subtag, then others."""
+    primary, *others = tag.split("-")
+    shaped = 2 <= len(primary) <= 3 and all(1 <= len(other) <= 8 for other in others)
+    if not (shaped and primary.isalpha() and primary.isascii() and primary.islower()):
+        raise ValueError(
+            f"unknown language {tag!r}; give a tag such as de, pt-BR or zh-Hans, the language in "
+            "two or three small letters"
+        )
+    return tag
+
+
+Language = Annotated[str, AfterValidator(_language)]
+Category = Annotated[
+    str, AfterValidator(_category), Field(json_schema_extra={"enum": list(CATEGORIES)})
+]
+one_or_more = BeforeValidator(_listed, json_schema_input_type=str | list[str])
+Texts = Annotated[tuple[str, ...], one_or_more, AfterValidator(_once), Field(min_length=1)]
+
+
+class Bounds(Document):
+    """Numbers from `at_least` to those `below`."""
+
+    at_least: float | None = None
+    below: float | None = None
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> Bounds:
+        if self.at_least is None and self.below is None:
+            raise ValueError("give at_least, below, or both")
+        if self.low >= self.high:
+            raise ValueError(f"no number is at least {self.at_least} and below {self.below}")
+        return self
+
+    @property
+    def low(self) -> float:
+        return -float("inf") if self.at_least is None else self.at_least
+
+    @property
+    def high(self) -> float:
+        return float("inf") if self.below is None else self.below
+
+
+class When(Document):
+    """What is known before anybody judges; every condition that is given must hold."""
+
+    tenant: Texts | None = None
+    task: Annotated[tuple[Task, ...], one_or_more, AfterValidator(_once)] | None = None
+    language: Annotated[tuple[Language, ...], one_or_more, AfterValidator(_once)] | None = None
+    """The event's, or the one that was detected; `pt` holds for `pt-BR` too."""
+    origin: (
+        Annotated[
+            tuple[Literal["automatic", "user_report", "authority", "appeal"], ...],
+            one_or_more,
+            AfterValidator(_once),
+        ]
+        | None
+    ) = None
+    reach: Bounds | None = None
+    """How many people see the content; an event without one meets no bound."""
+    metadata: dict[
+        str,
+        Annotated[
+            tuple[Plain, ...],
+            BeforeValidator(_listed, json_schema_input_type=Plain | list[Plain]),
+            Field(min_length=1),
+        ],
+    ] = Field(default_factory=dict)
+    """Values of the event's metadata, by name. What a policy names is kept in its verdicts."""
+
+
+class Condition(When):
+    """What a rule asks for; every condition that is given must hold. A rule that asks for a
+    category, and for no safety and no score, asks for what is not Safe."""
+
+    safety: Annotated[tuple[Safety, ...], one_or_more, AfterValidator(_once)] | None = None
+    category: Annotated[tuple[Category, ...], one_or_more, AfterValidator(_once)] | None = None
+    """Holds where the guard named any of these."""
+    refusal: bool | None = None
+    """Whether an answer refuses; it never holds for prompts and thoughts."""
+    score: dict[Score, Bounds] = Field(default_factory=dict)
+    """Probabilities from 0 to 1: where Controversial begins is a number of the policy's."""
+
+    @property
+    def safeties(self) -> tuple[Safety, ...] | None:
+        """The safeties that this asks for, or None for any."""
+        if self.safety is None and self.category is not None and not self.score:
+            return Safety.CONTROVERSIAL, Safety.UNSAFE
+        return self.safety
+
+
+def compiled(when: When) -> tuple[Holds, ...]:
+    """A test for each condition, the cheapest first. All that hold make the rule match."""
+    return (*_tests_of_judgement(when), *_tests_of_circumstances(when))
+
+
+def holds(tests: Iterable[Holds], reading: Reading) -> bool | None:
+    """Whether all tests hold; None where none fails and one cannot be told."""
+    told: bool | None = True
+    for test in tests:
+        one = test(reading)
+        if one is False:
+            return False
+        if one is None:
+            told = None
+    return told
+
+
+def _tests_of_judgement(when: When) -> Iterable[Holds]:
+    if not isinstance(when, Condition):
+        return
+    safeties, refusal = when.safeties, when.refusal
+    if safeties is not None:
+        known = frozenset(safeties)
+        yield lambda reading: reading.safety in known
+    if refusal is not None:
+        yield lambda reading: reading.refusal is refusal
+    for name, bounds in when.score.items():
+        yield _score(name, bounds)
+    if when.category is not None:
+        yield _named(frozenset(when.category))
+
+
+def _score(name: Score, bounds: Bounds) -> Holds:
+    low, high = bounds.low, bounds.high
+    if name == "flagged":
+        # Of rounded scores the sum may be off by a millionth and no more.
+        return lambda reading: low <= round(reading.scores[1] + reading.scores[2], 6) < high
+    at = ("safe", "controversial", "unsafe").index(name)
+    return lambda reading: low <= reading.scores[at] < high
+
+
+def _named(categories: frozenset[str]) -> Holds:
+    def test(reading: Reading) -> bool | None:
+        if reading.categories is None:
+            return None
+        return not categories.isdisjoint(reading.categories)
+
+    return test
+
+
+def _tests_of_circumstances(when: When) -> Iterable[Holds]:
+    if when.tenant is not None:
+        yield _among("tenant", lambda about: about.tenant, frozenset(when.tenant))
+    if when.task is not None:
+        yield _among("task", lambda about: about.task, frozenset(map(str, when.task)))
+    if when.origin is not None:
+        yield _among("origin", lambda about: about.origin, frozenset(when.origin))
+    if when.language is not None:
+        yield _spoken(when.language)
+    if when.reach is not None:
+        yield _reached(when.reach)
+    for name, values in when.metadata.items():
+        yield _carried(name, values)
+
+
+def _among(name: str, read: Any, known: frozenset[str]) -> Holds:
+    def test(reading: Reading) -> bool | None:
+        return None if name in reading.about.unknown else read(reading.about) in known
+
+    return test
+
+
+def _spoken(languages: tuple[str, ...]) -> Holds:
+    def test(reading: Reading) -> bool | None:
+        if "language" in reading.about.unknown:
+            return None
+        return any(is_of(asked, reading.about.language) for asked in languages)
+
+    return test
+
+
+def _reached(bounds: Bounds) -> Holds:
+    low, high = bounds.low, bounds.high
+
+    def test(reading: Reading) -> bool | None:
+        if "reach" in reading.about.unknown:
+            return None
+        reach = reading.about.reach
+        return reach is not None and low <= reach < high
+
+    return test
+
+
+def metadata_fact(name: str) -> str:
+    """The name of one fact of an event's metadata."""
+    return f"metadata.{name}"
+
+
+def _carried(name: str, values: tuple[Plain, ...]) -> Holds:
+    # By type too: in Python 1 is True.
+    wanted = {(type(value), value) for value in values}
+    fact = metadata_fact(name)
+
+    def test(reading: Reading) -> bool | None:
+        if fact in reading.about.unknown:
+            return None
+        carried = reading.about.metadata.get(name)
+        return carried is not None and (type(carried), carried) in wanted
+
+    return test
+
+
+def unjudged(about: Circumstances) -> Reading:
+    """A reading for rules that ask for circumstances alone."""
+    return Reading(about, Safety.SAFE, (0.0, 0.0, 0.0))

@@ -1,0 +1,53 @@
+"""What rules read of one judged task, and how a rule's conditions hold of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from qwarden.guard.answer import Safety, Triple
+from qwarden.guard.language import UNDETERMINED
+
+Plain = str | int | float | bool
+"""What a value of metadata may be, where rules read it."""
+
+NO_METADATA: Mapping[str, Plain] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What is known of a task before anybody judges it. `language`: a tag, or `und`. `unknown`: the
+    names of facts that a record does not hold and that its event may have had."""
+
+    tenant: str
+    task: str
+    language: str = UNDETERMINED
+    origin: str = "automatic"
+    reach: int | None = None
+    metadata: Mapping[str, Plain] = field(default_factory=lambda: NO_METADATA)
+    unknown: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """All that rules read. `scores`: of Safe, Controversial, Unsafe, as published. `categories`:
+    the names that were decoded, best first; None where they were not, above the guard's floor."""
+
+    about: Circumstances
+    safety: Safety
+    scores: Triple
+    categories: tuple[str, ...] | None = ()
+    refusal: bool | None = None
+
+
+Holds = Callable[[Reading], bool | None]
+"""Whether a condition holds; None where the reading does not say."""
+
+
+def plain_of(metadata: Mapping[str, object], names: Iterable[str]) -> Mapping[str, Plain]:
+    """The metadata of these names that rules can read: text, numbers, true and false."""
+    return {
+        name: value
+        for name in names
+        if isinstance(value := metadata.get(name), str | int | float | bool)
+    }

@@ -1,0 +1,1 @@
+"""Where the schemas of the Confluent wire format are kept."""

@@ -1,0 +1,1 @@
+"""The undo: verdicts of a policy that was wrong, judged by another from their own scores."""

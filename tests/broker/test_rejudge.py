@@ -1,0 +1,485 @@
+"""`qwarden rejudge` on a real broker: what an undo may lose, do twice, or do against a person's
+will; also one that is killed in the middle."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+
+import fleet
+from fleet import Tap
+from moderators import Fleetlet, Guard
+from qwarden import bootstrap, cli
+from qwarden.contracts import topics
+from qwarden.contracts.escalation import Escalation, Kind
+from qwarden.contracts.standing import standing
+from qwarden.contracts.verdict import Verdict, decode_verdict
+from qwarden.enforcement import commanding
+from qwarden.guard.answer import Answer
+from qwarden.outcomes.lookup import Lookup
+from qwarden.policy.in_force import acting
+from qwarden.policy.policy import version_of
+from qwarden.policy.sources import read_source
+from qwarden.rejudge import acting as doing
+from qwarden.rejudge.contents import GONE, Door
+from qwarden.rejudge.planning import DECIDED, EDITED, WITHDRAWN, Selection
+from qwarden.rejudge.reading import DECISIONS
+from qwarden.stack.home import Home
+from qwarden.stack.kafka import Kafka
+from unit.builders import CONTROVERSIAL, SAFE, assessment
+
+WRONG_BLOCKS = 5000
+EVERYBODY = ("forum", "people", "frozen", "edited", "asked", "gone")
+ALL_TO_REVIEW = (
+    "then: review, queue: general, harm: 3, sla: 1d, meanwhile: show, on_breach: allow, "
+    "ground: terms, clause: '5'"
+)
+
+
+def text_of(name: str, then: str, rule: str = "doubt") -> str:
+    """A policy that does this with what is Controversial."""
+    more = ""
+    if then == "review":
+        more = "queue: general, harm: 3, sla: 1d, meanwhile: hide, on_breach: block, "
+    if then != "allow":
+        more += "ground: terms, clause: '1', "
+    return (
+        f"name: {name}\nrules:\n"
+        f"- {{name: {rule}, when: {{safety: Controversial}}, {more}then: {then}}}\n"
+        "- {name: unsafe, when: {safety: Unsafe}, then: block, ground: terms, clause: '2'}\n"
+        "- {name: rest, then: allow}\n"
+    )
+
+
+class Doubtful(Guard):
+    """Finds everything Controversial."""
+
+    def _say(self, row: bytes) -> Answer:
+        return assessment(CONTROVERSIAL, ("Violent", 0.9))
+
+
+class Sure(Guard):
+    """Finds everything Safe; asked anew, it names a category."""
+
+    named = False
+
+    def _say(self, row: bytes) -> Answer:
+        return assessment(SAFE, *((("PII", 0.9),) if self.named else ()))
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
+    home = Home(tmp_path_factory.mktemp("rejudge"))
+    folder = home.root / "policies"
+    files = {f"policies/{name}.yaml": text_of(name, "block", "wrong") for name in EVERYBODY}
+    files |= {f"tenants/{n}.yaml": f"name: {n}\npolicies: [{n}]\nrelay: false\n" for n in EVERYBODY}
+    with Kafka(home) as kafka:
+        made = Fleetlet(kafka, home, folder)
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+        asyncio.run(made.make_topics())
+        asyncio.run(fleet.make_topic(kafka.bootstrap, DECISIONS, 4))
+        yield made
+
+
+def version_of_text(name: str, text: str) -> str:
+    return version_of(read_source({name: text}, name).file)
+
+
+async def activate(own: Fleetlet, name: str, text: str) -> None:
+    file = read_source({name: text}, name).file
+    kafka = own.settings("none").kafka
+    await commanding.activate(kafka, file, at=datetime.now(UTC), by="test")
+
+
+def event(tenant: str, name: str, **more: object) -> dict[str, Any]:
+    text = {} if more.get("deleted") else {"text": f"text of {name}"}
+    return {"event_id": name, "tenant": tenant, **text, **more}
+
+
+def many(count: int) -> list[dict[str, Any]]:
+    return [{"event_id": f"e{n}", "text": f"text {n}"} for n in range(count)]
+
+
+def just_now() -> str:
+    return (datetime.now(UTC) - timedelta(seconds=1)).isoformat()
+
+
+async def send(own: Fleetlet, topic: str, *records: dict[str, Any]) -> list[str]:
+    named = [(each["event_id"].encode(), json.dumps(each).encode()) for each in records]
+    return await fleet.publish(own.kafka.bootstrap, topic, named)
+
+
+async def moderated(
+    own: Fleetlet, group: str, guard: Guard, *batches: list[dict[str, Any]]
+) -> None:
+    """Has a moderator judge events, each batch after the one before it."""
+    await own.at_the_end(group)
+    async with (
+        Tap(own.kafka.bootstrap, *fleet.OUTPUTS) as tap,
+        own.moderating(group, guard, QWARDEN_MODERATOR__EVIDENCE_SAMPLE="0"),
+    ):
+        for batch in batches:
+            found = await fleet.outcomes(tap, await send(own, topics.CONTENT, *batch))
+            assert not found.dead
+
+
+async def whole(own: Fleetlet, topic: str) -> list[tuple[int, bytes]]:
+    """All of a topic: each record's offset and value."""
+    async with Tap(own.kafka.bootstrap, topic) as tap:
+        await tap._consumer.seek_to_beginning()
+        await tap.read_to_the_end()
+        return [(record.offset, record.value) for record in tap.records[topic]]
+
+
+def items_of(own: Fleetlet, tenant: str) -> list[Escalation]:
+    read = asyncio.run(whole(own, topics.REVIEW))
+    items = [msgspec.json.decode(value, type=Escalation) for _, value in read]
+    return [each for each in items if each.verdict.tenant == tenant]
+
+
+async def verdicts_of(own: Fleetlet, tenant: str) -> list[tuple[int, Verdict]]:
+    read = [(at, decode_verdict(value)) for at, value in await whole(own, topics.VERDICTS)]
+    return [each for each in read if each[1].tenant == tenant]
+
+
+# The command.
+
+
+@dataclass
+class Said:
+    code: object
+    out: str
+    err: str
+
+    @property
+    def line(self) -> dict[str, Any]:
+        lines: list[dict[str, Any]] = [json.loads(line) for line in self.out.splitlines()]
+        assert len(lines) == 1, self.err
+        return lines[0]
+
+
+@pytest.fixture
+def environ(own: Fleetlet, tmp_path: Path) -> dict[str, str]:
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("QWARDEN_")}
+    return bare | {
+        "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": own.kafka.bootstrap,
+        "QWARDEN_STACK__HOME": str(tmp_path / "stack"),
+        "QWARDEN_POLICY__PATH": str(own.policies),
+        "QWARDEN_MODERATOR__EVIDENCE_SAMPLE": "0",
+        "COLUMNS": "250",
+    }
+
+
+Command = Callable[..., Said]
+
+
+@pytest.fixture
+def qwarden(
+    environ: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Command:
+    """Runs `qwarden …` in this process, in a folder of the test's own."""
+    for name in set(os.environ) - set(environ):
+        monkeypatch.delenv(name)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["qwarden", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return Said(ended.value.code or 0, said.out, said.err)
+
+    return call
+
+
+def begun(environ: dict[str, str], folder: Path, *words: object) -> subprocess.Popen[str]:
+    """The command as a process of its own, which can be killed."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "qwarden.cli", *map(str, words)],
+        env=environ,
+        cwd=folder,
+        text=True,
+        stderr=subprocess.PIPE,
+    )
+
+
+def test_a_wrong_block_stands_or_is_undone_twice_after_a_kill(
+    own: Fleetlet,
+    environ: dict[str, str],
+    qwarden: Command,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """5,000 blocks of a rule that was wrong, and some that are not to be touched. The command is
+    killed in the middle and called again."""
+    events = [each | {"tenant": "forum"} for each in many(WRONG_BLOCKS)]
+    spared = [event("forum", each) for each in ("decided", "withdrawn", "edited")]
+    later = [event("forum", "withdrawn", deleted=True), event("forum", "edited", edit=1)]
+    began = just_now()
+    asyncio.run(moderated(own, "killed", Doubtful(), [*events, *spared], later))
+    before = {each.verdict_id: each for _, each in asyncio.run(verdicts_of(own, "forum"))}
+    decision = {"event_id": "decided", "tenant": "forum", "task": "prompt", "edit": 0}
+    said_by = [decision | {"by": "person"}, decision | {"event_id": "e0", "by": "breach"}]
+    asyncio.run(send(own, DECISIONS, *said_by))
+
+    asyncio.run(activate(own, "forum", text_of("forum", "allow")))
+    wrong = version_of_text("forum", text_of("forum", "block", "wrong"))
+    dry = qwarden(
+        "rejudge", "--policy", f"forum@{wrong}", "--rule", "wrong", "--from", began, "--json"
+    ).line
+    flow = {"tenant": "forum", "old": "block", "new": "allow", "policy": "forum", "rule": "doubt"}
+    assert dry["flows"] == [flow | {"verdicts": WRONG_BLOCKS + 1}]  # and the edit itself
+    assert dry["left"] == {DECIDED: 1, WITHDRAWN: 1, EDITED: 1}
+    assert (dry["undecided"], dry["impossible"]) == ({}, {})
+    assert {each.verdict_id for _, each in asyncio.run(verdicts_of(own, "forum"))} == before.keys()
+
+    apply = ("rejudge", "--apply", tmp_path / dry["plan"], "--rate", 2000)
+    started = time.monotonic()
+    done = asyncio.run(killed_in_the_middle(own, begun(environ, tmp_path, *apply)))
+    again = begun(environ, tmp_path, *apply)
+    _, said = again.communicate(timeout=120)
+    took = time.monotonic() - started
+    assert again.returncode == 0, said
+    assert f"{done:,} of them are superseded already" in said
+    with capsys.disabled():
+        print(f"\n{WRONG_BLOCKS} blocks undone in {took:.1f} s, killed once after {done}")
+
+    after = asyncio.run(verdicts_of(own, "forum"))
+    check_undone(before, after, WRONG_BLOCKS + 1)
+    stands = {key.event_id: each.action for key, each in standing(after).items()}
+    left = {name: action for name, action in stands.items() if action != "allow"}
+    assert left == {"decided": "block", "withdrawn": None}
+    closed = {each.verdict.supersedes for each in items_of(own, "forum") if each.kind is Kind.CLOSE}
+    assert closed >= {each.supersedes for _, each in after}
+
+    # Nothing is left to do, and whoever compares the topics finds no fault.
+    assert "0 verdicts are superseded" in qwarden(*apply).err
+    assert len(asyncio.run(verdicts_of(own, "forum"))) == len(after)
+    report = qwarden("verify", "--to-end", "--json").line
+    assert report["ok"], report
+    assert (report["found"]["revised"], report["found"]["duplicated"]) == (0, 0)
+
+
+def check_undone(before: dict[str, Verdict], after: list[tuple[int, Verdict]], count: int) -> None:
+    """Each once; none that a person has decided on, that was withdrawn, or of an earlier edit."""
+    superseded = Counter(each.supersedes for _, each in after if each.supersedes is not None)
+    assert superseded == dict.fromkeys(superseded, 1)
+    assert len(superseded) == count
+    assert {before[each].action for each in superseded} == {"block"}
+    events = {(before[each].event_id, before[each].edit) for each in superseded}
+    assert not events & {("decided", 0), ("withdrawn", 0), ("edited", 0)}
+
+
+def test_people_see_nothing_of_what_was_allowed_wrongly(
+    own: Fleetlet, environ: dict[str, str], qwarden: Command, tmp_path: Path
+) -> None:
+    """Evidence has nothing of it: its contents are where it came from."""
+    began = just_now()
+    events = [each | {"tenant": "people"} for each in many(1000)]
+    asyncio.run(moderated(own, "people", Sure(), events))
+    stricter = text_of("people", "block").replace("then: allow", ALL_TO_REVIEW)
+    asyncio.run(activate(own, "people", stricter))
+    wrong = version_of_text("people", text_of("people", "block", "wrong"))
+    dry = qwarden("rejudge", "--policy", wrong, "--rule", "rest", "--from", began, "--json").line
+    assert [(flow["new"], flow["verdicts"]) for flow in dry["flows"]] == [("review", 1000)]
+    running = begun(environ, tmp_path, "rejudge", "--apply", dry["plan"], "--rate", 100_000)
+    _, said = running.communicate(timeout=120)
+    assert running.returncode == 0, said
+    stands = standing(asyncio.run(verdicts_of(own, "people")))
+    assert Counter(each.action for each in stands.values()) == {"review": 1000}
+    items = items_of(own, "people")
+    assert {each.kind for each in items} == {Kind.REVIEW}
+    texts = {each.content.messages[0].content for each in items if each.content}
+    assert texts == {f"text {n}" for n in range(1000)}
+    assert qwarden("verify", "--to-end", "--json").line["ok"]
+
+
+async def killed_in_the_middle(own: Fleetlet, running: subprocess.Popen[str]) -> int:
+    """Kills the command when about a third is done; how much is."""
+    async with Tap(own.kafka.bootstrap, topics.VERDICTS) as tap:
+
+        async def is_in_the_middle() -> bool:
+            await tap.read()
+            assert running.poll() is None, "it has ended by itself"
+            return len(tap.records[topics.VERDICTS]) > WRONG_BLOCKS // 3
+
+        await fleet.until(is_in_the_middle, "a third is undone", 120)
+        running.send_signal(signal.SIGKILL)
+        running.communicate()
+        await tap.read_to_the_end()
+    verdicts = await verdicts_of(own, "forum")
+    done = sum(each.supersedes is not None for _, each in verdicts)
+    assert WRONG_BLOCKS // 3 < done < WRONG_BLOCKS
+    return done
+
+
+def test_an_undo_blocks_under_a_freeze(own: Fleetlet, qwarden: Command) -> None:
+    """Also where the freeze begins after the dry run."""
+    began = just_now()
+    events = [each | {"tenant": "frozen"} for each in many(20)]
+    asyncio.run(moderated(own, "frozen", Doubtful(), events))
+    wrong = version_of_text("frozen", text_of("frozen", "block", "wrong"))
+    words = ("rejudge", "--policy", wrong, "--rule", "wrong", "--from", began, "--json")
+    asyncio.run(activate(own, "frozen", text_of("frozen", "block", "another")))
+    same = qwarden(*words).line
+    assert (same["same"], same["flows"]) == (20, [])
+    another_clause = text_of("frozen", "block", "another").replace("'1'", "'3'")
+    asyncio.run(activate(own, "frozen", another_clause))
+    free = qwarden(*words).line
+    assert [flow["new"] for flow in free["flows"]] == ["block"], "the user is told otherwise"
+
+    assert qwarden("policy", "freeze", "frozen", "--reason", "it blocks recipes").code == 0
+    refused = qwarden("rejudge", "--apply", free["plan"])
+    assert refused.code == 1
+    assert "'frozen' is frozen, and was not when the plan was made" in refused.err
+    assert len(asyncio.run(verdicts_of(own, "frozen"))) == 20
+
+    cold = qwarden(*words).line
+    assert [flow["new"] for flow in cold["flows"]] == ["review"]
+    assert qwarden("rejudge", "--apply", cold["plan"]).code == 0
+    assert qwarden("policy", "unfreeze", "frozen").code == 0
+    after = [each for _, each in asyncio.run(verdicts_of(own, "frozen"))]
+    assert Counter(each.action for each in after) == {"block": 20, "review": 20}
+    assert {each.on_breach for each in items_of(own, "frozen")} == {"raise"}
+
+
+def test_a_plan_that_was_edited_or_is_not_one_is_applied(
+    own: Fleetlet, qwarden: Command, tmp_path: Path
+) -> None:
+    began = just_now()
+    asyncio.run(moderated(own, "edited-plan", Doubtful(), [event("edited", "p1")]))
+    wrong = version_of_text("edited", text_of("edited", "block", "wrong"))
+    said = qwarden(
+        "rejudge", "--policy", wrong, "--rule", "wrong", "--from", began, "--with", "loose",
+        "--json",
+    ).line  # fmt: skip
+    assert [flow["policy"] for flow in said["flows"]] == ["loose"]
+    plan = tmp_path / said["plan"]
+    whole_plan = plan.read_text()
+    plan.write_text(whole_plan.replace('"serial": ', '"serial": 1'))
+    edited = qwarden("rejudge", "--apply", plan)
+    assert edited.code == 1
+    assert "make another one" in edited.err
+    plan.write_text("{}")
+    assert qwarden("rejudge", "--apply", plan).code == 2
+    assert qwarden("rejudge", "--apply", plan, "--rule", "x").code == 2
+    assert qwarden("rejudge", "--rule", "x").code == 2
+    assert len(asyncio.run(verdicts_of(own, "edited"))) == 1
+    plan.write_text(whole_plan)
+    assert qwarden("rejudge", "--apply", plan).code == 0
+    assert len(asyncio.run(verdicts_of(own, "edited"))) == 2
+
+
+# Where the guard is asked, and where nothing can be done.
+
+CATEGORY_OF_SAFE = (
+    "name: {name}\nrules:\n"
+    "- {{name: named, when: {{category: PII, score: {{safe: {{at_least: 0.5}}}}}}, then: disclaim, "
+    "ground: terms, clause: '4', text: {{en: Mind your data.}}}}\n"
+    "- {{name: rest, then: allow}}\n"
+)
+
+
+async def rejudged(
+    own: Fleetlet, tenant: str, guard: Guard, since: datetime
+) -> tuple[doing.Outlook, list[doing.Done]]:
+    settings = own.settings("none", QWARDEN_MODERATOR__EVIDENCE_SAMPLE="0")
+    tenants = bootstrap.tenants_of(settings, activated=True)
+    stands = await commanding.standing(settings.kafka)
+    door = Door(bootstrap.admission_of(settings, tenants), None)
+
+    @asynccontextmanager
+    async def judging() -> AsyncIterator[Lookup]:
+        async with bootstrap.judging(settings, guard, 100) as (lookup, _):
+            yield lookup
+
+    plan, seen = await doing.plan_for(
+        settings.kafka,
+        Selection(
+            version=version_of_text(tenant, text_of(tenant, "block", "wrong")),
+            rule="rest",
+            tenant=tenant,
+            since=since,
+            until=datetime.now(UTC),
+        ),
+        acting(tenants, stands, None),
+        stands,
+        chosen=None,
+        at=datetime.now(UTC),
+        by="test",
+        step=lambda count: None,
+    )
+    outlook = await doing.outlook(settings.kafka, plan, seen, door)
+    work = doing.apply(
+        settings.kafka,
+        plan,
+        seen,
+        door=door,
+        judging=judging,
+        stands=lambda: stands,
+        rate=1000,
+        sample_rate=0.0,
+    )
+    async with aclosing(work) as each:
+        return outlook, [done async for done in each]
+
+
+async def test_what_scores_do_not_tell_is_guessed(own: Fleetlet) -> None:
+    """Nothing was decoded of what is Safe, and the new rule asks for a category: the guard does."""
+    began = datetime.now(UTC) - timedelta(seconds=1)
+    guard = Sure()
+    events = [each | {"tenant": "asked"} for each in many(30)]
+    await moderated(own, "asked", guard, events)
+    await activate(own, "asked", CATEGORY_OF_SAFE.format(name="asked"))
+    guard.named = True
+    outlook, done = await rejudged(own, "asked", guard, began)
+    assert outlook.total == 0
+    assert list(outlook.undecided.values()) == [30]
+    assert Counter(each.action for each in done) == {"disclaim": 30}
+    after = [each for _, each in await verdicts_of(own, "asked")]
+    assert Counter(each.action for each in after) == {"allow": 30, "disclaim": 30}
+    named = [each for each in after if each.action == "disclaim"]
+    assert all(each.category_scores and each.supersedes for each in named)
+
+
+async def test_what_nobody_has_any_more_is_made_up(own: Fleetlet) -> None:
+    """Neither evidence nor origin: the verdict stays, and is counted."""
+    began = datetime.now(UTC) - timedelta(seconds=1)
+    events = [each | {"tenant": "gone"} for each in many(20)]
+    await moderated(own, "gone", Sure(), events)
+    await activate(own, "gone", CATEGORY_OF_SAFE.format(name="gone"))
+    ends = await fleet.ends_of(own.kafka.bootstrap, topics.CONTENT)
+    admin = AIOKafkaAdminClient(bootstrap_servers=own.kafka.bootstrap)
+    await admin.start()
+    try:
+        await admin.delete_records({each: RecordsToDelete(end) for each, end in ends.items()})
+    finally:
+        await admin.close()
+    outlook, done = await rejudged(own, "gone", Sure(), began)
+    assert outlook.impossible == {GONE: 20}
+    assert {each.left for each in done} == {GONE}
+    assert len(await verdicts_of(own, "gone")) == 20
