@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from qwarden.stack import triton as triton_part
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SLOW = ("broker", "e2e", "chaos", "stack", "quality")
+
+# No test is timed: on a busy machine any example may be late.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # There is a worker for each core: with more threads torch would wait for itself.

@@ -4,6 +4,7 @@ will; also one that is killed in the middle."""
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import signal
@@ -35,7 +36,7 @@ from qwarden.guard.answer import Answer
 from qwarden.outcomes.lookup import Lookup
 from qwarden.policy.in_force import acting
 from qwarden.policy.policy import version_of
-from qwarden.policy.sources import read_source
+from qwarden.policy.sources import BUILT_IN, read_source
 from qwarden.rejudge import acting as doing
 from qwarden.rejudge.contents import GONE, Door
 from qwarden.rejudge.planning import DECIDED, EDITED, WITHDRAWN, Selection
@@ -67,6 +68,10 @@ def text_of(name: str, then: str, rule: str = "doubt") -> str:
     )
 
 
+def open_in_outages(name: str) -> str:
+    return text_of(name, "block", "wrong") + "on_outage: allow\n"
+
+
 class Doubtful(Guard):
     """Finds everything Controversial."""
 
@@ -75,12 +80,10 @@ class Doubtful(Guard):
 
 
 class Sure(Guard):
-    """Finds everything Safe; asked anew, it names a category."""
-
-    named = False
+    """Finds everything Safe."""
 
     def _say(self, row: bytes) -> Answer:
-        return assessment(SAFE, *((("PII", 0.9),) if self.named else ()))
+        return assessment(SAFE)
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +91,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
     home = Home(tmp_path_factory.mktemp("rejudge"))
     folder = home.root / "policies"
     files = {f"policies/{name}.yaml": text_of(name, "block", "wrong") for name in EVERYBODY}
+    files |= {f"policies/{name}.yaml": open_in_outages(name) for name in ("asked", "gone")}
     files |= {f"tenants/{n}.yaml": f"name: {n}\npolicies: [{n}]\nrelay: false\n" for n in EVERYBODY}
     with Kafka(home) as kafka:
         made = Fleetlet(kafka, home, folder)
@@ -394,14 +398,28 @@ def test_a_plan_that_was_edited_or_is_not_one_is_applied(
     assert len(asyncio.run(verdicts_of(own, "edited"))) == 2
 
 
-# Where the guard is asked, and where nothing can be done.
+@pytest.mark.parametrize(("answer", "verdicts"), [("n", 1), ("y", 2)])
+def test_a_person_who_says_no_is_not_heard(
+    own: Fleetlet,
+    qwarden: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: str,
+    verdicts: int,
+) -> None:
+    began = just_now()
+    tenant = f"unknown-{answer}"  # which the built-in policy acts on
+    asyncio.run(moderated(own, f"asked-{answer}", Doubtful(), [event(tenant, "n1")]))
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{answer}\n"))
+    said = qwarden(
+        "rejudge", "--policy", BUILT_IN["default"].version, "--rule", "controversial",
+        "--from", began, "--tenant", tenant, "--with", "strict", "--now",
+    )  # fmt: skip
+    assert said.code == 0
+    assert f"{tenant}: review -> block, by the rule controversial of strict" in said.out
+    assert len(asyncio.run(verdicts_of(own, tenant))) == verdicts
 
-CATEGORY_OF_SAFE = (
-    "name: {name}\nrules:\n"
-    "- {{name: named, when: {{category: PII, score: {{safe: {{at_least: 0.5}}}}}}, then: disclaim, "
-    "ground: terms, clause: '4', text: {{en: Mind your data.}}}}\n"
-    "- {{name: rest, then: allow}}\n"
-)
+
+# Where the guard is asked, and where nothing can be done.
 
 
 async def rejudged(
@@ -420,8 +438,8 @@ async def rejudged(
     plan, seen = await doing.plan_for(
         settings.kafka,
         Selection(
-            version=version_of_text(tenant, text_of(tenant, "block", "wrong")),
-            rule="rest",
+            version=version_of_text(tenant, open_in_outages(tenant)),
+            rule="on_outage",
             tenant=tenant,
             since=since,
             until=datetime.now(UTC),
@@ -431,7 +449,6 @@ async def rejudged(
         chosen=None,
         at=datetime.now(UTC),
         by="test",
-        step=lambda count: None,
     )
     outlook = await doing.outlook(settings.kafka, plan, seen, door)
     work = doing.apply(
@@ -448,38 +465,46 @@ async def rejudged(
         return outlook, [done async for done in each]
 
 
-async def test_what_scores_do_not_tell_is_guessed(own: Fleetlet) -> None:
-    """Nothing was decoded of what is Safe, and the new rule asks for a category: the guard does."""
+async def test_content_that_nobody_judged_is_allowed_for_good(own: Fleetlet) -> None:
+    """The guard was away, and the policy let all of it through. The mended one waits for the guard:
+    so it is asked."""
     began = datetime.now(UTC) - timedelta(seconds=1)
-    guard = Sure()
+    guard = Doubtful()
+    guard.away = True
     events = [each | {"tenant": "asked"} for each in many(30)]
     await moderated(own, "asked", guard, events)
-    await activate(own, "asked", CATEGORY_OF_SAFE.format(name="asked"))
-    guard.named = True
+    await activate(own, "asked", text_of("asked", "block"))
+    guard.away = False
     outlook, done = await rejudged(own, "asked", guard, began)
     assert outlook.total == 0
     assert list(outlook.undecided.values()) == [30]
-    assert Counter(each.action for each in done) == {"disclaim": 30}
+    assert Counter(each.action for each in done) == {"block": 30}
     after = [each for _, each in await verdicts_of(own, "asked")]
-    assert Counter(each.action for each in after) == {"allow": 30, "disclaim": 30}
-    named = [each for each in after if each.action == "disclaim"]
-    assert all(each.category_scores and each.supersedes for each in named)
+    assert Counter((each.action, each.basis) for each in after) == {
+        ("allow", "degraded"): 30, ("block", "guard"): 30,
+    }  # fmt: skip
+    judged = [each for each in after if each.supersedes is not None]
+    assert {(each.safety, each.cause) for each in judged} == {("Controversial", None)}
+    assert all(each.guard and each.scores and each.category_scores for each in judged)
 
 
 async def test_what_nobody_has_any_more_is_made_up(own: Fleetlet) -> None:
     """Neither evidence nor origin: the verdict stays, and is counted."""
     began = datetime.now(UTC) - timedelta(seconds=1)
+    guard = Doubtful()
+    guard.away = True
     events = [each | {"tenant": "gone"} for each in many(20)]
-    await moderated(own, "gone", Sure(), events)
-    await activate(own, "gone", CATEGORY_OF_SAFE.format(name="gone"))
-    ends = await fleet.ends_of(own.kafka.bootstrap, topics.CONTENT)
+    await moderated(own, "gone", guard, events)
+    await activate(own, "gone", text_of("gone", "block"))
     admin = AIOKafkaAdminClient(bootstrap_servers=own.kafka.bootstrap)
     await admin.start()
     try:
-        await admin.delete_records({each: RecordsToDelete(end) for each, end in ends.items()})
+        for topic in (topics.CONTENT, topics.EVIDENCE):
+            ends = await fleet.ends_of(own.kafka.bootstrap, topic)
+            await admin.delete_records({each: RecordsToDelete(end) for each, end in ends.items()})
     finally:
         await admin.close()
-    outlook, done = await rejudged(own, "gone", Sure(), began)
+    outlook, done = await rejudged(own, "gone", guard, began)
     assert outlook.impossible == {GONE: 20}
     assert {each.left for each in done} == {GONE}
     assert len(await verdicts_of(own, "gone")) == 20

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from qwarden.contracts import topics
+from qwarden.contracts.escalation import escalation_of
 from qwarden.contracts.headers import Header
 from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.contracts.schema import schema_of
@@ -191,6 +192,19 @@ def test_an_edit_for_review_opens_anew_and_does_not_only_close() -> None:
     review = _body(_owed(case(edit=1), assessment(CONTROVERSIAL)), R)
     assert review["kind"] == "review"
     assert review["content"]["messages"][0]["content"] == "How do I bake bread?"
+
+
+def test_a_verdict_that_is_taken_back_leaves_open_what_was_asked_of_people() -> None:
+    given = case(text=SECRET_WORDS)
+    (allowed,) = verdicts.judged(given, [assessment(SAFE)], KEY.id)
+    undone = msgspec.structs.replace(allowed, supersedes="0" * 32)
+    review = _body(owes(given, undone, 0.0), R)
+    assert (review["kind"], review["content"]) == ("close", None)
+    assert review["verdict"]["supersedes"] == "0" * 32
+    assert escalation_of(allowed) is None
+    (asked,) = verdicts.judged(given, [assessment(CONTROVERSIAL)], KEY.id)
+    again = _body(owes(given, msgspec.structs.replace(asked, supersedes="0" * 32), 0.0), R)
+    assert again["kind"] == "review"
 
 
 def test_deleted_content_is_in_nothing_that_is_published() -> None:

@@ -12,8 +12,6 @@ import msgspec
 import pytest
 
 from qwarden import cli
-from qwarden.cli import policy as group
-from qwarden.cli import policy_diff
 from qwarden.contracts.escalation import Content, Evidence
 from qwarden.contracts.event import Message
 from qwarden.contracts.verdict import Verdict, encode
@@ -233,8 +231,6 @@ def qwarden(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[object, str, str]]:
     """Runs `policy diff`; gives its exit code and what it wrote."""
-    if not any(each.name == "diff" for each in group.app.registered_commands):
-        policy_diff.add_to(group.app)
     monkeypatch.setenv("QWARDEN_STACK__HOME", str(tmp_path / "stack"))
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path / "matplotlib"))
     monkeypatch.delenv("QWARDEN_POLICY__PATH", raising=False)

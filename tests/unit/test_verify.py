@@ -360,3 +360,56 @@ def test_more_examples_are_shown_than_were_asked_for() -> None:
 
 def test_an_empty_verification_is_called_good() -> None:
     assert "No event was judged" in sentence(Account().judge({}))
+
+
+# Verdicts that supersede others.
+
+UNDONE = {"supersedes": "1", "action": "allow", "safety": "Unsafe"}
+BLOCK = {"action": "block", "safety": "Unsafe"}
+
+
+def blocked(account: Account, offset: int) -> str:
+    origin = event(account, offset)
+    publish(account, origin, verdict("1", **BLOCK), offset)
+    account.evidence(origin, verdict("1", **BLOCK))
+    return origin
+
+
+def test_an_undo_is_a_revision_or_a_fault() -> None:
+    account = Account()
+    origin = blocked(account, 0)
+    account.escalation(origin, verdict("2", **UNDONE))
+    assert found(account) == {}, "it was killed before the verdict"
+    publish(account, origin, verdict("2", **UNDONE), 5)
+    assert found(account) == {}
+    assert account.contradicted() == set()
+
+
+def test_a_torn_undo_is_not_missed() -> None:
+    account = Account()
+    origin = blocked(account, 0)
+    publish(account, origin, verdict("2", **UNDONE), 5)
+    assert found(account) == {Finding.NO_ESCALATION: 1}
+    account.escalation(origin, verdict("2", **UNDONE))
+    publish(account, origin, verdict("3", **UNDONE | REVIEW), 6)
+    account.escalation(origin, verdict("3", **UNDONE | REVIEW))
+    assert found(account) == {Finding.NO_EVIDENCE: 1}
+
+
+def test_an_undo_passes_for_the_outcome_of_its_event() -> None:
+    account = Account()
+    origin = event(account, 0)
+    publish(account, origin, verdict("2", **UNDONE), 5)
+    account.escalation(origin, verdict("2", **UNDONE))
+    assert found(account) == {Finding.NO_VERDICT: 1}
+
+
+def test_an_undo_is_taken_for_an_event_that_came_late() -> None:
+    """Its verdict stands behind those of later events of its key."""
+    account = Account()
+    undone = blocked(account, 0)
+    later = event(account, 1)
+    publish(account, later, verdict("9"), 1)
+    account.escalation(undone, verdict("2", **UNDONE))
+    publish(account, undone, verdict("2", **UNDONE), 5)
+    assert found(account) == {}

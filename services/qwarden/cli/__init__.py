@@ -17,8 +17,10 @@ from qwarden.cli import (
     config,
     dlq,
     evaluate,
+    explain,
     moderate,
     policy,
+    policy_diff,
     records,
     rejudge,
     serving,
@@ -49,10 +51,12 @@ for command in (
     verify.verify,
     moderate.moderate,
     rejudge.rejudge,
+    explain.explain,
 ):
     app.command()(command)
 app.add_typer(records.topics_app, name="topics")
 app.add_typer(config.app, name="config")
+policy.app.command()(policy_diff.diff)
 app.add_typer(policy.app, name="policy")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(evaluate.app, name="eval")

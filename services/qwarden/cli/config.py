@@ -58,8 +58,8 @@ def config_check(
     err.print(f"The settings are good. Tenants with a file: {names}.")
     if tenants.lacking:
         err.print(
-            f"Policies without a file: {', '.join(sorted(tenants.lacking))}. Services judge nothing "
-            "until they are in force; see: qwarden policy show"
+            f"Policies without a file: {', '.join(sorted(tenants.lacking))}. Services judge "
+            "nothing until they are in force; see: qwarden policy show"
         )
     if topics:
         err.print(f"Topics with a file: {', '.join(sorted(topics))}.")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 import typer
@@ -14,14 +14,20 @@ import typer
 from qwarden.cli.asking import ask
 from qwarden.cli.environment import client_settings, who
 from qwarden.cli.options import AsJson
+from qwarden.cli.policy_files import (
+    checked_file,
+    file_at,
+    files_of,
+    files_of_settings,
+    own_file,
+)
 from qwarden.cli.terminal import NO, WRONG_USE, end, err, show, write_json
 from qwarden.contracts.control import ALL_TENANTS, InForce, Policies, in_force_key
 from qwarden.policy.changes import changes
-from qwarden.policy.document import DocumentError
 from qwarden.policy.file import PolicyFile
 from qwarden.policy.in_force import Unusable, version_in_force
 from qwarden.policy.policy import version_of
-from qwarden.policy.sources import BUILT_IN, file_of, findings, read_source
+from qwarden.policy.sources import BUILT_IN
 from qwarden.settings import Settings
 
 app = typer.Typer(
@@ -50,10 +56,10 @@ def policy_check(
     qwarden policy check deploy/policies
     """
     settings = client_settings()
-    files = [file for path in paths for file in _files(path)]
+    files = [file for path in paths for file in files_of(path)]
     if not files:
         end(WRONG_USE, f"there are no policies in {paths[0]}; a policy's file is called NAME.yaml")
-    checked = [_checked(file, settings) for file in files]
+    checked = [checked_file(file, settings) for file in files]
     for each in checked:
         if as_json:
             write_json(each.said())
@@ -127,7 +133,7 @@ def policy_activate(
     from qwarden.enforcement import commanding
 
     settings = client_settings()
-    checked = _checked(_one(file), settings)
+    checked = checked_file(file_at(file), settings)
     for sentence in checked.warnings:
         err.print(f"{sentence} (a warning)", style="yellow", markup=False)
     policy = checked.file
@@ -141,7 +147,7 @@ def policy_activate(
     if change.record is None:
         err.print(f"{policy.name}: the version {version_of(policy)} is in force already")
         return
-    was = change.was if change.was is not None else _own(policy.name, settings)
+    was = change.was if change.was is not None else own_file(policy.name, settings)
     _tell(change.record, was, policy, as_json=as_json)
 
 
@@ -163,7 +169,7 @@ def policy_rollback(name: Name, *, as_json: AsJson = False) -> None:
     except commanding.NotPossible as error:
         end(NO, str(error))
     assert change.record is not None
-    now = change.now if change.now is not None else _own(name, settings)
+    now = change.now if change.now is not None else own_file(name, settings)
     _tell(change.record, change.was, now, as_json=as_json)
 
 
@@ -196,89 +202,6 @@ def policy_unfreeze(
     qwarden policy unfreeze forum
     """
     _freeze(_tenant(tenant, everybody), frozen=False, reason="", as_json=as_json)
-
-
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    """A policy's file and what is to be said of it; `file`: resolved, None where it is none."""
-
-    path: Path
-    file: PolicyFile | None
-    errors: list[str]
-    warnings: list[str]
-
-    def said(self) -> dict[str, Any]:
-        said: dict[str, Any] = {"file": str(self.path), "right": not self.errors}
-        if self.file is not None:
-            said |= {
-                "policy": self.file.name,
-                "version": version_of(self.file),
-                "rules": len(self.file.rules),
-                "cases": len(self.file.cases),
-            }
-        return said | {"errors": self.errors, "warnings": self.warnings}
-
-
-def _checked(path: Path, settings: Settings) -> _Checked:
-    """A policy's file, with what it extends from beside it and from the settings' folder."""
-    known = {each.stem: each for each in [*_of_settings(settings), *_in(path.parent), path]}
-    places = {file_of(name): str(each) for name, each in known.items()}
-
-    def at(sentence: str) -> str:
-        label, colon, rest = sentence.partition(":")
-        return places.get(label, label) + colon + rest
-
-    try:
-        texts = {name: _text(each) for name, each in known.items()}
-        source = read_source(texts, path.stem)
-    except DocumentError as error:
-        return _Checked(path, None, [at(line) for line in str(error).splitlines()], [])
-    found = findings(source)
-    return _Checked(
-        path,
-        source.file,
-        [at(each.sentence) for each in found if each.is_error],
-        [at(each.sentence) for each in found if not each.is_error],
-    )
-
-
-def _files(path: Path) -> list[Path]:
-    """The policies of a folder, or of its folder `policies`; or the file itself."""
-    if not path.is_dir():
-        return [_one(path)]
-    return _in(path / "policies" if (path / "policies").is_dir() else path)
-
-
-def _in(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.glob("*.yaml") if each.name[0] != ".")
-
-
-def _one(path: Path) -> Path:
-    if not path.is_file():
-        end(WRONG_USE, f"there is no file {path}")
-    if path.suffix != ".yaml":
-        end(WRONG_USE, f"{path}: a policy's file is called NAME.yaml")
-    return path
-
-
-def _of_settings(settings: Settings) -> list[Path]:
-    folder = settings.policy.path
-    if folder is None or not (folder / "policies").is_dir():
-        return []
-    return _in(folder / "policies")
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DocumentError(f"{file_of(path.stem)}:1:1: is not UTF-8: {error}") from None
-
-
-def _own(name: str, settings: Settings) -> PolicyFile | None:
-    """The policy that the file in QWARDEN_POLICY__PATH says; None where there is none."""
-    own = {each.stem: each for each in _of_settings(settings)}.get(name)
-    return _checked(own, settings).file if own is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,7 +238,7 @@ class _Row:
 
 def _rows(stands: Policies, settings: Settings) -> Iterator[_Row]:
     """What is in force of each policy, by name."""
-    files = {each.stem for each in _of_settings(settings)}
+    files = {each.stem for each in files_of_settings(settings)}
     activated = {key.subject for key in stands.in_force}
     for name in sorted({*BUILT_IN, *files, *activated}):
         fault = None
@@ -326,7 +249,7 @@ def _rows(stands: Policies, settings: Settings) -> Iterator[_Row]:
         if name in BUILT_IN:
             yield _Row(name, "built-in", BUILT_IN[name].version, fault=fault)
             continue
-        file = _own(name, settings)
+        file = own_file(name, settings)
         own = version_of(file) if file is not None else None
         pointer = stands.in_force.get(in_force_key(name))
         record = pointer.record if pointer is not None else None

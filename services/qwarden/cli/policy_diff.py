@@ -1,4 +1,4 @@
-"""The command that says what another policy would have done; `add_to` puts it into the group."""
+"""The command that says what another policy would have done."""
 
 from __future__ import annotations
 
@@ -37,12 +37,7 @@ Which = Annotated[
 ]
 
 
-def add_to(group: typer.Typer) -> None:
-    """Adds `diff` to the commands on policies."""
-    group.command("diff")(policy_diff)
-
-
-def policy_diff(
+def diff(
     old: Which,
     new: Which,
     *,

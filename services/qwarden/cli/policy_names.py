@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from qwarden.cli.asking import ask
+from qwarden.cli.policy_files import checked_file, file_at, files_of_settings
 from qwarden.cli.terminal import WRONG_USE, end
 from qwarden.contracts.control import Policies, body_key
 from qwarden.policy.document import DocumentError
 from qwarden.policy.in_force import Unusable, read_body, version_in_force
 from qwarden.policy.policy import Policy
-from qwarden.policy.sources import BUILT_IN, findings, read_source
+from qwarden.policy.sources import BUILT_IN
 from qwarden.settings import Settings
 
 
@@ -46,23 +47,17 @@ def is_file(word: str) -> bool:
 def policy_of_file(path: Path, settings: Settings) -> Policy:
     """The policy of a file, with what it extends from beside it and from the settings' folder.
     Raises `DocumentError` for one that fails its checks or cases."""
-    if not path.is_file():
-        end(WRONG_USE, f"there is no file {path}")
-    files = {each.stem: each for each in (*_of_settings(settings), *path.parent.glob("*.yaml"))}
-    files[path.stem] = path
-    texts = {name: each.read_text(encoding="utf-8") for name, each in files.items()}
-    source = read_source(texts, path.stem)
-    wrong = [each.sentence for each in findings(source) if each.is_error]
-    if wrong:
-        raise DocumentError("\n".join(wrong))
-    return Policy(source.file)
+    checked = checked_file(file_at(path), settings)
+    if checked.file is None or checked.errors:
+        raise DocumentError("\n".join(checked.errors))
+    return Policy(checked.file)
 
 
 def policies_of(name: str, settings: Settings) -> Iterator[tuple[str, Policy]]:
     """Every version of a policy that is known here, and where it is."""
     if name in BUILT_IN:
         yield "what is built in", BUILT_IN[name]
-    for file in _of_settings(settings):
+    for file in files_of_settings(settings):
         if file.stem == name:
             try:
                 yield str(file), policy_of_file(file, settings)
@@ -97,7 +92,7 @@ def _standing(name: str, version: str, stands: Policies, settings: Settings) -> 
         end(WRONG_USE, str(error))
     if acting is not None:
         return acting
-    own = {each.stem: each for each in _of_settings(settings)}.get(name)
+    own = {each.stem: each for each in files_of_settings(settings)}.get(name)
     if own is None:
         end(
             WRONG_USE,
@@ -105,8 +100,3 @@ def _standing(name: str, version: str, stands: Policies, settings: Settings) -> 
             f"file, one of {', '.join(BUILT_IN)}, or what `qwarden policy show` lists",
         )
     return policy_of_file(own, settings)
-
-
-def _of_settings(settings: Settings) -> list[Path]:
-    folder = settings.policy.path
-    return [] if folder is None else sorted((folder / "policies").glob("*.yaml"))

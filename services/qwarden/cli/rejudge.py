@@ -18,6 +18,7 @@ from qwarden.cli.options import AsJson
 from qwarden.cli.policy_names import policies_named
 from qwarden.cli.terminal import NO, WRONG_USE, bar, end, err, show, write_json
 from qwarden.dead_letters.letters import instant_of
+from qwarden.rejudge.planning import DEFAULT_RATE, SUPERSEDED, NotPossible, Plan, Selection
 from qwarden.render import plain
 from qwarden.settings import Settings
 
@@ -26,11 +27,8 @@ if TYPE_CHECKING:
     from qwarden.policy.policy import Policy
     from qwarden.rejudge.acting import Outlook
     from qwarden.rejudge.contents import Door
-    from qwarden.rejudge.planning import Plan, Selection
     from qwarden.rejudge.reading import Found
 
-_RATE = 200.0
-"""`rejudge.acting.DEFAULT_RATE`, without what that imports."""
 _MEMORY_ENTRIES = 10_000
 """Assessments that are kept while the guard is asked: equal contents are asked for once."""
 
@@ -84,7 +82,7 @@ def rejudge(
             help="Verdicts a second at most: what is mistaken can be stopped by Ctrl-C before much "
             "of it is out.",
         ),
-    ] = _RATE,
+    ] = DEFAULT_RATE,
     as_json: AsJson = False,
 ) -> None:
     """Undo the verdicts of a rule that was wrong, by another policy.
@@ -114,7 +112,7 @@ def rejudge(
         end(
             NO,
             "no verdict that stands is of this version and rule and of that time"
-            + "".join(f"; {count:,} are left: {why}" for why, count in seen.left.items()),
+            + "".join(f"; left alone are {count:,}: {why}" for why, count in seen.left.items()),
         )
     plan_file = plan_file or Path(f"rejudge-{plan.hash[:8]}.json")
     plan_file.write_bytes(msgspec.json.format(msgspec.json.encode(plan)))
@@ -140,8 +138,6 @@ def _settings() -> Settings:
 def _selection(
     policy: str, rule: str, since: str, until: str | None, tenant: str | None
 ) -> Selection:
-    from qwarden.rejudge.planning import Selection
-
     now = datetime.now(UTC)
     name, _, version = policy.rpartition("@")
     found = Selection(
@@ -158,8 +154,6 @@ def _selection(
 
 
 def _read(file: Path) -> Plan:
-    from qwarden.rejudge.planning import Plan
-
     if not file.is_file():
         end(WRONG_USE, f"there is no file {file}; a run without --apply writes one")
     try:
@@ -200,7 +194,6 @@ async def _dry_run(
     from qwarden.enforcement import commanding
     from qwarden.policy.in_force import acting
     from qwarden.rejudge import acting as doing
-    from qwarden.rejudge.planning import NotPossible
 
     stands = await commanding.standing(settings.kafka)
     try:
@@ -212,7 +205,6 @@ async def _dry_run(
             chosen=instead,
             at=datetime.now(UTC),
             by=who(),
-            step=lambda count: None,
         )
     except NotPossible as error:
         end(NO, str(error))
@@ -223,7 +215,6 @@ async def _dry_run(
 def _apply(plan: Plan, rate: float, *, as_json: bool) -> None:
     from qwarden.control.kafka import commanding
     from qwarden.rejudge import acting as doing
-    from qwarden.rejudge.planning import SUPERSEDED, NotPossible
 
     settings = _settings()
     impossible: Counter[str] = Counter()
@@ -232,8 +223,8 @@ def _apply(plan: Plan, rate: float, *, as_json: bool) -> None:
     async def run() -> Found:
         async with commanding(settings.kafka) as control, _door(settings) as door:
             with err.status("reading the verdicts …"):
-                seen = await doing.found_again(settings.kafka, plan, lambda count: None)
-            before = seen.left[SUPERSEDED]
+                seen = await doing.found_again(settings.kafka, plan)
+            before = seen.since.pop(SUPERSEDED, 0)
             if before:
                 err.print(f"{before:,} of them are superseded already; going on")
             with bar("rejudged", len(seen.rows) + before, before) as step:
@@ -268,7 +259,7 @@ def _apply(plan: Plan, rate: float, *, as_json: bool) -> None:
         + "".join(f", {told[each]:,} {each}" for each in sorted(told) if each != "unchanged")
         + (f"; {told['unchanged']:,} would say the same and stay" if told["unchanged"] else "")
     )
-    for why, count in seen.left.items():
+    for why, count in (seen.left + seen.since).items():
         err.print(f"{count:,} left alone: {why}", markup=False)
     for why, count in impossible.items():
         err.print(f"{count:,} not possible: {why}", style="red", markup=False)

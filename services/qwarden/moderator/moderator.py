@@ -252,7 +252,7 @@ class Moderator:
             if owed is not None:
                 return owed
         tenant = case.tenant
-        if lane == topics.BACKLOG or not tenant.relay:
+        if lane not in self.topics or not tenant.relay:
             return None
         if is_stale(age_s=age_s, fresh_s=tenant.fresh_horizon_s):
             return self._relayed(case, Relay.STALE)
@@ -270,7 +270,7 @@ class Moderator:
         said = verdicts.in_outage(case, self._admission.keys.id, self._brake(case, lane))
         if said is not None:
             return self._owed(case, said, polled, ())
-        if lane != topics.BACKLOG and case.tenant.relay:
+        if lane in self.topics and case.tenant.relay:
             return self._relayed(case, Relay.OUTAGE)
         return None
 

@@ -179,10 +179,10 @@ class Budget(Document):
 
 
 class Quotas(Document):
-    """Brakes on what is done without a person, over the whole fleet, for each tenant."""
+    """Brakes on what is done without a person, over the whole fleet."""
 
     blocks_an_hour: int | None = Field(default=None, ge=1)
-    """More blocks than this become reviews, by the fallback."""
+    """Of each tenant; more blocks than this become reviews, by the fallback."""
     queues: dict[Annotated[str, Field(pattern=NAME)], Budget] = Field(default_factory=dict)
     """By queue."""
 

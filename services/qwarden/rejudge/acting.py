@@ -53,12 +53,8 @@ from qwarden.rejudge.planning import (
     planned,
     policies_for,
 )
-from qwarden.rejudge.reading import Found, Step, found
+from qwarden.rejudge.reading import Found, found
 from qwarden.settings import Kafka
-
-DEFAULT_RATE = 200.0
-"""Verdicts a second: what is mistaken is stopped before much of it is out, 5,000 take 25 seconds,
-and consumers who act on each keep up beside what is fresh."""
 
 _MOST_AT_ONCE = 100
 """Verdicts whose acknowledgements are awaited together: some 100 MB of the largest contents."""
@@ -120,11 +116,10 @@ async def plan_for(
     chosen: Policy | None,
     at: datetime,
     by: str,
-    step: Step,
 ) -> tuple[Plan, Found]:
     """Looks for the verdicts of a selection, and fixes what becomes of them. `now`: what acts;
     `chosen`: instead of it. Raises `NotPossible` and `KafkaError`."""
-    seen = await found(kafka, selection, ends=None, step=step)
+    seen = await found(kafka, selection, ends=None)
     serials = {key.subject: each.offset for key, each in stands.in_force.items()}
     policies = policies_for(seen.stood, now, serials, chosen)
     old = old_policy(selection, _known(now, stands))
@@ -132,10 +127,10 @@ async def plan_for(
     return plan, seen
 
 
-async def found_again(kafka: Kafka, plan: Plan, step: Step) -> Found:
+async def found_again(kafka: Kafka, plan: Plan) -> Found:
     """What the topics say now of a plan's verdicts. Raises `NotPossible` where they are not those
     of the plan any more, and `KafkaError`."""
-    seen = await found(kafka, plan.selection, ends=plan.ends, step=step)
+    seen = await found(kafka, plan.selection, ends=plan.ends)
     if hash_of(plan, seen.stood) != plan.hash:
         raise NotPossible(
             f"the plan was of {plan.selected:,} verdicts, and {topics.VERDICTS} has others now "
@@ -169,7 +164,7 @@ async def outlook(kafka: Kafka, plan: Plan, seen: Found, door: Door) -> Outlook:
         tuple(Flow(*flow, count) for flow, count in sorted(flows.items())),
         sum(isinstance(word, Same) for word in words.values()),
         dict(undecided),
-        dict(seen.left),
+        dict(seen.left + seen.since),
         dict(impossible),
         seen.doubtful,
     )

@@ -24,6 +24,7 @@ from qwarden.policy.tenants import Tenant, Tenants
 from qwarden.registry.port import RegistryAway
 from qwarden.registry.schemas import Schemas
 from qwarden.rejudge.planning import Row, Selection
+from qwarden.rejudge.reading import unseen
 from qwarden.settings import Kafka
 from qwarden.stretch import Stretch, records_of, stretch_of
 
@@ -114,7 +115,7 @@ async def contents(
     if not left:
         return
     stretch = await stretch_of(kafka, topics.EVIDENCE, selection.since - _SKEW)
-    async with aclosing(records_of(kafka, stretch, _unseen)) as records:
+    async with aclosing(records_of(kafka, stretch, unseen)) as records:
         async for record in records:
             kept = _content_of(record.value or b"", left)
             if kept is not None:
@@ -148,7 +149,7 @@ async def _from_origins(
         by_topic.setdefault(topic, {}).setdefault((partition, offset), []).append(row)
     for topic, wanted in by_topic.items():
         try:
-            async with aclosing(records_of(kafka, _around(topic, wanted), _unseen)) as records:
+            async with aclosing(records_of(kafka, _around(topic, wanted), unseen)) as records:
                 async for record in records:
                     for row in wanted.pop((record.partition, record.offset), ()):
                         yield row, await door.content(row, record)
@@ -167,7 +168,3 @@ def _around(topic: str, places: Iterable[tuple[int, int]]) -> Stretch:
         start, end = offsets.get(partition, (offset, offset))
         offsets[partition] = min(start, offset), max(end, offset + 1)
     return Stretch(topic, offsets)
-
-
-def _unseen(count: int) -> None:
-    """Nobody watches how far this has come: what is found is told."""

@@ -8,7 +8,7 @@ with the topic.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,8 +26,6 @@ from qwarden.stretch import Stretch, records_of, stretch_of
 
 DECISIONS = "moderation.decisions"
 """Where what people said stands; a fleet without a review service has none."""
-
-Step = Callable[[int], object]
 
 
 class _Owner(msgspec.Struct, frozen=True, gc=False):
@@ -56,21 +54,20 @@ _decision = msgspec.json.Decoder(_Decision)
 class Found:
     """What the topics say of a selection. `ends`: of the verdict topic, behind what was looked at.
     `stood`: the verdicts that stood there. `rows`: those of them that stand now, and that no person
-    has decided on. `left`: how many are left alone, by why. `doubtful`: decisions that cannot be
+    has decided on. `left`: how many did not stand there, and `since`: how many of `stood` are
+    left alone all the same, each by why. `doubtful`: decisions that cannot be
     read, so that nobody knows what they are on."""
 
     ends: Mapping[int, int]
     stood: list[Row]
     rows: list[Row]
     left: Counter[str]
+    since: Counter[str]
     doubtful: int
 
 
-async def found(
-    kafka: Kafka, selection: Selection, *, ends: Mapping[int, int] | None, step: Step
-) -> Found:
-    """Looks for the verdicts of a selection, of those before `ends`, or before the present end.
-    `step` is told of records as they are read."""
+async def found(kafka: Kafka, selection: Selection, *, ends: Mapping[int, int] | None) -> Found:
+    """Looks for the verdicts of a selection, of those before `ends`, or before the present end."""
     whole = await stretch_of(kafka, topics.VERDICTS)
     ends = ends or {partition: end for partition, (_, end) in whole.offsets.items()}
     since = await stretch_of(kafka, topics.VERDICTS, selection.since)
@@ -81,21 +78,21 @@ async def found(
             for partition, (start, _) in since.offsets.items()
         },
     )
-    rows = await _selected(kafka, wanted, selection, step)
+    rows = await _selected(kafka, wanted, selection)
     if not rows:
-        return Found(ends, [], [], Counter(), 0)
-    beside = await _beside(kafka, whole, rows, step)
+        return Found(ends, [], [], Counter(), Counter(), 0)
+    beside = await _beside(kafka, whole, rows)
     stood, left = sorted_out(rows, beside.below(ends))
-    decided, doubtful = await _decided(kafka, stood, step)
-    stand, since_then = sorted_out(stood, beside, decided)
-    return Found(ends, stood, stand, left + since_then, doubtful)
+    decided, doubtful = await _decided(kafka, stood)
+    stand, left_since = sorted_out(stood, beside, decided)
+    return Found(ends, stood, stand, left, left_since, doubtful)
 
 
-async def _selected(kafka: Kafka, stretch: Stretch, selection: Selection, step: Step) -> list[Row]:
+async def _selected(kafka: Kafka, stretch: Stretch, selection: Selection) -> list[Row]:
     """Each verdict once, however often a crash has published it."""
     rows: dict[str, Row] = {}
     version = selection.version.encode()
-    async with aclosing(records_of(kafka, stretch, step)) as records:
+    async with aclosing(records_of(kafka, stretch, unseen)) as records:
         async for record in records:
             if record.value is None or version not in record.value:
                 continue
@@ -116,9 +113,9 @@ def _row(record: ConsumerRecord, recorded: Recorded) -> Row:
     return Row(verdict, recorded, record.offset, record.key, origin)
 
 
-async def _beside(kafka: Kafka, stretch: Stretch, rows: Iterable[Row], step: Step) -> Beside:
+async def _beside(kafka: Kafka, stretch: Stretch, rows: Iterable[Row]) -> Beside:
     found = Beside({row.event: [] for row in rows}, set())
-    async with aclosing(records_of(kafka, stretch, step)) as records:
+    async with aclosing(records_of(kafka, stretch, unseen)) as records:
         async for record in records:
             try:
                 owner = _owner.decode(record.value or b"")
@@ -136,7 +133,7 @@ async def _beside(kafka: Kafka, stretch: Stretch, rows: Iterable[Row], step: Ste
     return found
 
 
-async def _decided(kafka: Kafka, rows: Iterable[Row], step: Step) -> tuple[set[str], int]:
+async def _decided(kafka: Kafka, rows: Iterable[Row]) -> tuple[set[str], int]:
     """The ids of the verdicts that a person has decided on, and how many decisions cannot be
     read."""
     try:
@@ -148,7 +145,7 @@ async def _decided(kafka: Kafka, rows: Iterable[Row], step: Step) -> tuple[set[s
         by_event.setdefault(row.event, []).append(row)
     decided: set[str] = set()
     doubtful = 0
-    async with aclosing(records_of(kafka, stretch, step)) as records:
+    async with aclosing(records_of(kafka, stretch, unseen)) as records:
         async for record in records:
             try:
                 said = _decision.decode(record.value or b"")
@@ -162,3 +159,7 @@ async def _decided(kafka: Kafka, rows: Iterable[Row], step: Step) -> tuple[set[s
                 if said.task in (None, own.task) and said.edit >= own.edit:
                     decided.add(own.verdict_id)
     return decided, doubtful
+
+
+def unseen(count: int) -> None:
+    """Nobody watches how far the reading has come: it takes seconds, and the undo itself longer."""

@@ -269,7 +269,9 @@ class Judging:
             views = live.policy.views
             row = row_of(written, views)
             content_hash = self._door.keys.content_hash(written)
-            wanted.append((task, Wanted(row, content_hash, views, live.tenant.cache_scope)))
+            wanted.append(
+                (task, Wanted(row, content_hash, views, live.tenant.cache_scope, live.policy))
+            )
         answers: dict[Task, Answer] = {}
 
         def found(index: int, said: Found) -> None:
