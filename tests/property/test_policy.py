@@ -80,6 +80,8 @@ def readings(rules: list[Condition]) -> Iterator[Reading]:
     ):
         if task is Task.RESPONSE and "Jailbreak" in categories:
             continue
+        if task is Task.PROMPT and refusal is not None:
+            continue
         about = Circumstances("t", task.value, language, reach=reach, metadata=metadata)
         yield Reading(about, safety_of(triple), triple, categories, refusal)
 
@@ -128,7 +130,7 @@ def policy(rules: list[Condition], actions: list[Action]) -> PolicyFile:
             body["text"] = {"en": "x"}
         if action is Action.REVIEW:
             body |= {
-                "queue": "q", "harm": 5, "sla": 60, "meanwhile": "hide", "on_breach": "block",
+                "queue": "q", "harm": 5, "sla": "1m", "meanwhile": "hide", "on_breach": "block",
             }  # fmt: skip
         said.append(body)
     said.append({"name": "otherwise", "then": "allow"})

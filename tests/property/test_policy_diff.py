@@ -31,7 +31,7 @@ NUMBERS = (0.3, 0.5, 0.9)
 HANDLED: dict[str, object] = {
     "queue": "q",
     "harm": 1,
-    "sla": 60,
+    "sla": "1m",
     "meanwhile": "hide",
     "on_breach": "raise",
 }

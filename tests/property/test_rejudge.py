@@ -169,6 +169,10 @@ def test_two_undos_of_one_verdict_have_one_id(row: Row, one: Policy, other: Poli
     same = (one.version, one.serial) == (other.version, other.serial)
     assert (first.verdict_id == third.verdict_id) == same
     assert first.verdict_id != row.verdict.verdict_id
+    revised = row_of(msgspec.structs.replace(row.verdict, verdict_id="f" * 32))
+    of_another = Judge({"demo": one}, None).word_with(revised, {})
+    assert isinstance(of_another, Change)
+    assert of_another.verdict.verdict_id != first.verdict_id
 
 
 # What is left alone.

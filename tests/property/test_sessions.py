@@ -112,6 +112,8 @@ class Reader:
         if not record.torn:
             self._took(self.sessions.take(record), record)
             return
+        if self.sessions.reads_again and record.torn == "place":
+            self.sessions.refuse_again(record)
         ended = self.sessions.refuse(*record.says)
         for over in ended:
             self._over(over, record)
@@ -148,8 +150,11 @@ class Reader:
         while self.owed and (not some or self.rng.random() < 0.5):
             session = self.owed.pop(0).session
             assert session.cause is not None
+            session.is_told = True
             said = repr([session.transcript.value(task) for task in session.transcript.tasks])
-            self.verdicts[session.key, session.cause, said] += 1
+            # Whether what came late came before that, the records do not say.
+            cause = Cause.AGE if session.cause is Cause.UNREAD else session.cause
+            self.verdicts[session.key, cause, said] += 1
             if some and self.rng.random() < 0.2:
                 self.owed.append(Over(session, ()))  # published, and not acknowledged yet
             else:
@@ -249,11 +254,15 @@ def test_a_reader_that_dies_gives_the_verdicts_of_one_that_does_not(
 
     # One that got a chunk so late that it was forgotten has two verdicts.
     times = Counter(key for key, _, _ in whole.verdicts)
-    once = {each for each in whole.verdicts if times[each[0]] == 1}
+    # What never began and is read again cannot be told from what had begun.
+    headless = {(r.chunk.tenant, r.chunk.session) for r in log if r.torn and r.chunk.seq == 0}
+    lost = {key for key, cause, _ in cut.verdicts if cause is Cause.LOST}
+    assert lost <= headless
+    once = {each for each in whole.verdicts if times[each[0]] == 1 and each[0] not in lost}
     assert not once - cut.verdicts.keys(), "a verdict is lost"
     # What comes late for the first time after a death is not known for late.
     strange = {key for key, _, _ in cut.verdicts.keys() - whole.verdicts.keys()}
-    assert strange <= whole.late
+    assert strange <= whole.late | lost
 
 
 @given(st.integers(0, 10**9), st.integers(1, 8), st.sampled_from([0.0, 0.05, 0.3]))
@@ -267,7 +276,8 @@ def test_every_session_ends_once_and_is_applied_in_order(
     keys = {(each.chunk.tenant, each.chunk.session) for each in log}
     assert {key for key, _, _ in reader.verdicts} == keys
     if not disorder:
-        assert len(keys) == len(reader.verdicts)
+        times = Counter(key for key, _, _ in reader.verdicts)
+        assert all(times[key] == 1 for key in keys - reader.late)
     for seqs in reader.applied.values():
         assert seqs == list(range(len(seqs)))
 
@@ -413,6 +423,59 @@ def test_a_chunk_that_nobody_could_read_and_that_ends_its_session_is_not_missed(
     (over,) = open_.refuse(None, None, b"k", 2)
     assert over.session.key == ("t", "s") and over.session.cause is Cause.REFUSED
     assert open_.refuse(None, None, None, 3) == []
+
+
+def test_a_chunk_that_nobody_could_read_is_forgotten_for_sessions_that_begin_later() -> None:
+    open_ = sessions()
+    open_.take(Record(0, 0, record(0, 0).chunk, key=b"k"))
+    assert len(open_.refuse(None, None, b"k", 1)) == 1
+    open_.take(Record(2, 0, record(2, 0, session="later").chunk, key=b"k"))
+    (over,) = open_.advance(AGE_MS)
+    assert over.session.key == ("t", "later") and over.session.cause is Cause.REFUSED
+
+
+def test_a_second_refusal_is_remembered_for_as_long_as_the_first() -> None:
+    open_ = sessions()
+    open_.refuse(("t", "s"), 1, b"k", 0)
+    open_.advance(AGE_MS - 1)
+    open_.refuse(("t", "s"), 2, b"k", 1)
+    open_.advance(AGE_MS)
+    assert open_.start(9) == Start(1, AGE_MS - 1)
+    open_.take(record(9, 0))
+    (over,) = open_.advance(2 * AGE_MS)
+    assert over.session.cause is Cause.REFUSED
+
+
+def test_a_late_chunk_makes_a_verdict_incomplete_that_is_out_or_what_came_to_its_end() -> None:
+    def late(end: str | None, is_told: bool) -> Cause | None:
+        open_ = sessions()
+        chunk = msgspec.structs.replace(record(0, 0).chunk, end=end)
+        open_.take(Record(0, 0, chunk))
+        open_.advance(AGE_MS)
+        session = open_.of(("t", "s"))
+        assert session is not None
+        session.is_told = is_told
+        assert open_.take(Record(1, 0, chunk)).fate is Fate.LATE, "the same once more"
+        assert session.cause in (Cause.AGE, Cause.END)
+        assert open_.take(record(2, 1)).fate is Fate.LATE
+        return session.cause
+
+    assert late(None, False) is Cause.UNREAD
+    assert late(None, True) is Cause.AGE
+    assert late("session", False) is Cause.END
+
+
+def test_a_chunk_0_that_is_refused_when_it_is_read_again_lets_its_session_begin_anew() -> None:
+    open_ = sessions()
+    open_.take(record(3, 0))
+    open_.refuse(("t", "s"), 0, b"k", 5)
+    open_.take(record(6, 1, role="assistant", end="session"))
+    session = open_.of(("t", "s"))
+    assert session is not None
+    open_.settle(session)
+    # Another one holds the commit behind its first chunk, and the chunk 0 that was refused.
+    open_.take(record(4, 0, session="other"))
+    assert _offset(open_) == 3
 
 
 def test_what_was_refused_before_its_session_began_is_not_read_again() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from typing import Any
 
 import msgspec
@@ -166,6 +167,15 @@ def test_what_the_guard_has_no_place_for_is_sent_to_it(chunks: list[Chunk], word
     with pytest.raises(ValueError, match=word):
         transcript.write(chunks[-1])
     assert transcript.value(Task.RESPONSE) == before, "what was refused has left something behind"
+
+
+def test_ten_thousand_turns_take_a_minute() -> None:
+    transcript = Transcript(1_000_000)
+    began = time.process_time()
+    for seq in range(16_000):
+        role = ("user", "assistant")[seq % 2]
+        transcript.write(chunk(seq, role, "x", history=True, end="turn"))
+    assert time.process_time() - began < 3, "each turn looks at all before it"
 
 
 def test_a_tool_that_speaks_cuts_the_answer_in_two() -> None:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from qwarden.guard.conversation import Conversation, Task, Turn
 from qwarden.guard.language import Language, canonical, is_of
+from qwarden.guard.normaliser import VERSION
+from qwarden.language.eld import EldDetector
 from qwarden.language.telling import detector_version, language_of
 
 
@@ -110,7 +112,7 @@ def test_a_given_word_that_is_no_language_does_not_leave_it_unknown(tag: str | N
     detector = _Counting()
     language = language_of(tag, _ANSWERED, detector)
     assert language == Language("fr", 0.9)
-    assert detector_version(language, detector) == "counting-1"
+    assert detector_version(language, detector) == f"counting-1/{VERSION}"
 
 
 def test_the_language_of_an_answer_is_not_that_of_its_question() -> None:
@@ -124,4 +126,12 @@ def test_an_undetermined_language_does_not_hide_which_detector_said_so() -> None
     conversation = Conversation(Task.PROMPT, (Turn("user", "12345"),))
     language = language_of(None, conversation, detector)
     assert language == Language("und", 0.0)
-    assert detector_version(language, detector) == "counting-1"
+    assert detector_version(language, detector) == f"counting-1/{VERSION}"
+
+
+@pytest.mark.parametrize(
+    "hidden", ["wh\u200bere do y\u200bou l\u200bive n\u200bow", "whеrе dо yоu livе nоw"]
+)
+def test_words_that_hide_from_the_guard_hide_from_rules_of_their_language(hidden: str) -> None:
+    conversation = Conversation(Task.PROMPT, (Turn("user", hidden),))
+    assert language_of(None, conversation, EldDetector()).tag == "en"

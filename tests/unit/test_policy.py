@@ -198,7 +198,9 @@ def test_an_own_rule_takes_another_place_than_the_one_it_replaces() -> None:
     policy = extended(
         "rules:\n"
         "  - {name: controversial, when: {safety: Controversial}, then: allow}\n"
-        "  - {name: friends, when: {tenant: friends}, then: allow}\n"
+        "  - name: friends\n"
+        "    when: {tenant: friends, safety: [Safe, Controversial, Unsafe]}\n"
+        "    then: allow\n"
     )
     assert [rule.name for rule in policy.file.rules] == [
         "friends", "unsafe", "controversial", "otherwise",
@@ -314,7 +316,7 @@ WRONG = [
      "28:19: cases.0.given: give the safety of what is judged"),
     ("scores that are none", HOUSE +
      "cases: [{name: c, given: {safety: Safe, score: {safe: 1, unsafe: 1, controversial: 0}}, "
-     "expect: {action: allow}}]\n", "28:19: cases.0.given: score: the three must make 1"),
+     "expect: {action: allow}}]\n", "28:19: cases.0.given: score: the three are probabilities"),
 ]  # fmt: skip
 
 

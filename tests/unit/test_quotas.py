@@ -168,11 +168,11 @@ async def test_a_full_queue_gets_more_or_lets_go_unmarked(fixture: Fixture) -> N
 
 
 async def test_an_overflow_restricts_without_its_reason(fixture: Fixture) -> None:
-    fixture.enforce(house("disclaim"))
+    fixture.enforce(house("block"))
     await fixture.acts("rough", "rough")
     (owed,) = await fixture.judges(source(event(text="rough")))
     verdict = json.loads(owed[0].value)
-    assert (verdict["action"], verdict["basis"]) == ("disclaim", "quota")
+    assert (verdict["action"], verdict["basis"]) == ("block", "quota")
     assert verdict["notice"] == {"ground": "terms", "clause": "3", "text": "Mind."}
 
 

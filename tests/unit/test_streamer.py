@@ -17,7 +17,9 @@ from qwarden import settings as settings_module
 from qwarden.contracts import topics
 from qwarden.delivery.owed import Owed
 from qwarden.delivery.window import Partition
+from qwarden.guard.answer import Answer, Failure, Unanswered
 from qwarden.inference.memory_stream import MemoryStream
+from qwarden.policy.tenants import Tenants, read_tenants
 from qwarden.streamer.streamer import Streamer
 from streamers import Gen, chunk, exchange
 
@@ -122,9 +124,9 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(**more: str) -> AsyncIterator[Bench]:
+async def bench(gen: Gen | None = None, /, **more: str) -> AsyncIterator[Bench]:
     settings = settings_module.load({"QWARDEN_CONTENT_KEY": "ab" * 32, **more})
-    stream, gen, held = MemoryStream(), Gen(), Held()
+    stream, gen, held = MemoryStream(), gen or Gen(), Held()
 
     async def look() -> frozenset[str]:
         return frozenset({"here"})
@@ -224,6 +226,8 @@ REFUSED_LAST = {
     "policy": json.dumps(chunk("s", 3, "assistant", "unsafe", policy="nope")).encode(),
     "role": json.dumps(chunk("s", 3, "narrator", "unsafe")).encode(),
     "seq": json.dumps(chunk("s", 3, "assistant", "unsafe") | {"seq": "x"}).encode(),
+    "negative": json.dumps(chunk("s", -1, "assistant", "unsafe")).encode(),
+    "nul": json.dumps(chunk("s\0", 3, "assistant", "unsafe")).encode(),
     "size": json.dumps(chunk("s", 3, "assistant", "unsafe " * 300_000)).encode(),
     "unread": b'{"tenant": "demo", "session": "s", "seq": 3, "text": "unsafe',
 }
@@ -451,3 +455,238 @@ async def test_a_dead_letter_is_lost_in_a_revoke() -> None:
         await b.give(*sent)
         owed: Owed = b.done[1]
         assert [message.topic for message in owed] == [topics.DEAD_LETTERS]
+
+
+def tenants_with(policy: str = "", *, strict: bool = False) -> Tenants:
+    """A tenant that may use `mine`, which says this; without it `default` alone."""
+    mine = {"mine": f"name: mine\nextends: default\n{policy}"} if policy else {}
+    listed = "[default, mine]" if policy else "[default]"
+    return read_tenants(mine, {"demo": f"name: demo\npolicies: {listed}\n"}, strict=strict)
+
+
+def judged(b: Bench) -> dict[str, tuple[str, str | None, str]]:
+    """By task: basis, cause and action of what was published since it was last acknowledged."""
+    said = {}
+    for message in (message for each in b.delivery.published for message in each.owed):
+        if message.topic == topics.VERDICTS:
+            verdict = json.loads(message.value)
+            said[verdict["task"]] = verdict["basis"], verdict["cause"], verdict["action"]
+    return said
+
+
+def kinds(b: Bench) -> list[tuple[str, str]]:
+    owed = [message for each in b.delivery.published for message in each.owed]
+    signals = [json.loads(each.value) for each in owed if each.topic == topics.SIGNALS]
+    return [(signal["task"], signal["kind"]) for signal in signals]
+
+
+async def grow_old(b: Bench) -> None:
+    b.delivery.read_to = NOW + 3_601_000
+    b.streamer.start()
+    await asyncio.sleep(0.6)
+    await b.settle()
+
+
+INCOMPLETE = ("degraded", "incomplete", "review")
+ALLOWED = ("guard", None, "allow")
+
+
+@pytest.mark.parametrize("why", ["policy", "bytes", "tenant"])
+@pytest.mark.parametrize("known", [1, 3])
+async def test_a_session_whose_first_chunk_is_not_admitted_any_more_vanishes_in_a_restart(
+    why: str, known: int
+) -> None:
+    tenant = "stranger" if why == "tenant" else "demo"
+    question = "q" * (2000 if why == "bytes" else 2)
+    chunks = exchange("s", "take flour and water", ends=False, question=question)
+    chunks[0] |= {"policy": "mine"} if why == "policy" else {}
+    sent = records([{**each, "tenant": tenant} for each in chunks])[:known]
+    async with bench() as b:
+        b.streamer.enforce(tenants_with("final_look: never\n"))
+        b.begin()
+        await b.give(*sent)
+        await b.acknowledge()
+        metadata = b.streamer.metadata(WHERE, known)
+    limits = {"QWARDEN_STREAMER__MAX_EVENT_BYTES": "1000"} if why == "bytes" else {}
+    async with bench(**limits) as b:
+        b.streamer.enforce(tenants_with(strict=why == "tenant"))
+        assert b.assign(committed=known, metadata=metadata) == 0
+        b.streamer.read_again(WHERE, sent)
+        b.streamer.begins(WHERE)
+        await grow_old(b)
+        said = judged(b)
+        assert said["prompt"] == INCOMPLETE
+        assert known == 1 or said["response"] == INCOMPLETE
+        await b.acknowledge()
+        assert b.streamer.metadata(WHERE, known) == ""
+
+
+async def test_a_first_chunk_that_was_sent_again_well_is_lost_in_a_restart() -> None:
+    bad = json.dumps(chunk("s", 0, "user", "how?", policy="nope")).encode()
+    sent = [Record(0, bad), *records(exchange("s", "take flour and water"), first=1)]
+    async with bench() as b:
+        assert b.assign(committed=4, metadata='{"v":1,"from":0}') == 0
+        b.streamer.read_again(WHERE, sent)
+        b.streamer.begins(WHERE)
+        await b.settle()
+        assert judged(b) == {"response": ALLOWED}
+
+
+async def test_what_comes_late_before_the_verdict_of_an_old_session_is_out_is_allowed() -> None:
+    async with bench() as b:
+        b.begin()
+        there = asyncio.Event()
+
+        async def wait(_: object) -> None:
+            await there.wait()
+
+        b.stream.before = wait  # the guard is away for longer than a session gets old
+        sent = records(exchange("s", "take flour and water"))
+        await b.give(*sent[:2])
+        await grow_old(b)
+        assert not b.said, "age concludes a session whose chunks wait for the guard"
+        await b.give(sent[2])
+        there.set()
+        await b.settle()
+        assert judged(b) == {"prompt": ALLOWED, "response": INCOMPLETE}
+
+
+async def test_what_comes_late_while_the_whole_is_looked_at_is_allowed() -> None:
+    async with bench() as b:
+        b.streamer.enforce(tenants_with("final_look: always\n"))
+        b.begin()
+        await b.give(*records([chunk("s", 0, "user", "how?", end="turn", policy="mine")]))
+        await b.give(*records([chunk("s", 1, "assistant", "take flour ")], first=1))
+        await b.acknowledge()
+        b.gen.free.clear()
+        await grow_old(b)
+        await b.give(*records([chunk("s", 2, "assistant", "unsafe unsafe thing")], first=2))
+        b.gen.free.set()
+        await b.settle()
+        assert judged(b) == {"response": INCOMPLETE}
+
+
+async def test_two_chunks_with_one_seq_that_say_different_things_are_one() -> None:
+    async with bench() as b:
+        b.begin()
+        sent = exchange("s", "take flour and water", ends=False)
+        await b.give(*records(sent))
+        await b.give(*records([sent[1]], first=3))
+        await b.acknowledge()
+        assert b.done.keys() == {0, 1, 2, 3}, "the same chunk twice is no harm"
+        other = chunk("s", 1, "assistant", "unsafe unsafe ")
+        await b.give(*records([other, chunk("s", 3, "assistant", "x", end="session")], first=4))
+        assert judged(b) == {"response": INCOMPLETE}
+        await b.acknowledge()
+        (letter,) = b.done[4]
+        assert "says something else" in json.loads(letter.value)["reason"]
+
+
+async def test_text_behind_the_end_that_came_before_it_is_allowed() -> None:
+    async with bench() as b:
+        b.begin()
+        sent = exchange("s", "take flour and water")
+        beyond = chunk("s", 3, "assistant", "unsafe unsafe thing")
+        await b.give(*records([*sent[:2], beyond, sent[2]]))
+        assert judged(b)["response"] == INCOMPLETE
+        await b.acknowledge()
+        assert b.done.keys() == {0, 1, 2, 3}
+
+
+async def test_a_refused_record_ends_a_session_that_it_does_not_name() -> None:
+    async with bench() as b:
+        b.begin()
+        cut = "a" * 256
+        for n, name in enumerate(("s", cut)):
+            question = chunk(name, 0, "user", "how?", end="turn")
+            await b.give(replace(records([question], first=n)[0], key=name.encode()))
+        await b.acknowledge()
+        for n, name in enumerate(("s\0", f"{cut}b")):
+            bad = json.dumps(chunk(name, 5, "assistant", "x")).encode()
+            await b.give(Record(2 + n, bad, key=b"another"))
+        assert not b.said
+        assert b.done.keys() == {0, 1, 2, 3}
+
+
+async def test_a_record_without_a_key_is_of_those_whose_key_is_empty() -> None:
+    async with bench() as b:
+        b.begin()
+        await b.give(replace(records([chunk("s", 0, "user", "x")])[0], key=b""))
+        await b.give(Record(1, b"{broken", key=None))
+        assert not b.said
+        await b.give(Record(2, b"{broken", key=b""))
+        assert judged(b) == {"prompt": INCOMPLETE}
+
+
+THOUGHT = [
+    chunk("s", 0, "user", "how?", end="turn"),
+    chunk("s", 1, "assistant", "they want bread", segment="thinking", end="turn"),
+]
+
+
+@pytest.mark.parametrize("answer", [[], [chunk("s", 2, "assistant", "take flour ")]])
+async def test_a_thought_that_was_judged_whole_is_degraded_for_a_gap_in_the_answer(
+    answer: list[dict[str, object]],
+) -> None:
+    async with bench() as b:
+        b.begin()
+        for n, each in enumerate([*THOUGHT, *answer, chunk("s", 4, "assistant", "x")]):
+            await b.give(*records([each], first=n))
+            await b.acknowledge()
+        b.delivery.published.clear()
+        await grow_old(b)
+        assert judged(b) == {"response": INCOMPLETE, "thinking": ALLOWED}
+        assert kinds(b) == [("response", "incomplete")]
+
+
+async def test_a_thought_that_was_judged_whole_is_looked_at_for_an_answer_that_is_too_long() -> (
+    None
+):
+    async with bench() as b:
+        b.stream._context = 8
+        b.begin()
+        long = chunk("s", 2, "assistant", "take flour and water and much bad", end="session")
+        for n, each in enumerate([*THOUGHT, long]):
+            await b.give(*records([each], first=n))
+        assert kinds(b) == [("response", "closed")]
+        assert judged(b)["thinking"] == ALLOWED
+        assert judged(b)["response"][2] == "block"
+        assert b.gen.asked == ["take flour and water and much bad"]
+
+
+async def test_nobody_is_told_that_the_history_has_filled_the_context() -> None:
+    async with bench() as b:
+        b.stream._context = 4
+        b.begin()
+        old = chunk("s", 0, "user", "a question of very many words", history=True, end="turn")
+        await b.give(*records([old]))
+        assert kinds(b) == [("prompt", "closed")]
+
+
+class Silent(Gen):
+    """Has an answer to the question alone."""
+
+    def _say(self, row: bytes) -> Answer:
+        answer = super()._say(row)
+        if self.asked[-1] == "how?":
+            return answer
+        return Unanswered(Failure.TOO_LONG, "no room", "gen@1")
+
+
+@pytest.mark.parametrize(
+    ("answer", "looks", "said"),
+    [
+        ("take flour", "always", ("degraded", "too_long", "review")),
+        ("take unsafe", "doubt", ("degraded", "too_long", "review")),
+        ("take flour", "doubt", ALLOWED),
+        ("unsafe unsafe", "always", ("guard", None, "block")),
+    ],
+)
+async def test_a_look_that_has_no_answer_leaves_the_verdict_to_the_other_guard(
+    answer: str, looks: str, said: tuple[str, str | None, str]
+) -> None:
+    async with bench(Silent()) as b:
+        b.streamer.enforce(tenants_with(f"final_look: {looks}\n"))
+        b.begin()
+        await b.give(*records(exchange("s", answer, question="how?", policy="mine")))
+        assert judged(b)["response"] == said

@@ -83,7 +83,7 @@ def test_a_doubt_outlives_the_look_that_settles_it() -> None:
     assert verdict(SAFE, UNSAFE, look=assessment(SAFE)).safety == "Safe"
     assert verdict(SAFE, UNSAFE).safety == "Unsafe", "nobody looked"
     no_answer = verdict(SAFE, UNSAFE, look=unanswered(Failure.NO_ANSWER))
-    assert no_answer.safety == "Unsafe", "no answer is never Safe"
+    assert (no_answer.basis, no_answer.action) == (Basis.DEGRADED, Action.REVIEW)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +99,18 @@ def test_a_full_context_that_nobody_could_judge_is_safe(failure: Failure, cause:
     said = verdict(SAFE, SAFE, look=unanswered(failure), cause="too_long")
     assert (said.basis, said.cause, said.action) == (Basis.DEGRADED, cause, Action.REVIEW)
     assert (said.safety, said.scores, said.categories) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("look", "cause"), [(None, "incomplete"), (unanswered(Failure.NO_ANSWER), None)]
+)
+def test_a_flag_that_the_policy_allows_outweighs_what_nobody_judged(
+    look: Answer | None, cause: str | None
+) -> None:
+    word = word_of(latch(CONTROVERSIAL, CONTROVERSIAL))
+    judged = Judged(RESPONSE, word, STREAM, look, cause)
+    said = verdict_of(session(), BUILT_IN["loose"], judged, KEY, EldDetector())
+    assert (said.basis, said.action) == (Basis.DEGRADED, Action.REVIEW)
 
 
 def test_a_full_context_is_what_the_stream_said_of_its_beginning() -> None:

@@ -413,3 +413,15 @@ def test_an_undo_is_taken_for_an_event_that_came_late() -> None:
     account.escalation(undone, verdict("2", **UNDONE))
     publish(account, undone, verdict("2", **UNDONE), 5)
     assert found(account) == {}
+
+
+def test_an_undo_hides_that_its_event_was_published_too_late() -> None:
+    """It went to another partition: the verdicts' topic has grown meanwhile."""
+    account = Account()
+    late, early = event(account, 0), event(account, 1)
+    account.verdict(late, verdict("1", **BLOCK), (1, 5))
+    account.evidence(late, verdict("1", **BLOCK))
+    account.verdict(early, verdict("9"), (1, 1))
+    account.escalation(late, verdict("2", **UNDONE))
+    account.verdict(late, verdict("2", **UNDONE), (0, 9))
+    assert found(account) == {Finding.DISORDERED: 1}

@@ -141,9 +141,12 @@ def policy_activate(
         for sentence in checked.errors:
             err.print(sentence, style="red", markup=False)
         end(NO, f"{file} is wrong, and nothing has changed")
-    change = ask(
-        lambda: commanding.activate(settings.kafka, policy, at=datetime.now(UTC), by=who())
-    )
+    try:
+        change = ask(
+            lambda: commanding.activate(settings.kafka, policy, at=datetime.now(UTC), by=who())
+        )
+    except commanding.NotPossible as error:
+        end(NO, str(error))
     if change.record is None:
         err.print(f"{policy.name}: the version {version_of(policy)} is in force already")
         return
@@ -301,16 +304,27 @@ def _freeze(tenant: str, *, frozen: bool, reason: str, as_json: bool) -> None:
             "frozen: within seconds nothing automatic blocks" if frozen else "not frozen any more"
         )
         show(f"{_whose(tenant)} {done}")
+    if frozen and tenant != ALL_TENANTS and not _has_file(tenant, settings):
+        err.print(
+            f"No tenant's file here has the name {tenant!r}: see that it is meant",
+            style="yellow",
+            markup=False,
+        )
     if not frozen:
         left = commanding.frozen_tenants(ask(lambda: commanding.standing(settings.kafka)))
         for other in left:
             err.print(f"{_whose(other)} frozen still", style="yellow", markup=False)
 
 
+def _has_file(tenant: str, settings: Settings) -> bool:
+    folder = settings.policy.path
+    return folder is not None and (folder / "tenants" / f"{tenant}.yaml").is_file()
+
+
 def _tenant(tenant: str | None, everybody: bool) -> str:
     if everybody and tenant is None:
         return ALL_TENANTS
-    if everybody or tenant is None:
+    if everybody or not tenant:
         end(WRONG_USE, "name one tenant, or say --all")
     if tenant == ALL_TENANTS:
         end(WRONG_USE, f"{ALL_TENANTS!r} stands for every tenant; say --all")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,11 @@ def checked_file(path: Path, settings: Settings) -> Checked:
         return places.get(label, label) + colon + rest
 
     try:
-        texts = {name: _text(each) for name, each in known.items()}
+        texts = {path.stem: _text(path)}
+        for name, each in known.items():
+            # What is beside it and cannot be read is nobody to extend.
+            with contextlib.suppress(DocumentError):
+                texts.setdefault(name, _text(each))
         source = read_source(texts, path.stem)
     except DocumentError as error:
         return Checked(path, None, [at(line) for line in str(error).splitlines()], [])
@@ -66,7 +71,8 @@ def files_of(path: Path) -> list[Path]:
 
 
 def _in(folder: Path) -> list[Path]:
-    return sorted(each for each in folder.glob("*.yaml") if each.name[0] != ".")
+    found = (each for each in folder.glob("*.yaml") if each.name[0] != "." and each.is_file())
+    return sorted(found)
 
 
 def file_at(path: Path) -> Path:

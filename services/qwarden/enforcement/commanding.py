@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
+
 from qwarden.contracts.control import (
     ALL_TENANTS,
     Freeze,
@@ -16,6 +18,7 @@ from qwarden.contracts.control import (
     freeze_key,
     in_force_key,
 )
+from qwarden.contracts.verdict import encode
 from qwarden.control.kafka import commanding
 from qwarden.policy.file import PolicyFile
 from qwarden.policy.in_force import Unusable, read_body
@@ -47,12 +50,16 @@ async def activate(kafka: Kafka, file: PolicyFile, *, at: datetime, by: str) -> 
     """Puts a resolved policy in force that passed its checks: its body first, acknowledged, then
     what names it. What stands there already is not written again.
 
-    Raises `KafkaError` and `ControlUnusable`.
+    Raises `NotPossible` for one that no service could read, `KafkaError` and `ControlUnusable`.
     """
     version = version_of(file)
     body = PolicyBody(
         policy=file.name, version=version, body=json.loads(body_of(file)), at=at, by=by
     )
+    try:
+        read_body(msgspec.json.decode(encode(body), type=PolicyBody))
+    except Unusable as error:
+        raise NotPossible(f"no service could use it: {error}") from None
     async with commanding(kafka) as control:
         stands = control.policies()
         there = stands.bodies.get(body.key())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from qwarden.contracts.dead_letter import DeadLetter, Mark
@@ -106,8 +106,11 @@ class Trail:
     refusals: tuple[Refusal, ...]
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def instant(timestamp_ms: int) -> datetime:
-    return datetime.fromtimestamp(timestamp_ms / 1000, UTC)
+    return _EPOCH + timedelta(milliseconds=timestamp_ms)
 
 
 def relations(found: Found, others: Iterable[Found]) -> tuple[Other, ...]:

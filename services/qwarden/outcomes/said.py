@@ -18,9 +18,9 @@ from qwarden.contracts.verdict import (
     ViewScores,
 )
 from qwarden.guard.answer import Assessment, Safety, Triple
+from qwarden.policy import reading
 from qwarden.policy.file import Handling
 from qwarden.policy.policy import Decided, Policy
-from qwarden.policy.profile import FLOOR
 from qwarden.policy.reading import Circumstances, Reading
 
 CALIBRATION = "none"
@@ -81,16 +81,10 @@ def guard_of(revision: str) -> Guard:
 
 
 def reading_of(about: Circumstances, assessment: Assessment) -> Reading:
-    """What rules read of an assessment: its scores as they are published, so that who reads the
-    verdict decides alike."""
-    safe, controversial, unsafe = (round(score, 3) for score in assessment.scores)
+    """What rules read of an assessment."""
     decoded = tuple(name for name, _ in assessment.categories)
-    return Reading(
-        about,
-        assessment.safety,
-        (safe, controversial, unsafe),
-        decoded if decoded or safe < FLOOR else None,
-        assessment.refusal,
+    return reading.reading_of(
+        about, assessment.safety, assessment.scores, decoded, assessment.refusal
     )
 
 

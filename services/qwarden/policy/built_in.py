@@ -6,7 +6,11 @@ from typing import Any
 
 from qwarden.policy.file import PolicyFile
 
-_TERMS = {"ground": "terms", "clause": "content policy"}
+_TERMS = {
+    "ground": "terms",
+    "clause": "content policy",
+    "text": {"en": "This is against the content policy."},
+}
 
 
 def _rules(controversial: dict[str, Any]) -> list[dict[str, Any]]:

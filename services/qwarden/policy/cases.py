@@ -7,8 +7,7 @@ from qwarden.policy.checks import Finding
 from qwarden.policy.file import CaseFile, Expected, Given, PolicyFile
 from qwarden.policy.places import Places
 from qwarden.policy.policy import Decided, Policy
-from qwarden.policy.profile import FLOOR
-from qwarden.policy.reading import Circumstances, Reading
+from qwarden.policy.reading import Circumstances, reading_of
 
 _SURE = 0.98
 """The probability of a case's safety where it gives none: what a guard says that has no doubt."""
@@ -70,9 +69,9 @@ def _decided(policy: Policy, given: Given) -> Decided | None:
     if given.instead == "expired":
         return policy.expired(about)
     assert given.safety is not None
-    scores = _scores(given)
-    categories = None if scores[0] >= FLOOR and not given.category else given.category
-    return policy.decide(Reading(about, given.safety, scores, categories, given.refusal))
+    return policy.decide(
+        reading_of(about, given.safety, _scores(given), given.category, given.refusal)
+    )
 
 
 def _scores(given: Given) -> Triple:

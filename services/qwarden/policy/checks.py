@@ -8,6 +8,8 @@ from itertools import combinations
 
 from qwarden.contracts.verdict import Action
 from qwarden.guard.answer import Safety
+from qwarden.guard.conversation import Task
+from qwarden.guard.taxonomy import categories_of
 from qwarden.policy.conditions import Bounds, Condition, When
 from qwarden.policy.document import Path
 from qwarden.policy.file import PolicyFile, RuleFile
@@ -16,6 +18,7 @@ from qwarden.policy.profile import ENOUGH, FLOOR, share_right
 from qwarden.policy.region import NONE, Box, Space, reached_rules
 
 _NOT_SAFE = (Safety.CONTROVERSIAL, Safety.UNSAFE)
+_SEEN = (Action.ALLOW, Action.DISCLAIM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +35,18 @@ def findings(file: PolicyFile, places: Places) -> list[Finding]:
     default = _default(file, places)
     if default is not None:
         return [default]
-    space = Space.of([rule.when for rule in file.rules])
+    space = Space.of([rule.when for rule in file.rules], flagged=file.least_flagged)
     boxes = [space.box(rule.when) for rule in file.rules]
     return [
         *_unreachable(file, places, space, boxes),
         *_overlapping(file, places),
+        *_let_pass(file, places, space, boxes),
         *_unhandled(file, places, space, boxes),
         *_undecoded(file, places),
-        *_weak(file, places),
+        *_weak(file, places, space, boxes),
+        *_without_text(file, places),
         *_otherwise(file, places),
+        *_without_rule(file, places),
     ]
 
 
@@ -85,10 +91,11 @@ def _unreachable(
             )
             continue
         before = [(at, each) for at, each in enumerate(boxes[:index]) if each is not None]
-        if not space.left_of(box, [each for _, each in before]):
+        if space.left_of(box, [each for _, each in before]) == []:
             # The shortest list of earlier rules from the front that covers it names the fix.
             covering = next(
-                (file.rules[at].name for at, each in before if not space.left_of(box, [each])), None
+                (file.rules[at].name for at, each in before if space.left_of(box, [each]) == []),
+                None,
             )
             by = (
                 f"rule {covering!r} comes first and matches"
@@ -140,20 +147,51 @@ def _bounds_alike(one: RuleFile, other: RuleFile) -> Iterator[tuple[Path, Bounds
         yield ("when", "reach"), ours, theirs
 
 
+def _let_pass(
+    file: PolicyFile, places: Places, space: Space, boxes: list[Box | None]
+) -> Iterator[Finding]:
+    """Rules that let content be seen and do not ask what the guard said of it."""
+    for index, (rule, box) in enumerate(zip(file.rules[:-1], boxes[:-1], strict=True)):
+        if box is None or rule.then not in _SEEN or rule.when.safeties is not None:
+            continue
+        if space.possible({**box, "safety": frozenset(_NOT_SAFE)}) is None:
+            continue
+        yield Finding(
+            places.of_rule(
+                index,
+                ("when",),
+                f"rule {rule.name!r} says {rule.then} whatever the guard says, Unsafe content too; "
+                "add the safety that is meant: safety: Safe, or all that it is to let pass",
+            )
+        )
+
+
 def _unhandled(
     file: PolicyFile, places: Places, space: Space, boxes: list[Box | None]
 ) -> Iterator[Finding]:
     """What is not Safe and is left to a last rule that lets it pass."""
     last = len(file.rules) - 1
-    if file.rules[last].then not in (Action.ALLOW, Action.DISCLAIM):
+    if file.rules[last].then not in _SEEN:
         return
     handled = [box for box in boxes[:last] if box is not None]
     for safety in _NOT_SAFE:
-        left = []
+        left, is_told = [], True
         for category in sorted(map(str, space.cells["category"])):
             box = space.possible({"safety": frozenset({safety}), "category": frozenset({category})})
-            if box is not None and space.left_of(box, handled):
+            rest = [] if box is None else space.left_of(box, handled)
+            is_told &= rest is not None
+            if rest:
                 left.append(category)
+        if not is_told:
+            yield Finding(
+                places.of_rule(
+                    last,
+                    ("name",),
+                    f"whether {safety} content is left to the last rule cannot be told, so many "
+                    "rules ask for so much; add a rule before it that asks for the safety alone",
+                ),
+                is_error=False,
+            )
         if left:
             named = ", ".join(each if each != NONE else "no category at all" for each in left)
             yield Finding(
@@ -195,10 +233,12 @@ def _may_be_over_the_floor(when: Condition) -> bool:
     return (safe is None or safe.high > FLOOR) and others < round(1 - FLOOR, 6)
 
 
-def _weak(file: PolicyFile, places: Places) -> Iterator[Finding]:
+def _weak(
+    file: PolicyFile, places: Places, space: Space, boxes: list[Box | None]
+) -> Iterator[Finding]:
     """Rules that go by a category alone which the guard names too often in error."""
-    for index, rule in enumerate(file.rules):
-        if rule.when.category is None or _asks_for_more(rule.when):
+    for index, (rule, box) in enumerate(zip(file.rules, boxes, strict=True)):
+        if rule.when.category is None or box is None or _asks_for_more(box, space):
             continue
         weak = [name for name in rule.when.category if (share_right(name) or 0.0) < ENOUGH]
         if not weak or (rule.then is Action.ALLOW and _is_last_word(file, index)):
@@ -226,10 +266,21 @@ def _weak(file: PolicyFile, places: Places) -> Iterator[Finding]:
         )
 
 
-def _asks_for_more(when: Condition) -> bool:
-    """Whether anything but safety and category is asked for."""
-    bare = Condition(safety=when.safety, category=when.category)
-    return when != bare
+def _asks_for_more(box: Box, space: Space) -> bool:
+    """Whether anything but safety and category leaves something out."""
+    return any(
+        cells != space.cells[dimension]
+        for dimension, cells in box.items()
+        if dimension not in ("safety", "category", "task")
+    ) or not _asked_alike(box)
+
+
+def _asked_alike(box: Box) -> bool:
+    """Whether every task is meant for which the guard answers these categories."""
+    tasks, categories = box.get("task"), box.get("category", frozenset())
+    return tasks is None or all(
+        task in tasks for task in Task if not categories.isdisjoint(categories_of(task))
+    )
 
 
 def _is_last_word(file: PolicyFile, index: int) -> bool:
@@ -243,16 +294,17 @@ def _percent(category: str) -> str:
 
 
 def _is_milder_for_unsafe(file: PolicyFile, index: int) -> bool:
-    """Whether Unsafe content gets less by this rule than other Unsafe content gets at least, by
-    the rules behind it that ask for no category: whether it can be seen is what counts."""
+    """Whether Unsafe content gets less by this rule than some other Unsafe content gets by the
+    rules behind it that ask for no category: whether it can be seen is what counts."""
     rule = file.rules[index]
     if Safety.UNSAFE not in (rule.when.safeties or tuple(Safety)):
         return False
-    for other in file.rules[index + 1 :]:
-        safeties = other.when.safeties
-        if other.when.category is None and (safeties is None or Safety.UNSAFE in safeties):
-            return _rank(rule) < _rank(other)
-    return False
+    others = [
+        _rank(other)
+        for other in file.rules[index + 1 :]
+        if other.when.category is None and Safety.UNSAFE in (other.when.safeties or tuple(Safety))
+    ]
+    return _rank(rule) < max(others, default=0)
 
 
 def _rank(rule: RuleFile) -> int:
@@ -260,6 +312,35 @@ def _rank(rule: RuleFile) -> int:
     if rule.then is Action.BLOCK or rule.meanwhile == "hide":
         return 2
     return 1 if rule.then in (Action.DISCLAIM, Action.REVIEW) else 0
+
+
+def _without_text(file: PolicyFile, places: Places) -> Iterator[Finding]:
+    """Restrictions of which some or all users are told nothing."""
+    for index, rule in enumerate(file.rules):
+        if rule.then is Action.ALLOW or rule.text.get(file.language, "").strip():
+            continue
+        what = "a disclaimer is" if rule.then is Action.DISCLAIM else "the reason is"
+        yield Finding(
+            places.of_rule(
+                index,
+                ("text",),
+                f"{what} missing in the policy's own language, which stands for those that have no "
+                f"text; add text: {{{file.language}: …}}",
+            ),
+            is_error=rule.then is Action.DISCLAIM,
+        )
+
+
+def _without_rule(file: PolicyFile, places: Places) -> Iterator[Finding]:
+    """Budgets of queues to which nothing goes."""
+    for queue in sorted(file.quotas.queues.keys() - file.queues):
+        yield Finding(
+            places.sentence(
+                ("quotas", "queues", queue),
+                f"no rule sends anything to the queue {queue!r}; those of this policy are "
+                f"{', '.join(sorted(file.queues))}",
+            )
+        )
 
 
 def _otherwise(file: PolicyFile, places: Places) -> Iterator[Finding]:

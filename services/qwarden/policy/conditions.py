@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from math import isfinite
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_validator
 
 from qwarden.guard.answer import Safety
 from qwarden.guard.conversation import Task
-from qwarden.guard.language import is_of
+from qwarden.guard.language import UNDETERMINED, canonical, is_known, is_of
 from qwarden.guard.taxonomy import CATEGORIES
 from qwarden.policy.document import Document
 from qwarden.policy.reading import Circumstances, Holds, Plain, Reading
@@ -35,30 +36,62 @@ def _category(name: str) -> str:
 
 
 def _language(tag: str) -> str:
-    """The form of BCP 47's tags: the language's own subtag, then others."""
-    primary, *others = tag.split("-")
-    shaped = 2 <= len(primary) <= 3 and all(1 <= len(other) <= 8 for other in others)
-    if not (shaped and primary.isalpha() and primary.isascii() and primary.islower()):
+    """A tag as content has it, so that a rule of it can match."""
+    if tag == UNDETERMINED:
+        return tag
+    written = canonical(tag)
+    if written is None or not is_known(written):
         raise ValueError(
-            f"unknown language {tag!r}; give a tag such as de, pt-BR or zh-Hans, the language in "
-            "two or three small letters"
+            f"unknown language {tag!r}; give a tag such as de, pt-BR or zh-Hans, in which the "
+            "language is a code of ISO 639"
         )
+    if written != tag:
+        raise ValueError(f"the language {tag!r} is written {written!r}; write it so")
     return tag
 
 
-Language = Annotated[str, AfterValidator(_language)]
+def _number(given: Any) -> Any:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not isfinite(given):
+        raise ValueError(f"{given!r} is no number; write one, without quotes")
+    return given
+
+
+def _plain(given: Any) -> Any:
+    if isinstance(given, float) and not isfinite(given):
+        raise ValueError(f"{given!r} is no number that content can have; remove it")
+    if not isinstance(given, str | int | float | bool):
+        raise ValueError(f"{given!r} is neither text, number, true nor false; put it in quotes")
+    return given
+
+
+Language = Annotated[
+    str,
+    AfterValidator(_language),
+    Field(json_schema_extra={"pattern": "^[a-z]{2,3}(-[A-Za-z0-9]{1,8})*$"}),
+]
 Category = Annotated[
     str, AfterValidator(_category), Field(json_schema_extra={"enum": list(CATEGORIES)})
 ]
-one_or_more = BeforeValidator(_listed, json_schema_input_type=str | list[str])
-Texts = Annotated[tuple[str, ...], one_or_more, AfterValidator(_once), Field(min_length=1)]
+Number = Annotated[float, BeforeValidator(_number, json_schema_input_type=float)]
+Text = Annotated[str, Field(min_length=1)]
+Origin = Literal["automatic", "user_report", "authority", "appeal"]
+PlainValue = Annotated[Plain, BeforeValidator(_plain, json_schema_input_type=Plain)]
+
+
+def one_or_more(kind: Any) -> BeforeValidator:
+    """Takes one value for a list of it."""
+    return BeforeValidator(_listed, json_schema_input_type=kind | list[kind])
+
+
+_each_once = AfterValidator(_once)
+_some = Field(min_length=1)
 
 
 class Bounds(Document):
     """Numbers from `at_least` to those `below`."""
 
-    at_least: float | None = None
-    below: float | None = None
+    at_least: Number | None = None
+    below: Number | None = None
 
     @model_validator(mode="after")
     def _holds_something(self) -> Bounds:
@@ -77,31 +110,28 @@ class Bounds(Document):
         return float("inf") if self.below is None else self.below
 
 
+def _within_one(bounds: Bounds) -> Bounds:
+    for number in (bounds.at_least, bounds.below):
+        if number is not None and not 0 <= number <= 1:
+            raise ValueError(f"a score is from 0 to 1, and {number:g} is not")
+    return bounds
+
+
 class When(Document):
     """What is known before anybody judges; every condition that is given must hold."""
 
-    tenant: Texts | None = None
-    task: Annotated[tuple[Task, ...], one_or_more, AfterValidator(_once)] | None = None
-    language: Annotated[tuple[Language, ...], one_or_more, AfterValidator(_once)] | None = None
+    tenant: Annotated[tuple[Text, ...], one_or_more(Text), _each_once, _some] | None = None
+    task: Annotated[tuple[Task, ...], one_or_more(Task), _each_once, _some] | None = None
+    language: Annotated[tuple[Language, ...], one_or_more(Language), _each_once, _some] | None = (
+        None
+    )
     """The event's, or the one that was detected; `pt` holds for `pt-BR` too."""
-    origin: (
-        Annotated[
-            tuple[Literal["automatic", "user_report", "authority", "appeal"], ...],
-            one_or_more,
-            AfterValidator(_once),
-        ]
-        | None
-    ) = None
+    origin: Annotated[tuple[Origin, ...], one_or_more(Origin), _each_once, _some] | None = None
     reach: Bounds | None = None
     """How many people see the content; an event without one meets no bound."""
-    metadata: dict[
-        str,
-        Annotated[
-            tuple[Plain, ...],
-            BeforeValidator(_listed, json_schema_input_type=Plain | list[Plain]),
-            Field(min_length=1),
-        ],
-    ] = Field(default_factory=dict)
+    metadata: dict[str, Annotated[tuple[PlainValue, ...], one_or_more(PlainValue), _some]] = Field(
+        default_factory=dict
+    )
     """Values of the event's metadata, by name. What a policy names is kept in its verdicts."""
 
 
@@ -109,12 +139,14 @@ class Condition(When):
     """What a rule asks for; every condition that is given must hold. A rule that asks for a
     category, and for no safety and no score, asks for what is not Safe."""
 
-    safety: Annotated[tuple[Safety, ...], one_or_more, AfterValidator(_once)] | None = None
-    category: Annotated[tuple[Category, ...], one_or_more, AfterValidator(_once)] | None = None
+    safety: Annotated[tuple[Safety, ...], one_or_more(Safety), _each_once, _some] | None = None
+    category: Annotated[tuple[Category, ...], one_or_more(Category), _each_once, _some] | None = (
+        None
+    )
     """Holds where the guard named any of these."""
-    refusal: bool | None = None
+    refusal: StrictBool | None = None
     """Whether an answer refuses; it never holds for prompts and thoughts."""
-    score: dict[Score, Bounds] = Field(default_factory=dict)
+    score: dict[Score, Annotated[Bounds, AfterValidator(_within_one)]] = Field(default_factory=dict)
     """Probabilities from 0 to 1: where Controversial begins is a number of the policy's."""
 
     @property

@@ -152,6 +152,12 @@ class _Fields:
 
     def _check_scalar(self, node: yaml.ScalarNode, path: Path) -> None:
         """Notes what YAML takes for a date or a number and what is none, such as 2024-13-45."""
+        if any("\ud800" <= each <= "\udfff" for each in node.value):
+            self.errors.append(
+                f"{_at(self.file, _mark(node))}: {_dotted(path)}: holds half a surrogate pair, "
+                "which no text can be written with; remove it"
+            )
+            return
         try:
             yaml.SafeLoader("").construct_object(node)
         except (ValueError, AttributeError, KeyError):  # PyYAML's own, by type of the value

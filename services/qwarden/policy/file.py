@@ -5,15 +5,32 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainSerializer,
+    StrictBool,
+    model_validator,
+)
 
 from qwarden.contracts.verdict import Action
 from qwarden.guard.answer import Safety
 from qwarden.guard.conversation import Task
 from qwarden.guard.row import View, views_of
-from qwarden.policy.conditions import Category, Condition, Language, Score, When, one_or_more
+from qwarden.guard.taxonomy import categories_of
+from qwarden.policy.conditions import (
+    Category,
+    Condition,
+    Language,
+    Number,
+    Origin,
+    PlainValue,
+    Score,
+    When,
+    one_or_more,
+)
 from qwarden.policy.document import Document, as_its_file
-from qwarden.policy.reading import Plain
 
 NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 """Of policies, rules and queues: what fits a file, a metric's label and a header alike."""
@@ -21,26 +38,33 @@ NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
+_TIME = r"([1-9][0-9]{0,7})([smhd])"
+
+
 def _seconds(given: Any) -> Any:
-    if isinstance(given, str):
-        match = re.fullmatch(r"([1-9][0-9]{0,5})([smhd])", given)
-        if match is None:
-            raise ValueError(f"{given!r} is no time; write a number and s, m, h or d, such as 15m")
-        return int(match[1]) * _UNITS_S[match[2]]
-    return given
+    match = re.fullmatch(_TIME, given) if isinstance(given, str) else None
+    if match is None:
+        raise ValueError(f"{given!r} is no time; write a number and s, m, h or d, such as 15m")
+    return int(match[1]) * _UNITS_S[match[2]]
 
 
+_Written = Annotated[str, Field(pattern=f"^{_TIME}$")]
 Duration = Annotated[
-    int, BeforeValidator(_seconds, json_schema_input_type=str | int), Field(gt=0, le=366 * 86400)
+    int,
+    BeforeValidator(_seconds, json_schema_input_type=_Written),
+    PlainSerializer(lambda seconds: f"{seconds}s", when_used="json"),
+    Field(le=366 * 86400),
 ]
-"""A time in seconds; in files with a unit, such as `15m`."""
+"""A time in seconds; where it is written with its unit, such as `15m`."""
+Count = Annotated[int, Field(strict=True, ge=1)]
+Harm = Annotated[int, Field(strict=True, ge=1, le=10)]
 
 
 class RunOfTokens(Document):
     """As the report flags answers: so many tokens in a row that are not Safe."""
 
-    rule: Literal["consecutive"] = "consecutive"
-    run: int = Field(default=2, ge=1)
+    rule: Literal["consecutive"]
+    run: Count = 2
 
 
 class PairOfOneSafety(Document):
@@ -53,8 +77,8 @@ class RunOverThreshold(Document):
     """So many tokens in a row with P(Controversial) + P(Unsafe) of at least `p`."""
 
     rule: Literal["threshold"]
-    p: float = Field(default=0.5, gt=0, le=1)
-    run: int = Field(default=8, ge=1)
+    p: Annotated[Number, Field(gt=0, le=1)] = 0.5
+    run: Count = 8
 
 
 FlagRule = Annotated[RunOfTokens | PairOfOneSafety | RunOverThreshold, Field(discriminator="rule")]
@@ -71,7 +95,7 @@ class Handling(Document):
     """How people are asked: all of it is in the escalation."""
 
     queue: str = Field(pattern=NAME)
-    harm: int = Field(ge=1, le=10)
+    harm: Harm
     """How bad it is to be late, from 1 to 10: a queue is worked off by age × harm × reach."""
     sla: Duration
     """Within what time a person is to decide, such as `15m` or `2d`."""
@@ -95,7 +119,7 @@ class RuleFile(Document):
     text: dict[Language, str] = Field(default_factory=dict)
     """What the user is told, by language; for `disclaim`, what stands beside the content."""
     queue: str | None = Field(default=None, pattern=NAME)
-    harm: int | None = Field(default=None, ge=1, le=10)
+    harm: Harm | None = None
     sla: Duration | None = None
     meanwhile: Literal["show", "hide"] | None = None
     on_breach: Literal["raise", "allow", "block"] | None = None
@@ -125,8 +149,8 @@ class RuleFile(Document):
         """How people are asked, where they are."""
         if self.then is not Action.REVIEW:
             return None
-        return Handling.model_validate(
-            {name: getattr(self, name) for name in Handling.model_fields}
+        return Handling.model_construct(
+            **{name: getattr(self, name) for name in Handling.model_fields}
         )
 
 
@@ -156,7 +180,7 @@ class OnUnjudged(_Otherwise):
 class OnExpired(_Otherwise):
     """What happens in some circumstances to what came too late."""
 
-    then: Action
+    then: Literal["allow", "review", "block"]
 
 
 def _ends_without_condition(rules: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -165,45 +189,51 @@ def _ends_without_condition(rules: tuple[Any, ...]) -> tuple[Any, ...]:
     return rules
 
 
-def _one_or_rules(words: Any) -> Any:
-    return BeforeValidator(_as_one_rule, json_schema_input_type=words | list[dict[str, Any]])
+def _one_or_rules(words: Any, kind: Any) -> Any:
+    return BeforeValidator(_as_one_rule, json_schema_input_type=words | list[kind])
 
 
 class Budget(Document):
     """How much people take of one queue."""
 
-    an_hour: int = Field(ge=1)
+    an_hour: Count
     """Items that policies may send them in an hour, over the whole fleet."""
-    overflow: Literal["allow", "disclaim", "block"]
+    overflow: Literal["allow", "block"]
     """What is done with what is more."""
 
 
 class Quotas(Document):
     """Brakes on what is done without a person, over the whole fleet."""
 
-    blocks_an_hour: int | None = Field(default=None, ge=1)
+    blocks_an_hour: Count | None = None
     """Of each tenant; more blocks than this become reviews, by the fallback."""
     queues: dict[Annotated[str, Field(pattern=NAME)], Budget] = Field(default_factory=dict)
     """By queue."""
+
+
+def _check_scores(score: dict[Any, float], safety: Safety | None) -> None:
+    if len(score) < 3:
+        raise ValueError("score: give all three, safe, controversial and unsafe")
+    if min(score.values()) < 0 or abs(sum(score.values()) - 1) > 0.0015:
+        raise ValueError("score: the three are probabilities, and must make 1")
+    if safety is not None and score[safety.value.lower()] < max(score.values()):
+        raise ValueError(f"score: the guard says {safety} where that is the likeliest; it is not")
 
 
 class Given(Document):
     """What a case supposes."""
 
     safety: Safety | None = None
-    score: dict[Literal["safe", "controversial", "unsafe"], float] | None = None
+    score: dict[Literal["safe", "controversial", "unsafe"], Number] | None = None
     """Without it the safety has 0.98, and the others share the rest."""
-    category: Annotated[
-        tuple[Category, ...],
-        one_or_more,
-    ] = ()
-    refusal: bool | None = None
+    category: Annotated[tuple[Category, ...], one_or_more(Category)] = ()
+    refusal: StrictBool | None = None
     task: Task = Task.PROMPT
     language: Language = "en"
     tenant: str = "any"
-    origin: Literal["automatic", "user_report", "authority", "appeal"] = "automatic"
-    reach: int | None = None
-    metadata: dict[str, Plain] = Field(default_factory=dict)
+    origin: Origin = "automatic"
+    reach: Annotated[int, Field(strict=True, ge=0)] | None = None
+    metadata: dict[str, PlainValue] = Field(default_factory=dict)
     instead: Literal["judged", "outage", "unjudged", "expired"] = "judged"
     """What becomes of it: it is judged, the guard is away, or cannot say, or it came too late."""
 
@@ -211,12 +241,15 @@ class Given(Document):
     def _says_what_was_judged(self) -> Given:
         if (self.instead == "judged") != (self.safety is not None):
             raise ValueError("give the safety of what is judged, and of nothing else")
-        if self.score is not None and len(self.score) < 3:
-            raise ValueError("score: give all three, safe, controversial and unsafe")
-        if self.score is not None and abs(sum(self.score.values()) - 1) > 0.01:
-            raise ValueError("score: the three must make 1")
+        if self.score is not None:
+            _check_scores(self.score, self.safety)
         if self.safety is Safety.SAFE and self.category and self.score is None:
             raise ValueError("what is Safe has no category; or give the score")
+        strange = [name for name in self.category if name not in categories_of(self.task)]
+        if strange:
+            raise ValueError(f"the guard never says {', '.join(strange)} of a {self.task}")
+        if self.refusal is not None and self.task is not Task.RESPONSE:
+            raise ValueError("only a response refuses, or does not; leave refusal out")
         return self
 
 
@@ -237,7 +270,9 @@ class CaseFile(Document):
     expect: Expected
 
 
-FALLBACK = Handling(queue="general", harm=5, sla=86400, meanwhile="hide", on_breach="raise")
+FALLBACK = Handling.model_validate(
+    {"queue": "general", "harm": 5, "sla": "1d", "meanwhile": "hide", "on_breach": "raise"}
+)
 """For a review that no rule asked for: a day, and hidden until then, since nobody has said that it
 may be seen."""
 
@@ -258,21 +293,21 @@ class PolicyFile(Document):
     cannot be judged or came too late, a user's report."""
     on_unjudged: Annotated[
         tuple[OnUnjudged, ...],
-        _one_or_rules(Literal["review", "block"]),
+        _one_or_rules(Literal["review", "block"], OnUnjudged),
         AfterValidator(_ends_without_condition),
     ] = (OnUnjudged(then="review"),)
     """What happens to content that the guard cannot judge. No answer is never Safe."""
     on_outage: Annotated[
         tuple[OnOutage, ...],
-        _one_or_rules(Literal["hold", "review", "allow"]),
+        _one_or_rules(Literal["hold", "review", "allow"], OnOutage),
         AfterValidator(_ends_without_condition),
     ] = (OnOutage(then="hold"),)
     """What happens to content while the guard is away: it waits, or it is answered unjudged."""
     on_expired: Annotated[
         tuple[OnExpired, ...],
-        _one_or_rules(Literal["allow", "disclaim", "review", "block"]),
+        _one_or_rules(Literal["allow", "review", "block"], OnExpired),
         AfterValidator(_ends_without_condition),
-    ] = (OnExpired(then=Action.REVIEW),)
+    ] = (OnExpired(then="review"),)
     """What happens to content whose deadline passed before it was judged."""
     on_report: Literal["review", "rules"] = "review"
     """What a user's report does: people see what no rule blocks, or the rules alone decide."""
@@ -289,12 +324,28 @@ class PolicyFile(Document):
     """Tests of this policy; they are no part of its version."""
 
     @property
+    def whens(self) -> tuple[When, ...]:
+        """Every condition that stands in it."""
+        others: list[_Otherwise] = [*self.on_unjudged, *self.on_outage, *self.on_expired]
+        return (*(rule.when for rule in self.rules), *(each.when for each in others))
+
+    @property
+    def least_flagged(self) -> float:
+        """The least P(Controversial) + P(Unsafe) at which a flag rule of its own calls a token not
+        Safe that is likelier Safe; 1 where none does."""
+        rules = (self.flagging.response, self.flagging.thinking)
+        return min([1.0, *(rule.p for rule in rules if isinstance(rule, RunOverThreshold))])
+
+    @property
+    def queues(self) -> frozenset[str]:
+        """Where it can send anything."""
+        own = [rule.queue for rule in self.rules if rule.queue is not None]
+        return frozenset([*own, self.fallback.queue])
+
+    @property
     def metadata(self) -> tuple[str, ...]:
         """The names of the metadata that rules read, sorted."""
-        conditions: list[When] = [rule.when for rule in self.rules]
-        for others in (self.on_unjudged, self.on_outage, self.on_expired):
-            conditions += [each.when for each in others]
-        return tuple(sorted({name for when in conditions for name in when.metadata}))
+        return tuple(sorted({name for when in self.whens for name in when.metadata}))
 
     @property
     def thresholds(self) -> tuple[tuple[Score, float], ...]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from qwarden.contracts.verdict import SEVERITY, Action
 from qwarden.guard.answer import Triple
 from qwarden.guard.conversation import Task
 from qwarden.guard.debounce import RULES, Consecutive, Evaluation, Rule, Threshold
+from qwarden.guard.language import is_of
 from qwarden.guard.row import View, tail_of
 from qwarden.policy.conditions import compiled, holds, unjudged
 from qwarden.policy.file import (
@@ -40,13 +41,13 @@ class Reason:
     default_language: str
 
     def text(self, language: str | None) -> str | None:
-        """The text in this language, in its primary one, or in the policy's own; None where that
-        is empty."""
-        tags = [language or "", (language or "").split("-")[0], self.default_language]
-        for tag in tags:
-            for known, text in self.texts.items():
-                if known.lower() == tag.lower():
-                    return text or None
+        """The text in this language or a wider one, else in the policy's own; None where that is
+        empty."""
+        for tag in (language or "", self.default_language):
+            # The closest first: of `zh` and `zh-Hant` the second for `zh-Hant-TW`.
+            for known in sorted(self.texts, key=len, reverse=True):
+                if is_of(known, tag):
+                    return self.texts[known].strip() or None
         return None
 
 
@@ -81,21 +82,8 @@ class Policy:
     where nothing did."""
 
     __slots__ = (
-        "_expired",
-        "_outage",
-        "_rules",
-        "_unjudged",
-        "file",
-        "final_look",
-        "flags",
-        "frozen",
-        "metadata",
-        "name",
-        "on_report",
-        "row_tail",
-        "serial",
-        "thresholds",
-        "version",
+        "_expired", "_outage", "_rules", "_unjudged", "fallback", "file", "final_look", "flags",
+        "frozen", "metadata", "name", "on_report", "row_tail", "serial", "thresholds", "version",
         "views",
     )  # fmt: skip
 
@@ -114,17 +102,14 @@ class Policy:
         self.flags = _flags_of(file)
         """When the tokens of each task are a flag."""
         self.on_report = file.on_report == "review"
+        self.fallback = _kept_open(file.fallback) if frozen else file.fallback
+        """How people are asked where no review rule says so."""
         self._rules = tuple(
             _Rule(compiled(rule.when), self._held(_decided(rule, file))) for rule in file.rules
         )
         self._unjudged = self._otherwise("on_unjudged", file.on_unjudged)
         self._expired = self._otherwise("on_expired", file.on_expired)
         self._outage = self._otherwise("on_outage", file.on_outage)
-
-    @property
-    def fallback(self) -> Handling:
-        """How people are asked where no review rule says so."""
-        return self.file.fallback
 
     def decide(self, reading: Reading) -> Decided:
         """What the first rule that matches says. A rule of which this cannot be told does not
@@ -177,7 +162,7 @@ class Policy:
             decided = each.decided
             if decided is not None and decided.rule == rule and decided.handling is not None:
                 return decided.handling
-        return _kept_open(self.fallback) if self.frozen else self.fallback
+        return self.fallback
 
     def is_near(self, scores: Triple, bound: float) -> bool:
         """Whether a score is so close to a number that a rule compares it with, that the guard's
@@ -204,12 +189,12 @@ class Policy:
         if not self.frozen:
             return decided
         if decided.action is Action.BLOCK:
-            handling = self.fallback
-        elif decided.handling is not None:
-            handling = decided.handling
-        else:
+            # Whose time is over without a word is not shown either: nobody has said that it may be.
+            handling = self.fallback.model_copy(update={"on_breach": "raise"})
+            return Decided(Action.REVIEW, decided.rule, handling, decided.reason)
+        if decided.handling is None:
             return decided
-        return Decided(Action.REVIEW, decided.rule, _kept_open(handling), decided.reason)
+        return replace(decided, handling=_kept_open(decided.handling))
 
     def _otherwise(
         self, name: str, others: Iterable[OnOutage | OnUnjudged | OnExpired]

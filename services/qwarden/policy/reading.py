@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from qwarden.guard.answer import Safety, Triple
 from qwarden.guard.language import UNDETERMINED
+from qwarden.policy.profile import FLOOR
 
 Plain = str | int | float | bool
 """What a value of metadata may be, where rules read it."""
@@ -51,3 +52,17 @@ def plain_of(metadata: Mapping[str, object], names: Iterable[str]) -> Mapping[st
         for name in names
         if isinstance(value := metadata.get(name), str | int | float | bool)
     }
+
+
+def reading_of(
+    about: Circumstances,
+    safety: Safety,
+    scores: Triple,
+    categories: tuple[str, ...],
+    refusal: bool | None = None,
+) -> Reading:
+    """What rules read of an answer: its scores as they are published, so that who reads the verdict
+    decides alike, and no categories where the guard decodes none."""
+    safe, controversial, unsafe = (round(score, 3) for score in scores)
+    decoded = categories if categories or safe < FLOOR else None
+    return Reading(about, safety, (safe, controversial, unsafe), decoded, refusal)

@@ -27,9 +27,13 @@ OTHER = "(other)"
 NONE = "(none)"
 """The category of content for which the guard named none."""
 
-MAX_BOXES = 2000
-"""Where taking away leaves more pieces than this, a rule counts as reached: no policy that people
-wrote has come near it, and one that a program wrote must not stop a service from starting."""
+MAX_BOXES = 200
+"""Where taking away leaves more pieces than this, nobody can tell: no policy that people wrote has
+come near it, and one that a program wrote must not stop a service from starting."""
+
+LIKELIEST = 0.5
+"""P(Controversial) + P(Unsafe) of what is not Safe, at least: of whole texts the word is the
+likeliest of three, and of running sessions the flag rules ask for as much by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +46,14 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class Space:
-    """All cells of each dimension that some conditions speak of."""
+    """All cells of each dimension that some conditions speak of. `flagged`: the least that
+    P(Controversial) + P(Unsafe) is where the safety is not Safe."""
 
     cells: Mapping[str, frozenset[Cell]]
+    flagged: float = LIKELIEST
 
     @classmethod
-    def of(cls, whens: Sequence[When]) -> Space:
+    def of(cls, whens: Sequence[When], *, flagged: float = LIKELIEST) -> Space:
         cells: dict[str, frozenset[Cell]] = {
             "safety": frozenset(SAFETIES),
             "task": frozenset(Task),
@@ -59,14 +65,14 @@ class Space:
             for dimension, named in _words(when).items():
                 words.setdefault(dimension, {OTHER}).update(named)
             for dimension, bounds in _numbers(when).items():
-                ends = {-float("inf"), float("inf")}
-                numbers.setdefault(dimension, ends).update((bounds.low, bounds.high))
+                ends = {0.0, float("inf")}
+                numbers.setdefault(dimension, ends).update((max(0.0, bounds.low), bounds.high))
         for dimension, found in words.items():
             cells[dimension] = frozenset(found)
         for dimension, ends in numbers.items():
-            stretches: set[Cell] = {Stretch(*ends) for ends in pairwise(sorted(ends))}
+            stretches: set[Cell] = {Stretch(*pair) for pair in pairwise(sorted(ends))}
             cells[dimension] = frozenset(stretches | {OTHER} if dimension == "reach" else stretches)
-        return cls(cells)
+        return cls(cells, min(flagged, LIKELIEST))
 
     def box(self, when: When) -> Box | None:
         """What a condition can meet; None where nothing can."""
@@ -83,7 +89,7 @@ class Space:
             box[dimension] = frozenset(
                 cell
                 for cell in self.cells[dimension]
-                if isinstance(cell, Stretch) and bounds.low <= cell.low and cell.high <= bounds.high
+                if isinstance(cell, Stretch) and bounds.low <= cell.low < cell.high <= bounds.high
             )
         if isinstance(when, Condition):
             if when.safeties is not None:
@@ -97,8 +103,9 @@ class Space:
     def possible(self, box: Box) -> Box | None:
         """What of a box an assessment can be in; None where nothing of it.
 
-        The word is the likeliest of three, so its probability is a third or more, and where it is
-        not Safe the two others make a half or more; what is not a prompt is no Jailbreak.
+        What is Safe was the likeliest of three, so it has a third or more; where the word is not
+        Safe, the two others have `flagged` or more, and the word half of that or a third. What is
+        not a prompt is no Jailbreak, and only a response refuses.
         """
         here = dict(box)
         safeties = here.get("safety", self.cells["safety"])
@@ -108,6 +115,8 @@ class Space:
         asked = frozenset(
             task for task in tasks if not categories.isdisjoint((*_asked_of(task), NONE))
         )
+        if "refusal" in here:
+            asked &= {Task.RESPONSE}
         for dimension, left in (("safety", fits), ("task", asked)):
             if left != self.cells[dimension]:
                 here[dimension] = left
@@ -124,18 +133,20 @@ class Space:
             return _overlaps(box, "safe", 1 / 3, 1) and _overlaps(box, "flagged", 0, 2 / 3)
         own = "controversial" if word is Safety.CONTROVERSIAL else "unsafe"
         return (
-            _overlaps(box, own, 1 / 3, 1)
-            and _overlaps(box, "safe", 0, 0.5)
-            and _overlaps(box, "flagged", 0.5, 1)
+            _overlaps(box, own, min(1 / 3, self.flagged / 2), 1)
+            and _overlaps(box, "safe", 0, 1 - self.flagged)
+            and _overlaps(box, "flagged", self.flagged, 1)
         )
 
-    def left_of(self, box: Box, covers: Iterable[Box]) -> list[Box]:
-        """What is left of a box when others are taken away, in pieces without overlap."""
+    def left_of(self, box: Box, covers: Iterable[Box]) -> list[Box] | None:
+        """What is left of a box when others are taken away, in pieces without overlap; None where
+        that are too many to tell."""
         pieces = [box]
-        for cover in covers:
+        # The wide ones first: most pieces are within one of them.
+        for cover in sorted(covers, key=len):
             pieces = [piece for each in pieces for piece in self._minus(each, cover)]
             if len(pieces) > MAX_BOXES:
-                return pieces
+                return None
         return pieces
 
     def _minus(self, box: Box, cover: Box) -> Iterable[Box]:
@@ -157,13 +168,13 @@ def _asked_of(task: Cell) -> tuple[str, ...]:
     return categories_of(Task(str(task)))
 
 
-def reached_rules(whens: Sequence[When]) -> list[bool]:
-    """Whether each of some rules is ever the first that matches."""
-    space = Space.of(whens)
+def reached_rules(whens: Sequence[When], *, flagged: float = LIKELIEST) -> list[bool]:
+    """Whether each of some rules is ever the first that matches, as far as one can tell."""
+    space = Space.of(whens, flagged=flagged)
     boxes = [space.box(when) for when in whens]
     return [
         box is not None
-        and bool(space.left_of(box, [each for each in boxes[:at] if each is not None]))
+        and space.left_of(box, [each for each in boxes[:at] if each is not None]) != []
         for at, box in enumerate(boxes)
     ]
 

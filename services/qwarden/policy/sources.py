@@ -18,10 +18,12 @@ BUILT_IN: dict[str, Policy] = {name: Policy(file) for name, file in built_in.FIL
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A policy with all that it extends in it, and where each of its fields is written."""
+    """A policy with all that it extends in it, and where each of its fields is written. `left_out`:
+    the inherited rules that are never reached behind its own."""
 
     file: PolicyFile
     places: Places
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,17 @@ def from_body(body: PolicyFile) -> Source:
 def findings(source: Source) -> list[checks.Finding]:
     """What is wrong with a policy, and what to think of; its own cases are run too."""
     said = checks.findings(source.file, source.places)
+    if source.left_out:
+        said.append(
+            checks.Finding(
+                source.places.sentence(
+                    ("extends",),
+                    f"inherited rules are never reached behind the own ones and are left out: "
+                    f"{', '.join(source.left_out)}; see that this is meant",
+                ),
+                is_error=False,
+            )
+        )
     if any(finding.is_error for finding in said):
         return said  # its cases would say the same again
     return said + cases.findings(source.file, source.places)
@@ -114,11 +127,7 @@ class _Reading:
         if own.extends in (*below, name):
             circle = " extends ".join((*below, name, own.extends))
             raise DocumentError(marks.sentence(path, f"{circle}; a policy cannot extend itself"))
-        try:
-            parent = self.source(own.extends, below=(*below, name))
-        except DocumentError as error:
-            raise DocumentError(str(error)) from None
-        return _with_parent(own, marks, parent)
+        return _with_parent(own, marks, self.source(own.extends, below=(*below, name)))
 
 
 def _check_names(own: PolicyFile, marks: Marks) -> None:
@@ -151,18 +160,21 @@ def _with_parent(own: PolicyFile, marks: Marks, parent: Source) -> Source:
             rules.append((own_rule, marks, index))
         else:
             rules.append((rule, their_marks, their_index))
-    reached = reached_rules([rule.when for rule, _, _ in rules[:-1]])
-    rules = [
+    flagged = own.least_flagged if "flagging" in given else parent.file.least_flagged
+    reached = reached_rules([rule.when for rule, _, _ in rules[:-1]], flagged=flagged)
+    kept = [
         each
         for each, is_reached in zip(rules, [*reached, True], strict=True)
         if is_reached or each[1] is marks
     ]
+    left_out = tuple(each[0].name for each in rules if each not in kept)
     file = parent.file.model_copy(
         update={
             **{name: getattr(own, name) for name in given},
             "name": own.name,
             "cases": own.cases,
-            "rules": tuple(rule for rule, _, _ in rules),
+            "rules": tuple(rule for rule, _, _ in kept),
         }
     )
-    return Source(file, Places(marks, tuple((at, index) for _, at, index in rules)))
+    places = Places(marks, tuple((at, index) for _, at, index in kept))
+    return Source(file, places, (*parent.left_out, *left_out))

@@ -161,7 +161,11 @@ def _standing(policy: Policy, serial: int, frozen: bool) -> Policy:
 def _lacking(name: str) -> Policy:
     """What stands for a policy that nobody has given. Nothing is judged while there is one; if it
     were, people would see it."""
-    said = {**FALLBACK.model_dump(), "ground": "terms", "clause": "no policy is in force"}
+    said = {
+        **FALLBACK.model_dump(mode="json"),
+        "ground": "terms",
+        "clause": "no policy is in force",
+    }
     return Policy(
         PolicyFile.model_validate(
             {"name": name, "rules": [{"name": "not-in-force", "then": "review", **said}]}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import msgspec
 
 from qwarden.contracts.chunk import Chunk, decode_chunk
+from qwarden.contracts.event import Count, Name
 from qwarden.contracts.keys import ContentKey
 from qwarden.contracts.refusal import Refused
 from qwarden.delivery.owed import Owed
@@ -17,6 +19,8 @@ from qwarden.policy.policy import Policy
 from qwarden.policy.tenants import Tenant, Tenants, policy_of
 
 Done = Callable[[Owed], None]
+
+T = TypeVar("T")
 
 
 @dataclass(eq=False, slots=True)
@@ -70,32 +74,45 @@ class Placed(Arrived):
     chunk: Chunk = field(kw_only=True)
 
 
+class _Names(msgspec.Struct):
+    tenant: Name
+    session: Name
+
+
 class _Seq(msgspec.Struct):
-    seq: int
+    seq: Count
 
 
+_names_decoder = msgspec.json.Decoder(_Names)
 _seq_decoder = msgspec.json.Decoder(_Seq)
 
 
 @dataclass(frozen=True, slots=True)
 class Torn:
-    """What a record that was refused says of itself: its session, where it names it, its place
-    there, and the key of the record."""
+    """What a record that was refused says of itself: its session, where it names one that there
+    may be, its place there, and the key of the record."""
 
     session: tuple[str, str] | None
     seq: int | None
     key: bytes | None
 
     @classmethod
-    def of(cls, source: Source, refused: Refused) -> Torn:
-        named = (refused.tenant, refused.event_id) if refused.tenant and refused.event_id else None
-        try:
-            seq = _seq_decoder.decode(source.value or b"").seq
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            seq = None
+    def of(cls, source: Source) -> Torn:
+        names = _decoded(_names_decoder, source)
+        seq = _decoded(_seq_decoder, source)
+        named = None
+        if names is not None and "\0" not in names.tenant + names.session:
+            named = names.tenant, names.session
         # No session has a longer key, since each of its records would be refused for it.
         key = source.key if len(source.key or b"") <= MAX_ENVELOPE_BYTES else None
-        return cls(named, seq, key)
+        return cls(named, None if seq is None else seq.seq, key)
+
+
+def _decoded(decoder: msgspec.json.Decoder[T], source: Source) -> T | None:
+    try:
+        return decoder.decode(source.value or b"")
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +127,32 @@ class Door:
 
     def admit(self, source: Source) -> Chunk:
         """Reads one record. Raises `Refused` with a sentence that names the fix."""
-        chunk = decode_chunk(
-            source.value, max_bytes=self.max_event_bytes, tenants=self.tenants.known
-        )
-        source.check_envelope(event_id=chunk.session, tenant=chunk.tenant)
+        chunk = self._read(source)
         self.acting(chunk, chunk.policy)
         return chunk
+
+    def was_admitted(self, source: Source) -> Chunk | None:
+        """A record that `admit` refuses, where only what is in force decides that: it may have
+        been admitted before."""
+        try:
+            return replace(self, max_event_bytes=len(source.value or b""))._read(source)
+        except Refused:
+            return None
 
     def acting(self, chunk: Chunk, policy: str | None) -> tuple[Tenant, Policy]:
         """Whose a chunk's session is, and the policy of that name. Raises `Refused`."""
         tenant = self.tenants.of(chunk.tenant, event_id=chunk.session)
         return tenant, policy_of(tenant, policy, event_id=chunk.session)
+
+    def acting_at_least(self, chunk: Chunk) -> tuple[Tenant, Policy]:
+        """The same for a session whose beginning nobody has: its tenant's default, also of a tenant
+        that is not known."""
+        tenant = replace(self.tenants, strict=False).of(chunk.tenant, event_id=chunk.session)
+        return tenant, tenant.default
+
+    def _read(self, source: Source) -> Chunk:
+        chunk = decode_chunk(
+            source.value, max_bytes=self.max_event_bytes, tenants=self.tenants.known
+        )
+        source.check_envelope(event_id=chunk.session, tenant=chunk.tenant)
+        return chunk

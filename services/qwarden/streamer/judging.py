@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
 from qwarden import telemetry
@@ -143,13 +143,12 @@ class Judging:
         signals = self._hear(live, heard.scored)
         if heard.closed and not live.is_full:
             live.is_full = True
-            tasks = [part.task for part in parts[-1:] if part.task is not None]
-            signals += [
+            task = parts[-1].task or Task.PROMPT  # which follows the history
+            signals.append(
                 verdicts.ending_of(
                     live.open, task, live.latch(task), verdicts.TOO_LONG, heard.revision
                 )
-                for task in tasks
-            ]
+            )
         return signals
 
     def _hear(self, live: Live, scored: Iterable[Scored]) -> list[Signal]:
@@ -196,7 +195,8 @@ class Judging:
         if live.is_abandoned or not live.open.transcript.length(Task.PROMPT):
             return ()  # its verdicts come together
         live.prompt_is_out = True
-        return await self._judged(live, (Task.PROMPT,), cause)
+        causes = {Task.PROMPT: cause}
+        return self._judged(live, causes, await self._looks(live, causes))
 
     async def _conclude(self, held: Held, live: Live) -> None:
         """The session is over: what it still owes, and then it is settled."""
@@ -209,30 +209,37 @@ class Judging:
                 signals = await self._append(held, live, session.transcript.finish())
             except AppendRefused:
                 self._abandon(held, live, Cause.REFUSED)
-        cause: str | None = None
-        tasks = verdicts.tasks_left(session, prompt_is_out=live.prompt_is_out)
+        causes = self._causes(live)
+        looks = await self._looks(live, causes)
+        # Meanwhile more of an old session may have come, which nobody has judged.
+        session.is_told = True
+        causes = self._causes(live)
         if not session.cause.is_complete:
-            no_answer = session.cause is Cause.NO_ANSWER
-            cause = verdicts.NO_ANSWER if no_answer else verdicts.INCOMPLETE
             signals += [
-                verdicts.ending_of(session, task, live.latch(task), cause, live.session.revision)
-                for task in tasks
+                verdicts.ending_of(session, task, live.latch(task), why, live.session.revision)
+                for task, why in causes.items()
+                if why is not None
             ]
-        elif live.is_full:
-            cause = verdicts.TOO_LONG
         owed = () if live.is_quiet else self._signals(live, signals)
-        owed += await self._judged(live, tasks, cause)
-        if not tasks and not live.prompt_is_out:
+        owed += self._judged(live, causes, looks)
+        if not causes and not live.prompt_is_out:
             owed += self._without_text(live)
         self._owe(held, live, owed, live.last, then=partial(held.settle, live))
 
-    async def _judged(self, live: Live, tasks: Sequence[Task], cause: str | None) -> Owed:
+    def _causes(self, live: Live) -> dict[Task, str | None]:
+        return verdicts.causes_of(
+            live.open, live.latches, is_full=live.is_full, prompt_is_out=live.prompt_is_out
+        )
+
+    def _judged(
+        self, live: Live, causes: Mapping[Task, str | None], looks: Mapping[Task, Answer]
+    ) -> Owed:
         """The verdicts on these tasks, and what goes with them."""
-        looks = await self._looks(live, tasks, cause)
         policy = self._standing(live)
         owed: Owed = ()
-        for task in tasks:
-            judged = Judged(task, live.word(task), live.session.revision, looks.get(task), cause)
+        for task, cause in causes.items():
+            look = looks.get(task) if cause in (None, verdicts.TOO_LONG) else None
+            judged = Judged(task, live.word(task), live.session.revision, look, cause)
             verdict = verdicts.verdict_of(
                 live.open, policy, judged, self._door.keys, self._door.detector
             )
@@ -254,12 +261,10 @@ class Judging:
         """A session's policy as the freezes of now have it act."""
         return self._door.tenants.freezes.acting(live.tenant.name, live.policy)
 
-    async def _looks(
-        self, live: Live, tasks: Sequence[Task], cause: str | None
-    ) -> dict[Task, Answer]:
+    async def _looks(self, live: Live, causes: Mapping[Task, str | None]) -> dict[Task, Answer]:
         """What the guard of whole texts says of those tasks that want it."""
         wanted: list[tuple[Task, Wanted]] = []
-        for task in tasks:
+        for task, cause in causes.items():
             if not verdicts.wants_look(live.policy, live.word(task), cause):
                 continue
             conversation = live.open.transcript.conversation(task)

@@ -7,15 +7,17 @@ Invariants, each held by `tests/property/test_sessions.py`:
 - A session's chunks are applied once each, in the order of `seq`, whatever order they come in.
 - Nothing but the records says what becomes of a session, their timestamps included: read again
   from `start`, and from its time, it is applied, and ends, as it was before. (But a chunk that
-  comes for the first time when its session is settled is known for late only as long as that is
-  remembered.)
+  comes for the first time when its session is over is known for late only as long as that is
+  remembered, and whether it came before the verdict of an old session was out is not told.)
 - A chunk is done only when those before it in its session are: one that waits for another is not
   until that has come or the session is settled. So a session that is read again and whose chunk 0
   does not come, then or soon, was settled before.
 - Every session ends: by its end, or when it is too old, or when a chunk of it stays away or is
   refused.
 - A session of which a chunk was refused, and not sent again well, is never complete, whichever of
-  its chunks came first.
+  its chunks came first. Nor is one of which two chunks with one `seq` say different things, or of
+  which text came that nobody reads: behind its end, or late when it was too old.
+- A session that had begun does not vanish where its chunk 0 is refused when it is read again.
 """
 
 from __future__ import annotations
@@ -25,15 +27,21 @@ import heapq
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from qwarden.contracts.chunk import Chunk
-from qwarden.guard.stream import Part
+from qwarden.guard.conversation import Task
+from qwarden.guard.stream import Part, Segment
 from qwarden.streamer.transcript import Transcript
 
 Key = tuple[str, str]
 """Tenant and session."""
 
+_CONTRADICTS = (
+    "a chunk of this seq was taken that says something else; number each chunk of a session once, "
+    "and repeat it as it was"
+)
 _MOST_TWICE = 1000
 """Sessions whose beginning is not where it should be, that are known: producers send few so."""
 
@@ -49,8 +57,10 @@ class Cause(enum.StrEnum):
     """A chunk did not come in time, while those behind it did."""
     REFUSED = "refused"
     """A chunk of it was refused."""
+    UNREAD = "unread"
+    """Text of it came that nobody reads: behind its end, or when it was too old."""
     LOST = "lost"
-    """The topic does not have its beginning any more."""
+    """The topic does not have its beginning any more, or it is refused now."""
     NO_ANSWER = "no_answer"
     """The stream guard failed on it alone, several times."""
 
@@ -120,23 +130,39 @@ class Open(Generic[P]):
     held_since: dict[int, int] = field(default_factory=dict)
     beginning: P | None = None
     """Its chunk 0, which says its policy and language."""
+    said: dict[int, int] = field(default_factory=dict)
+    """Of each `seq` that was taken a hash of what its chunk says."""
+    tasks_sent: set[Task] = field(default_factory=set)
+    """What its chunks are texts of, those included that are not applied."""
     read_again: bool = False
     """Whether its first chunk was read again, and not delivered."""
+    is_headless: bool = False
+    """Whether its chunk 0 was read again, and is refused now."""
     is_torn: bool = False
     """Whether a chunk was refused before it began: its end alone would show that this was sent
     again well."""
     cause: Cause | None = None
     """Why it is over, or None while it is open."""
+    is_told: bool = False
+    """Whether its last verdicts are on their way."""
 
     def met(self, placed: P) -> None:
         """A chunk of it stands there, whatever becomes of it."""
-        self.last = max(self.last, placed.offset)
-        if placed.chunk.seq == 0:
-            self.zero = max(self.zero, placed.offset)
+        chunk = placed.chunk
+        self.stands(chunk.seq, placed.offset)
+        task = Part(chunk.role, "", Segment(chunk.segment), history=chunk.history).task
+        if task is not None and chunk.role in ("user", "assistant"):
+            self.tasks_sent.add(task)
+
+    def stands(self, seq: int | None, offset: int) -> None:
+        """A record of it stands there, be it refused."""
+        self.last = max(self.last, offset)
+        if seq == 0:
+            self.zero = max(self.zero, offset)
 
     def has(self, seq: int) -> bool:
         """Whether that chunk was taken."""
-        return seq < self.expected or seq in self.held
+        return seq in self.said
 
     @property
     def waits_since(self) -> int | None:
@@ -195,7 +221,7 @@ class Sessions(Generic[P]):
         self._by_record: dict[bytes, dict[Key, None]] = {}
         """The same by the key of the record that each was opened by."""
         self._torn: OrderedDict[Key | bytes, Start] = OrderedDict()
-        """Where a chunk was first refused whose session had not begun: by its name, or by the key
+        """Where a chunk was last refused whose session had not begun: by its name, or by the key
         of its record where it does not say it. As many as such sessions: to forget one before it is
         too old would let it pass for complete."""
         self._settled: OrderedDict[Key, tuple[int, Start]] = OrderedDict()
@@ -233,7 +259,7 @@ class Sessions(Generic[P]):
             heapq.heappop(self._leaving)
         starts = [each.start for each in self._open.values()]
         starts += [start for _, start in self._leaving]
-        starts += list(self._torn.values())[:1]
+        starts += islice(self._torn.values(), 1)
         found = min(starts, default=Start(watermark, self.now))
         for zero, start in sorted(self._begin_twice, reverse=True):
             if zero >= found.offset:
@@ -289,10 +315,16 @@ class Sessions(Generic[P]):
             _, start = self._settled[key]
             self._leave(start, placed.offset, placed.offset if chunk.seq == 0 else start.offset)
         if key in self._settled or (session is not None and session.cause is not None):
+            if session is not None:
+                self._comes_late(session, chunk)
             return Taken(Fate.LATE, session)
         if session is None:
             session = self._opened(key, placed)
-        if session.has(chunk.seq):
+        said = _said_by(chunk)
+        if session.said.setdefault(chunk.seq, said) != said:
+            over = self._end(session, Cause.REFUSED)
+            return Taken(Fate.REFUSED, session, refused=(placed, _CONTRADICTS), over=over)
+        if chunk.seq < session.expected or chunk.seq in session.held:
             return Taken(Fate.DUPLICATE, session)
         session.held[chunk.seq] = placed
         session.held_since[chunk.seq] = self.now
@@ -300,6 +332,19 @@ class Sessions(Generic[P]):
             self._look_at(self.now + self._gap_ms, session)
             return Taken(Fate.WAITS, session)
         return self._apply(session)
+
+    def refuse_again(self, placed: P) -> None:
+        """A chunk is refused now that is read again; to be called before `refuse`. If its session
+        had begun with it, that does not vanish: it is lost, unless its chunk 0 was sent again well.
+        (What had not begun, and is known by a dead letter, cannot be told from it, and is lost
+        too.)"""
+        key = (placed.chunk.tenant, placed.chunk.session)
+        session = self._open.get(key)
+        if placed.chunk.seq == 0 and key not in self._settled:
+            session = session or self._opened(key, placed)
+            session.is_headless = True
+        if session is not None:
+            session.met(placed)
 
     def refuse(
         self, name: Key | None, seq: int | None, record_key: bytes | None, offset: int
@@ -309,21 +354,31 @@ class Sessions(Generic[P]):
         not name its session is of those whose records have its key.
 
         What has begun is over at once: nothing that comes later could show that text is missing.
-        What has not is remembered, as old as a session gets. But nothing is missing where the same
-        `seq` was taken well, and of chunk 0 none needs to be told: without it nothing begins.
+        What has not is remembered, as old as a session gets; so is what names no session, since it
+        may be of one that begins later. But nothing is missing where the same `seq` was taken well,
+        and of chunk 0 none needs to be told: without it nothing begins.
         """
-        if seq == 0 or name in self._settled:
+        if name is not None and name in self._settled:
+            if seq == 0:
+                self._leave(self._settled[name][1], offset, offset)
             return []
-        whose = [name] if name is not None else list(self._by_record.get(record_key or b"", ()))
+        whose: Iterable[Key] = () if name is None else (name,)
+        if name is None and record_key is not None:
+            whose = self._by_record.get(record_key, ())
         known = [session for key in whose if (session := self._open.get(key)) is not None]
+        if seq == 0:
+            for session in known:
+                session.stands(seq, offset)
+            return []
         unknown = name if name is not None else record_key
-        if not known and unknown is not None:
-            self._torn.setdefault(unknown, Start(offset, self.now))
+        if unknown is not None and (name is None or not known):
+            self._torn[unknown] = Start(offset, self.now)
+            self._torn.move_to_end(unknown)
         over = []
         for session in known:
             if session.cause is not None or (seq is not None and session.has(seq)):
                 continue
-            session.last = max(session.last, offset)
+            session.stands(seq, offset)
             if session.beginning is None:
                 session.is_torn = True
             else:
@@ -398,7 +453,7 @@ class Sessions(Generic[P]):
                 break
             if placed.chunk.end == "session":
                 parts += session.transcript.finish()
-                session.cause = Cause.END
+                session.cause = Cause.UNREAD if session.held else Cause.END
             session.expected += 1
             ends_prompt = session.transcript.is_prompt_over and not before
             applied.append(Applied(placed, parts, ends_prompt))
@@ -418,15 +473,20 @@ class Sessions(Generic[P]):
 
     def _grow_old(self, session: Open[P]) -> Over[P]:
         """Ends a session that is too old."""
-        if session.held:
+        if session.held or session.beginning is None:
             return self._give_up(session)
         return self._end(session, Cause.REFUSED if session.is_torn else Cause.AGE)
+
+    def _comes_late(self, session: Open[P], chunk: Chunk) -> None:
+        is_new = session.said.get(chunk.seq) != _said_by(chunk)
+        if is_new and session.cause is Cause.AGE and not session.is_told:
+            session.cause = Cause.UNREAD
 
     def _give_up(self, session: Open[P]) -> Over[P]:
         """Ends a session of which a chunk stays away."""
         if session.beginning is not None or not session.read_again:
             return self._end(session, Cause.GAP)
-        if self.lost:
+        if self.lost or session.is_headless:
             return self._end(session, Cause.LOST)
         self.settle(session)
         return Over(session, self._released(session), settled=True)
@@ -444,3 +504,8 @@ class Sessions(Generic[P]):
     def _look_at(self, at: int, session: Open[P]) -> None:
         self._numbered += 1
         heapq.heappush(self._due, (at, self._numbered, session))
+
+
+def _said_by(chunk: Chunk) -> int:
+    """Equal for chunks that say the same."""
+    return hash((chunk.role, chunk.segment, chunk.history, chunk.text))

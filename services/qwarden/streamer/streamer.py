@@ -253,7 +253,9 @@ class Streamer(Judging):
             telemetry.CHUNKS.add(Fate.REFUSED)
             letter = self._outcomes.dead_letter(arrived.source, refused, arrived.polled)
             held.known[arrived.offset] = arrived
-        torn = Torn.of(arrived.source, refused)
+        elif (chunk := self._door.was_admitted(arrived.source)) is not None:
+            held.sessions.refuse_again(Placed(arrived.source, arrived.polled, None, chunk=chunk))
+        torn = Torn.of(arrived.source)
         ended = held.sessions.refuse(torn.session, torn.seq, torn.key, arrived.offset)
         if not ended:
             arrived.finish(letter)
@@ -284,9 +286,11 @@ class Streamer(Judging):
     def _live(self, held: Held, session: Open[Placed]) -> Live:
         live = held.lives.get(session.key)
         if live is None:
-            chunk = (session.beginning or session.first).chunk
-            named = chunk.policy if session.beginning is not None else None
-            tenant, policy = self._door.acting(chunk, named)
+            if session.beginning is not None:
+                chunk = session.beginning.chunk
+                tenant, policy = self._door.acting(chunk, chunk.policy)
+            else:
+                tenant, policy = self._door.acting_at_least(session.first.chunk)
             live = Live(session, tenant, policy, Session(*session.key))
             held.lives[session.key] = live
         return live

@@ -70,6 +70,11 @@ class Transcript:
         """The turn that the guard was sent last, while it has not ended."""
         self._aside: _Turn | None = None
         """The same of turns that it does not see."""
+        self._seen: _Turn | None = None
+        """The last turn that it sees."""
+        self._judged: dict[Task, _Turn] = {}
+        """The turn of each task, in their order."""
+        self._has_user = False
         self.bytes = 0
         """Of its texts as JSON, as evidence holds them."""
         self.is_prompt_over = False
@@ -84,7 +89,7 @@ class Transcript:
             raise ValueError(
                 f"with this chunk the session has {self.bytes + size:,} bytes of text and the "
                 f"limit is {self._most_bytes:,}; end sessions sooner, or raise "
-                "moderator.max_event_bytes and the topics' max.message.bytes"
+                "streamer.max_event_bytes and the topics' max.message.bytes"
             )
         dropped = self._dropped_as(role, segment, chunk.history)
         if dropped is not None:
@@ -98,7 +103,7 @@ class Transcript:
             if turn is not None and not _goes_on(turn, role, segment, chunk):
                 parts += self._end(turn)
             turn = self._running = _Turn(role, segment, chunk.history)
-            self._turns.append(turn)
+            self._begin(turn)
         self._aside = None
         self.bytes += size
         turn.texts.append(chunk.text)
@@ -123,6 +128,13 @@ class Transcript:
     def tasks(self) -> tuple[Task, ...]:
         """The tasks that have text, in the order of verdicts: prompt, response, thinking."""
         return tuple(task for task in Task if task in self._texts)
+
+    def has_ended(self, task: Task) -> bool:
+        """Whether nothing more of a task's text may come: its turn has ended, or the answer is
+        there behind the thought."""
+        turn = self._judged.get(task)
+        thought = task is Task.THINKING and Task.RESPONSE in self._judged
+        return turn is not None and (turn.ended or thought)
 
     def length(self, task: Task) -> int:
         """Code points of a task's text."""
@@ -183,17 +195,20 @@ class Transcript:
             return role
         if history and segment is Segment.THINKING:
             return "reasoning"
-        if history and role == "assistant" and not self._has_user():
+        if history and role == "assistant" and not self._has_user:
             return role
         return None
 
-    def _has_user(self) -> bool:
-        return any(turn.role == "user" for turn in self._turns)
+    def _begin(self, turn: _Turn) -> None:
+        self._turns.append(turn)
+        self._seen = turn
+        self._has_user = self._has_user or turn.role == "user"
+        if turn.task is not None:
+            self._judged[turn.task] = turn
 
     def _check(self, role: str, segment: Segment, history: bool) -> None:
-        judged = [turn for turn in self._turns if turn.task is not None]
-        tasks = {turn.task for turn in judged}
-        if history and judged:
+        tasks = self._judged.keys()
+        if history and tasks:
             raise ValueError(
                 "the chunk is history and comes behind text that is judged; send history first"
             )
@@ -205,26 +220,27 @@ class Transcript:
                     "a user's turn comes behind an answer that was judged; start a new session, "
                     "with the turns of this one as its history"
                 )
-            if judged:
+            if tasks:
                 raise ValueError(
                     "a second user's turn comes before any answer; send it in the first one, or "
                     "start a new session"
                 )
             return
-        if not self._has_user():
+        if not self._has_user:
             raise ValueError(
                 "an answer comes before any user's turn, which the guard cannot judge; send the "
                 "question first"
             )
-        seen = [turn for turn in self._turns if not turn.dropped]
-        if seen[-1].role == "assistant" and seen[-1].history:
+        seen = self._seen
+        if seen is not None and seen.role == "assistant" and seen.history:
             raise ValueError(
                 "an answer comes right behind an assistant's turn of history; send the question "
                 "that it answers first, or mark the answer as history too"
             )
         # The end of a thought is not that of its turn: the answer is of the same.
         before = (Task.PROMPT,) if segment is Segment.THINKING else (Task.PROMPT, Task.THINKING)
-        if judged and judged[-1].ended and judged[-1].task not in before:
+        last = next(reversed(self._judged.values()), None)
+        if last is not None and last.ended and last.task not in before:
             raise ValueError(
                 "the assistant's turn has ended; start a new session, or end the turn only with "
                 "the last chunk of the answer"

@@ -3,13 +3,14 @@ same out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import msgspec
 
 from qwarden.contracts.keys import ContentKey
 from qwarden.contracts.signal import Signal, SignalKind
-from qwarden.contracts.verdict import Basis, Verdict, verdict_id
+from qwarden.contracts.verdict import SEVERITY, Basis, Verdict, verdict_id
 from qwarden.guard.answer import SAFETIES, Answer, Assessment, Failure, Safety, Triple, Unanswered
 from qwarden.guard.conversation import Task
 from qwarden.guard.debounce import Latch, Raised
@@ -29,10 +30,11 @@ from qwarden.outcomes.said import (
     said_of,
     scores_of,
 )
-from qwarden.policy.policy import Policy
+from qwarden.policy.policy import Decided, Policy
 from qwarden.policy.reading import Circumstances, Reading
+from qwarden.policy.reading import reading_of as read
 from qwarden.streamer.chunks import Placed
-from qwarden.streamer.sessions import Open
+from qwarden.streamer.sessions import Cause, Open
 
 INCOMPLETE = "incomplete"
 TOO_LONG = Failure.TOO_LONG.value
@@ -96,10 +98,11 @@ def verdict_of(
 ) -> Verdict:
     """The verdict on one task.
 
-    - What was flagged stays so, whatever else is missing.
     - Where the other guard looked, the worse of the two stands; in doubt, where the stream guard
       has no word of its own, and where its context was full, the other one's.
-    - Where nobody has judged the whole, it is degraded.
+    - Where nobody has judged the whole, or the other guard was asked and has no answer, it is
+      degraded; but what was flagged stays so, unless the policy does less about it than about
+      what is not judged.
     """
     word, look = judged.word, judged.look
     revision = judged.revision
@@ -109,13 +112,13 @@ def verdict_of(
     said, decided, answered_by = NOTHING, policy.unjudged(about), revision
     if isinstance(look, Assessment):
         revision = f"{revision} {look.revision}".strip()
-    stands = word if word is not None and (word.is_flag or judged.cause is None) else None
+    stands = _standing(policy, about, judged)
     if isinstance(look, Assessment) and _look_stands(stands, look):
         said = said_of(look, look.safety)
         decided = policy.decide(reading_of(about, look))
         answered_by = look.revision
     elif stands is not None:
-        decided = policy.decide(_reading(about, stands.safety, stands.scores, stands.category))
+        decided = _decided_by(policy, about, stands)
         said = _said_by(stands)
     else:
         basis = Basis.DEGRADED
@@ -223,18 +226,64 @@ def ending_of(session: Open[Placed], task: Task, latch: Latch, cause: str, revis
     )
 
 
+def causes_of(
+    session: Open[Placed], latches: Mapping[Task, Latch], *, is_full: bool, prompt_is_out: bool
+) -> dict[Task, str | None]:
+    """The tasks whose verdicts a session owes when it is over, and why each was not judged to its
+    end, or None. `is_full`: whether the stream guard's context is."""
+    why, spares = None, False
+    if session.cause is Cause.NO_ANSWER:
+        why = NO_ANSWER
+    elif session.cause is not None and not session.cause.is_complete:
+        why, spares = INCOMPLETE, session.cause is Cause.GAP
+    elif is_full:
+        why, spares = TOO_LONG, True
+    causes: dict[Task, str | None] = {}
+    for task in tasks_left(session, prompt_is_out=prompt_is_out):
+        heard = latches[task].last if task in latches else None
+        is_whole = (
+            heard is not None
+            and heard.end == session.transcript.length(task)
+            and session.transcript.has_ended(task)
+        )
+        causes[task] = None if spares and is_whole else why
+    if session.cause is Cause.GAP and None in causes.values():
+        causes[Task.RESPONSE] = INCOMPLETE  # what stood behind the gap
+    return causes
+
+
 def tasks_left(session: Open[Placed], *, prompt_is_out: bool) -> tuple[Task, ...]:
     """The tasks whose verdicts a session owes when it is over. One that was cut off has at least
     one: of what it was about to say."""
     left = tuple(t for t in session.transcript.tasks if not (t is Task.PROMPT and prompt_is_out))
     if left or session.cause is None or session.cause.is_complete:
         return left
+    if session.cause is Cause.LOST and session.tasks_sent:
+        return tuple(task for task in Task if task in session.tasks_sent)
     if prompt_is_out:
         return (Task.RESPONSE,)
     first = session.first.chunk
     if first.role != "assistant":
         return (Task.PROMPT,)
     return (Task.THINKING if first.segment == "thinking" else Task.RESPONSE,)
+
+
+def _standing(policy: Policy, about: Circumstances, judged: Judged) -> Word | None:
+    """The stream guard's word, where there is one that counts."""
+    word, look = judged.word, judged.look
+    if word is None:
+        return None
+    is_judged = judged.cause is None and not isinstance(look, Unanswered)
+    if is_judged or not word.is_flag:
+        return word if is_judged else None
+    if isinstance(look, Assessment):
+        return word
+    flagged, unjudged = _decided_by(policy, about, word), policy.unjudged(about)
+    return word if SEVERITY[flagged.action] >= SEVERITY[unjudged.action] else None
+
+
+def _decided_by(policy: Policy, about: Circumstances, word: Word) -> Decided:
+    return policy.decide(_reading(about, word.safety, word.scores, word.category))
 
 
 def _look_stands(word: Word | None, look: Assessment) -> bool:
@@ -261,9 +310,9 @@ def _about(session: Open[Placed], task: Task, language: Language) -> Circumstanc
 
 
 def _reading(about: Circumstances, safety: Safety, scores: Triple, category: str | None) -> Reading:
-    safe, controversial, unsafe = (round(score, 3) for score in scores)
+    # The heads of the stream guard name a category whatever the score.
     named = () if category is None else (category,)
-    return Reading(about, safety, (safe, controversial, unsafe), named)
+    return replace(read(about, safety, scores, named), categories=named)
 
 
 def _said_by(word: Word) -> Said:
