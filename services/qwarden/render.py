@@ -47,7 +47,8 @@ def record(topic: str, value: bytes | None, carried: Iterable[Header]) -> Render
 
 
 def verdict_line(verdict: Verdict, carried: list[Header]) -> Text:
-    """Event, task, safety, scores, categories, action, where it came from, milliseconds."""
+    """Event, task, safety, scores, categories, action, where it came from, milliseconds; then the
+    policy with the rule that acted, and the verdict whose place this one takes."""
     safety = verdict.safety or "-"
     action = verdict.action.value if verdict.action else "-"
     line = Text()
@@ -59,7 +60,10 @@ def verdict_line(verdict: Verdict, carried: list[Header]) -> Text:
     line.append(f"{action:<9}", _ACTION_STYLE.get(action, "dim"))
     line.append(f"{_basis(verdict):<19} ", "dim")
     line.append(f"{headers.header(carried, headers.CACHE) or '-':<7}", "dim")
-    line.append(f"{_milliseconds(carried):>8} ms", "dim")
+    line.append(f"{_milliseconds(carried):>8} ms  ", "dim")
+    line.append(_policy(verdict))
+    if verdict.supersedes is not None:
+        line.append(f", supersedes {plain(verdict.supersedes)}", "yellow")
     return line
 
 
@@ -82,7 +86,7 @@ def verdict_heading() -> Text:
     """The heading of a list of verdict lines."""
     return Text(
         f"{'event':<28} {'task':<8} {'safety':<13} {'safe/contr/unsafe':<17} {'categories':<30} "
-        f"{'action':<9}{'basis':<19} {'from':<7}{'took':>11}",
+        f"{'action':<9}{'basis':<19} {'from':<7}{'took':>11}  policy, rule",
         style="bold",
     )
 
@@ -104,7 +108,9 @@ def escalation(record: Escalation, carried: list[Header]) -> RenderableType:
         )
     ]
     if verdict.policy is not None:
-        lines.append(Text(f"policy {verdict.policy.name}, rule {verdict.policy.rule}", "dim"))
+        lines.append(Text(f"policy {_policy(verdict)}", "dim"))
+    if verdict.supersedes is not None:
+        lines.append(Text(plain(f"supersedes {verdict.supersedes}"), "dim"))
     for view in verdict.views or []:
         said = f"{view.name}, piece {view.piece + 1}: {view.safety} {_triple(view.scores)}"
         lines.append(Text(plain(said), "dim"))
@@ -183,6 +189,12 @@ def _triple(scores: Scores) -> str:
 
 def _basis(verdict: Verdict) -> str:
     return verdict.basis.value + (f"/{verdict.cause}" if verdict.cause else "")
+
+
+def _policy(verdict: Verdict) -> str:
+    """As `qwarden rejudge` takes it: NAME@VERSION, then the rule."""
+    used = verdict.policy
+    return "-" if used is None else plain(f"{used.name}@{used.version}, {used.rule}")
 
 
 def _milliseconds(carried: list[Header]) -> str:

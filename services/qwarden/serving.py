@@ -260,10 +260,7 @@ class Serving:
                 missing = sorted(set(self._needed) - limits.keys())
                 if not missing:
                     return limits
-                reason = (
-                    f"the topics {', '.join(missing)} are missing; make them with: "
-                    "qwarden topics create"
-                )
+                reason = lacking(missing)
             except (KafkaError, OSError) as error:
                 reason = f"Kafka at {self._settings.kafka.bootstrap_servers} is away: {error}"
             if reason != said:
@@ -320,6 +317,24 @@ class _HttpServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def lacking(missing: Sequence[str]) -> str:
+    """Why a service waits for topics, and who makes them."""
+    own = [name for name in missing if name in topics.ALL]
+    theirs = [name for name in missing if name not in topics.ALL]
+    reasons = []
+    if own:
+        reasons.append(
+            f"the topics {', '.join(own)} are missing; make them with: qwarden topics create"
+        )
+    if theirs:
+        files = ", ".join(f"topics/{name}.yaml" for name in theirs)
+        reasons.append(
+            f"the topics {', '.join(theirs)} are missing, which {files} in QWARDEN_POLICY__PATH "
+            "name; have their owner make them, or remove the files and restart"
+        )
+    return "; ".join(reasons)
 
 
 async def _within(budget_s: float, *ending: Coroutine[Any, Any, None]) -> None:

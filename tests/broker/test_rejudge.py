@@ -40,7 +40,6 @@ from qwarden.policy.sources import BUILT_IN, read_source
 from qwarden.rejudge import acting as doing
 from qwarden.rejudge.contents import GONE, Door
 from qwarden.rejudge.planning import DECIDED, EDITED, WITHDRAWN, Selection
-from qwarden.rejudge.reading import DECISIONS
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
 from unit.builders import CONTROVERSIAL, SAFE, assessment
@@ -99,7 +98,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
         asyncio.run(made.make_topics())
-        asyncio.run(fleet.make_topic(kafka.bootstrap, DECISIONS, 4))
+        asyncio.run(fleet.make_topic(kafka.bootstrap, topics.DECISIONS, 4))
         yield made
 
 
@@ -248,7 +247,7 @@ def test_a_wrong_block_stands_or_is_undone_twice_after_a_kill(
     before = {each.verdict_id: each for _, each in asyncio.run(verdicts_of(own, "forum"))}
     decision = {"event_id": "decided", "tenant": "forum", "task": "prompt", "edit": 0}
     said_by = [decision | {"by": "person"}, decision | {"event_id": "e0", "by": "breach"}]
-    asyncio.run(send(own, DECISIONS, *said_by))
+    asyncio.run(send(own, topics.DECISIONS, *said_by))
 
     asyncio.run(activate(own, "forum", text_of("forum", "allow")))
     wrong = version_of_text("forum", text_of("forum", "block", "wrong"))

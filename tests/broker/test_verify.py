@@ -9,8 +9,9 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -30,6 +31,8 @@ from qwarden.moderator import verdicts
 from qwarden.moderator.case import Case
 from qwarden.outcomes.owing import owed_by_refusal, owed_by_relay, owed_by_verdict
 from qwarden.outcomes.source import Source
+from qwarden.policy.tenants import Tenants
+from qwarden.policy.topics import read_topics
 from qwarden.settings import Settings
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
@@ -46,6 +49,14 @@ from unit.builders import (
 )
 
 GROUP = "verified"
+CHAT = """\
+name: chat
+tenant: demo
+mapping:
+  event_id: id
+  messages: "turns[].{role: who, content: said, reasoning: thought}"
+"""
+DOOR = replace(admission(), topics=dict(read_topics({"chat": CHAT}, Tenants({}, strict=False))))
 SECRET = "nobody else may read this"
 
 
@@ -78,11 +89,12 @@ class Line:
         *more: Header,
         key: bytes = b"k",
         at: datetime | None = None,
+        topic: str = topics.CONTENT,
     ) -> Source:
         """Publishes one record for the fleet, to the first partition."""
         time = None if at is None else int(at.timestamp() * 1000)
         sent = await self.producer.send_and_wait(
-            topics.CONTENT, value, key=key, partition=0, timestamp_ms=time, headers=list(more)
+            topic, value, key=key, partition=0, timestamp_ms=time, headers=list(more)
         )
         return Source(sent.topic, sent.partition, sent.offset, sent.timestamp, key, value, ())
 
@@ -135,7 +147,7 @@ async def a_line(own: dict[str, str]) -> AsyncIterator[Line]:
 
 
 def case(source: Source) -> Case:
-    return admission().admit(source)
+    return DOOR.admit(source)
 
 
 def judged(source: Source, *logits: Any) -> tuple[Verdict, ...]:
@@ -334,3 +346,45 @@ async def test_what_lies_before_a_time_is_judged_after_it(own: dict[str, str]) -
         code, _, told = await qwarden(own, "--since", "2026-03-01T12:00")
         assert code == 2
         assert "has no time zone" in told
+
+
+async def test_a_record_of_somebody_else_s_topic_is_lost_unseen(
+    own: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "topics").mkdir()
+    (tmp_path / "topics" / "chat.yaml").write_text(CHAT)
+    mapped = own | {"QWARDEN_POLICY__PATH": str(tmp_path)}
+
+    async def of_chat() -> tuple[int, int, int]:
+        """Events judged, tasks without a verdict, outcomes whose records were not read."""
+        _, said, _ = await qwarden(mapped, "--json")
+        report = json.loads(said)
+        rows = [row for row in report["rows"] if row["topic"] == "chat"]
+        judged = sum(row["judged"] for row in rows)
+        return judged, sum(row["found"]["no_verdict"] for row in rows), report["unmatched"]
+
+    async with a_line(own) as line:
+        code, _, told = await qwarden(mapped)
+        assert (code, "topics/chat.yaml" in told, "topics create" in told) == (2, True, False)
+        await fleet.make_topic(line.bootstrap, "chat", 2)
+        turns = [
+            {"who": "user", "said": "How do I bake bread?"},
+            {"who": "assistant", "said": "Mix flour and water.", "thought": "They want bread."},
+        ]
+        fresh, late = [
+            await line.take(json.dumps({"id": n, "turns": turns}).encode(), topic="chat")
+            for n in range(2)
+        ]
+        await line.give(*owed(fresh, judged(fresh, SAFE, SAFE)))
+        await line.relay(late)
+        response, thinking = judged(late, SAFE, SAFE)
+        await line.give(*owed(late, (response,)))
+        assert await of_chat() == (0, 0, 0), "nobody has committed anything of it"
+        await line.commit(f"{GROUP}-chat", "chat", 2)
+        await line.commit_all()
+        assert await of_chat() == (2, 1, 0), (
+            "of the one that was relayed half an outcome is missing"
+        )
+        await line.give(*owed(late, (thinking,)))
+        assert await of_chat() == (2, 0, 0)
+        assert (await verified(own)).unmatched == 1, "who does not name the topic is told"

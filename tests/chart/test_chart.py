@@ -19,6 +19,7 @@ import yaml
 
 from qwarden import __version__, settings
 from qwarden.policy.tenants import read_tenants
+from qwarden.policy.topics import read_topics
 from qwarden_engine.settings import EngineSettings
 from qwarden_engine.supervisor import MODEL, Timing
 
@@ -46,6 +47,14 @@ def merged(*layers: Values) -> Values:
     return result
 
 
+def at(path: str, value: Any) -> Values:
+    """at("a.b", 1) is {"a": {"b": 1}}."""
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    tree: Values = value
+    return tree
+
+
 REQUIRED: Final[Values] = {
     "image": {"registry": REGISTRY},
     "contentKey": {"secretName": "content-key"},
@@ -68,6 +77,15 @@ SASL: Final[Values] = {
 POLICIES: Final[Values] = {
     "policies": {"newsroom": "extends: strict\nrules:\n  - 'a: b'\n", "forum.de": "\textends: x"},
     "tenants": {"acme": "policies: [newsroom]\n"},
+    "topicFiles": {"shop.comments": "mapping: {text: 'b:c'}\n"},
+}
+REGISTRY_OF_SCHEMAS: Final[Values] = {
+    "topicFiles": {"shop.comments": "tenant: acme\ndecoder: confluent\n"},
+    "schemaRegistry": {
+        "url": "https://registry:8081",
+        "user": {"secretName": "registry-user"},
+        "ca": {"secretName": "registry-ca"},
+    },
 }
 BASE: Final = merged(REQUIRED, HUB)
 
@@ -91,6 +109,8 @@ def matrix() -> dict[str, Values]:
         {"triton": {"model": {"hubTokenSecret": {"name": "hub"}}}},
     )
     cases["redis-by-secret"] = merged(BASE, {"redis": {"url": "", "urlSecret": {"name": "redis"}}})
+    cases["schemas"] = merged(BASE, REGISTRY_OF_SCHEMAS)
+    cases["schemas-without-user"] = merged(BASE, at("schemaRegistry.url", "http://registry:8081"))
     cases["topics-by-others"] = merged(BASE, {"topics": {"create": False}})
     cases["tainted-nodes"] = merged(
         BASE,
@@ -481,6 +501,10 @@ def test_a_setting_that_the_process_does_not_know_or_reads_otherwise(release: Re
             wanted = release.values["kafka"].get("securityProtocol", "PLAINTEXT")
             assert loaded.kafka.security_protocol == wanted
             assert (loaded.kafka.sasl_password is None) == ("SASL" not in wanted)
+            registry = release.values.get("schemaRegistry", {})
+            if container["name"] == "moderator":
+                assert loaded.registry.url == registry.get("url")
+                assert (loaded.registry.password is None) == ("user" not in registry)
 
 
 def test_a_moderator_that_listens_where_no_probe_reaches_it(release: Release) -> None:
@@ -500,10 +524,13 @@ def test_an_example_in_values_yaml_that_the_moderator_refuses() -> None:
     text = (CHART / "values.yaml").read_text()
     examples = {
         folder: yaml.safe_load(re.sub("^#", "", found, flags=re.MULTILINE))
-        for folder, found in re.findall(r"^(policies|tenants): \{\}\n((?:#  .*\n)+)", text, re.M)
+        for folder, found in re.findall(
+            r"^(policies|tenants|topicFiles): \{\}\n((?:#  .*\n)+)", text, re.M
+        )
     }
     tenants = read_tenants(examples["policies"], examples["tenants"], strict=True)
     assert tenants.known["acme"].default.name == "newsroom"
+    assert read_topics(examples["topicFiles"], tenants)["shop.comments"].is_confluent
 
 
 def test_a_service_that_cannot_reach_a_kafka_with_a_password(render: Render) -> None:
@@ -533,6 +560,23 @@ def test_a_service_that_cannot_reach_a_kafka_with_a_password(render: Render) -> 
 def test_a_redis_url_with_a_password_that_is_not_read_from_its_secret(render: Render) -> None:
     release = render(MATRIX["redis-by-secret"])
     assert env(release.container("moderator"))["QWARDEN_REDIS__URL"] == ("redis", "url")
+
+
+def test_a_moderator_that_cannot_reach_a_registry_with_a_password(render: Render) -> None:
+    release = render(MATRIX["schemas"])
+    moderator = release.container("moderator")
+    registry = {k: v for k, v in env(moderator).items() if k.startswith("QWARDEN_REGISTRY__")}
+    assert registry == {
+        "QWARDEN_REGISTRY__URL": "https://registry:8081",
+        "QWARDEN_REGISTRY__USERNAME": ("registry-user", "username"),
+        "QWARDEN_REGISTRY__PASSWORD": ("registry-user", "password"),
+        "QWARDEN_REGISTRY__CA_FILE": "/etc/qwarden/registry-ca/ca.crt",
+    }
+    mount = {"name": "registry-ca", "mountPath": "/etc/qwarden/registry-ca", "readOnly": True}
+    assert mount in moderator["volumeMounts"]
+    items = [{"key": "ca.crt", "path": "ca.crt"}]
+    secret = {"secretName": "registry-ca", "items": items}
+    assert {"name": "registry-ca", "secret": secret} in release.pod("moderator")["volumes"]
 
 
 def test_topics_made_with_other_numbers_than_the_values_say(render: Render) -> None:
@@ -581,6 +625,7 @@ def test_policies_that_the_moderator_finds_nowhere(render: Render) -> None:
         "policies/newsroom.yaml": POLICIES["policies"]["newsroom"],
         "policies/forum.de.yaml": POLICIES["policies"]["forum.de"],
         "tenants/acme.yaml": POLICIES["tenants"]["acme"],
+        "topics/shop.comments.yaml": POLICIES["topicFiles"]["shop.comments"],
     }
 
 
@@ -601,14 +646,6 @@ def test_a_changed_policy_that_no_running_moderator_reads(render: Render) -> Non
 
 
 # Values
-
-
-def at(path: str, value: Any) -> Values:
-    """at("a.b", 1) is {"a": {"b": 1}}."""
-    for key in reversed(path.split(".")):
-        value = {key: value}
-    tree: Values = value
-    return tree
 
 
 MISTAKES: Final[list[tuple[str, Values, str]]] = [
@@ -643,6 +680,26 @@ MISTAKES: Final[list[tuple[str, Values, str]]] = [
         at("topics.minInsyncReplicas", 4),
         "topics.minInsyncReplicas is 4, above topics.replicationFactor 3",
     ),
+    (
+        "a registry's password in clear",
+        at("schemaRegistry.url", "http://me:secret@registry:8081"),
+        "give its name as schemaRegistry.user.secretName",
+    ),
+    (
+        "a user of no registry",
+        at("schemaRegistry.user.secretName", "registry-user"),
+        "schemaRegistry.url is empty but a Secret for it is given",
+    ),
+    (
+        "a registry's authority that is not asked",
+        at("schemaRegistry", {"url": "http://registry:8081", "ca": {"secretName": "ca"}}),
+        "schemaRegistry.url is http://, which is not encrypted",
+    ),
+    (
+        "schemas that are nowhere",
+        {"topicFiles": {"shop.comments": "name: shop.comments\ndecoder: 'confluent'\n"}},
+        "topicFiles.shop.comments says decoder: confluent but schemaRegistry.url is empty",
+    ),
     ("no model", at("triton.model.hubId", ""), "triton.model is empty"),
     ("two models", at("triton.model.path", "/checkpoint"), "are both given"),
     ("a branch", at("triton.model.revision", "main"), "40 hexadecimal digits"),
@@ -676,7 +733,7 @@ def test_a_chart_without_a_registry_that_names_no_way_out(helm: ModuleType, rend
     )
 
 
-FREE_MAPS: Final = {"policies", "tenants", "triton.nodeSelector", "triton.gpu"}
+FREE_MAPS: Final = {"policies", "tenants", "topicFiles", "triton.nodeSelector", "triton.gpu"}
 
 
 def defaults() -> Values:
@@ -726,6 +783,8 @@ def test_a_typo_in_the_values_that_is_silently_ignored(
         ("triton.terminationGracePeriodSeconds", 8, "terminationGracePeriodSeconds"),
         ("policies", {"newsroom": {"extends": "strict"}}, "policies"),
         ("policies", {"../newsroom": "extends: strict"}, "../newsroom"),
+        ("topicFiles", {"shop/comments": "tenant: acme"}, "shop/comments"),
+        ("schemaRegistry.url", "registry:8081", "url"),
         ("moderator.resources.limits", {"cpu": "1", "memory": "lots"}, "memory"),
         ("moderator.resources", {"requests": None}, "requests"),
     ],
@@ -765,6 +824,13 @@ OTHERS: Final[list[tuple[str, Values, Any]]] = [
     ("topics.minInsyncReplicas", {}, 3),
     ("policies", {}, {"newsroom": "extends: strict"}),
     ("tenants", {}, {"acme": "policies: [strict]"}),
+    ("topicFiles", {}, {"shop.comments": "tenant: acme"}),
+    ("schemaRegistry.url", {}, "http://other:8081"),
+    ("schemaRegistry.user.secretName", REGISTRY_OF_SCHEMAS, "other"),
+    ("schemaRegistry.user.usernameKey", REGISTRY_OF_SCHEMAS, "other"),
+    ("schemaRegistry.user.passwordKey", REGISTRY_OF_SCHEMAS, "other"),
+    ("schemaRegistry.ca.secretName", REGISTRY_OF_SCHEMAS, "other"),
+    ("schemaRegistry.ca.secretKey", REGISTRY_OF_SCHEMAS, "other"),
     ("moderator.replicas", {}, 3),
     ("moderator.recordsInFlight", {}, 5),
     ("moderator.terminationGracePeriodSeconds", {}, 61),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -26,6 +27,7 @@ from qwarden.contracts.dead_letter import (
     is_mark,
     original_of,
 )
+from qwarden.contracts.mapping import Expression, Topic
 from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.contracts.verdict import encode
 from qwarden.dead_letters import terminal
@@ -41,6 +43,8 @@ from qwarden.dead_letters.letters import (
     read_letter,
     replayed,
 )
+from qwarden.outcomes.source import Source
+from unit.builders import admission
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ORIGIN = Origin("content.events", 3, 41, 1_740_830_400_000)
@@ -195,6 +199,23 @@ def test_a_replay_loses_its_event_id_or_where_it_came_from() -> None:
         ("qw-origin", b"content.events/3/41"),
         ("qw-replay", b"moderation.dead-letters/0/17"),
     ]
+
+
+@pytest.mark.parametrize("value", [b'{"id": 1, "body": "hello"}', None])
+def test_a_record_of_somebody_else_s_topic_is_replayed_as_the_fleet_s_own(
+    value: bytes | None,
+) -> None:
+    mapped = Topic("shop", "demo", key_is_event_id=True, mapping={"text": Expression("body")})
+    dead = letter(value, key=b"e1", origin=Origin("shop", 3, 41, 0))
+    sent = replayed(Place(0, 17), dead, original_from(dead, None))
+    carried = [(name, data or b"") for name, data in sent.headers]
+    source = Source.of(Source(topics.BACKLOG, 0, 5, 0, sent.key, sent.value, carried))
+    assert (source.topic, source.partition, source.offset) == ("shop", 3, 41)
+    case = replace(admission(), topics={"shop": mapped}).admit(source)
+    assert (case.event.event_id, case.event.tenant) == ("e1", "demo")
+    assert (case.event.deleted, case.event.text) == (
+        (True, None) if value is None else (False, "hello")
+    )
 
 
 def test_a_chunk_of_a_session_that_is_over_is_replayed_as_an_event() -> None:

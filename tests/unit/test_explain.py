@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -21,7 +22,7 @@ from qwarden.explain.trail import (
     instant,
     relations,
     rule_of,
-    standing,
+    standing_id,
 )
 from qwarden.policy.file import PolicyFile
 from qwarden.policy.policy import Policy
@@ -31,8 +32,8 @@ from unit.builders import verdict, withdrawal
 SECRET = "nobody else may read this"
 
 
-def found(said: Verdict) -> Found:
-    place = Place("moderation.verdicts", 0, 5, instant(1_740_830_400_000))
+def found(said: Verdict, offset: int = 5) -> Found:
+    place = Place("moderation.verdicts", 0, offset, instant(1_740_830_400_000))
     return Found(place, said, {"qw-origin": "content.events/0/7"})
 
 
@@ -48,17 +49,20 @@ def used(serial: int) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("every", "stands"),
     [
-        ([found(said("a")), found(said("b"))], "b"),
-        ([found(said("a", edit=1)), found(said("b"))], "a"),
-        ([found(said("a")), found(said("b", basis="degraded"))], "a"),
-        ([found(said("a", policy=used(9))), found(said("b", policy=used(3)))], "a"),
-        ([found(said("a", policy=used(3))), found(said("b", policy=used(9)))], "b"),
-        ([found(said("b", basis="degraded", supersedes="a" * 32)), found(said("a"))], "b"),
-        ([found(withdrawal("f" * 32)), found(said("a", edit=7))], "f"),
+        ([said("a"), said("b")], "b"),
+        ([said("a", edit=1), said("b")], "a"),
+        ([said("b", basis="degraded", supersedes="a" * 32), said("a")], "b"),
+        ([said("a"), said("b", task="response"), said("c", event_id="e2")], "a"),
+        ([said("a"), withdrawal("f" * 32)], "f"),
+        ([said("a"), said("b", task="response", edit=1)], None),
     ],
 )
-def test_a_verdict_that_was_replaced_is_said_to_stand(every: list[Found], stands: str) -> None:
-    assert standing(every).verdict.verdict_id == stands * 32
+def test_a_verdict_that_was_replaced_is_said_to_stand(
+    every: list[Verdict], stands: str | None
+) -> None:
+    own = next(each for each in every if each.verdict_id[0] == "a")
+    kept = standing_id(own, [found(each, offset) for offset, each in enumerate(every)])
+    assert kept == (stands and stands * 32)
 
 
 def test_a_verdict_of_another_task_or_event_is_said_to_bear_on_it() -> None:
@@ -73,13 +77,15 @@ def test_a_verdict_of_another_task_or_event_is_said_to_bear_on_it() -> None:
         found(said("1", task="response")),
         found(said("2", event_id="e2")),
         found(said("3", tenant="other")),
+        found(said("4", task="response", edit=1)),
     ]
     told = {each.found.verdict.verdict_id[0]: each.relation for each in relations(own, beside)}
-    assert list(told) == ["b", "c", "d", "e", "f"]
+    assert list(told) == ["b", "c", "d", "e", "f", "4"]
     assert told["b"] == "is superseded by it"
     assert told["c"] == "supersedes it"
     assert told["d"] == "of a later edit"
     assert "final" in told["f"]
+    assert told["4"] == "of a later edit", "which has no prompt any more"
 
 
 def test_a_rule_of_another_version_is_shown_as_the_one_that_acted() -> None:
@@ -143,3 +149,9 @@ def test_content_is_shown_that_nobody_asked_for() -> None:
     ):  # fmt: skip
         assert words in hidden, words
     assert "\x1b" not in hidden
+
+
+def test_an_edit_that_left_no_such_task_ends_the_page() -> None:
+    shown = "\n".join(page(replace(trail(), stands=None), None, show=False))
+    assert "it does not stand: a later edit replaces it, and has no such task" in shown
+    assert as_json(replace(trail(), stands=None), None, show=False)["stands"] is None

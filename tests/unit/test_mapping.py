@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from qwarden import bootstrap
 from qwarden import settings as settings_module
+from qwarden.cli.dlq import group_of
 from qwarden.contracts.event import Event
 from qwarden.contracts.mapping import FIELDS, Expression, Topic
 from qwarden.contracts.refusal import ErrorClass, Refused
@@ -27,6 +28,7 @@ from qwarden.policy.topics import read_topics
 from qwarden.registry.memory import MemoryRegistry
 from qwarden.registry.port import RegistryAway, Schema
 from qwarden.registry.schemas import Schemas
+from qwarden.serving import lacking
 from unit.builders import admission, event
 
 COMMENTS = """\
@@ -284,7 +286,28 @@ def test_a_file_of_a_topic_fails_without_its_line(text: str, says: str) -> None:
     assert found.startswith("topics/shop.comments.yaml:")
 
 
-@pytest.mark.parametrize("name", ["moderation.verdicts", "content.backlog", "content.chunks"])
+def test_a_loss_of_somebody_else_s_topic_is_accepted_for_a_group_that_does_not_read_it() -> None:
+    fleet = {"QWARDEN_KAFKA__GROUP_ID": "fleet", "QWARDEN_STREAMER__GROUP_ID": "live"}
+    settings = settings_module.load({"QWARDEN_CONTENT_KEY": "ab" * 32, **fleet})
+    assert [
+        group_of(settings, topic)
+        for topic in ("content.events", "content.backlog", "content.chunks", "shop.comments")
+    ] == ["fleet", "fleet-backlog", "live", "fleet-shop.comments"]
+
+
+def test_the_owner_of_a_missing_topic_is_taken_for_the_fleet() -> None:
+    own, theirs = "content.events", "shop.comments"
+    assert "qwarden topics create" in lacking([own])
+    assert "topics create" not in lacking([theirs])
+    assert "topics/shop.comments.yaml" in lacking([theirs])
+    both = lacking([own, theirs])
+    assert both == f"{lacking([own])}; {lacking([theirs])}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["moderation.verdicts", "moderation.decisions", "content.backlog", "content.chunks"],
+)
 def test_the_fleet_reads_what_it_wrote_as_content(name: str) -> None:
     assert "is the fleet's own" in faults(f"name: {name}\n", name=name)
     assert "content.events" in read_topics(

@@ -130,3 +130,14 @@ def test_a_reviewer_does_not_see_the_reasoning_or_the_views() -> None:
     text = shown(topics.REVIEW, json.dumps(record).encode())
     assert text.index("assistant, thinking: the thought") < text.index("assistant: the answer")
     assert "markers_broken, piece 2: Unsafe 0.125/0.250/0.625" in text
+
+
+def test_what_an_undo_is_given_is_not_on_the_terminal() -> None:
+    """`qwarden rejudge` asks for the policy's version and the rule."""
+    used = {"name": "forum", "version": "3f2a9c01b7de", "serial": 7, "rule": "insults\x1b"}
+    undone = verdict(policy=used, supersedes="ab" * 16)
+    review = {"kind": "review", "verdict": undone, "content": {"messages": []}}
+    for topic, value in ((topics.VERDICTS, undone), (topics.REVIEW, review)):
+        text = " ".join(shown(topic, json.dumps(value).encode()).split())
+        assert "forum@3f2a9c01b7de, insults\\u001b" in text
+        assert f"supersedes {'ab' * 16}" in text

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 
-from qwarden.contracts.verdict import Verdict
+from qwarden.contracts import topics
+from qwarden.contracts.mapping import Expression, Topic
+from qwarden.contracts.verdict import Verdict, encode
 from qwarden.delivery.window import Partition
+from qwarden.inference.backoff import Backoff
+from qwarden.outcomes.source import Source
+from qwarden.registry.memory import MemoryRegistry
+from qwarden.registry.port import RegistryAway, Schema
+from qwarden.registry.schemas import Schemas
 from qwarden.verify.account import Account, Place, place_of
+from qwarden.verify.reader import Reader, Scope
 from qwarden.verify.report import Finding, Report, lines, sentence, table
-from unit.builders import verdict, withdrawal
+from qwarden.verify.theirs import Theirs
+from unit.builders import admission, verdict, withdrawal
 
 TASKS = ("response", "thinking")
 BOUNDS = {Partition("content.events", 0): 100, Partition("content.backlog", 0): 100}
@@ -425,3 +438,86 @@ def test_an_undo_hides_that_its_event_was_published_too_late() -> None:
     account.escalation(late, verdict("2", **UNDONE))
     account.verdict(late, verdict("2", **UNDONE), (0, 9))
     assert found(account) == {Finding.DISORDERED: 1}
+
+
+# What a record of somebody else's topic owes.
+
+TURNS = Expression("turns[].{role: who, content: said, reasoning: thought}")
+CHAT = Topic("chat", tenant="demo", mapping={"event_id": Expression("id"), "messages": TURNS})
+ASKED = {"who": "user", "said": "How do I bake bread?"}
+ANSWERED = {"who": "assistant", "said": "Mix flour.", "thought": "They want bread."}
+LINE = json.dumps({"id": 1, "turns": [ASKED, ANSWERED]}).encode()
+
+
+class Log:
+    """Topics from beginning to end, as a consumer gives them: one record a poll."""
+
+    starts: ClassVar[dict[Any, int]] = {}
+
+    def __init__(self, *records: SimpleNamespace) -> None:
+        self._records = records
+
+    async def polls(self, step: Callable[[int], object]) -> AsyncIterator[list[SimpleNamespace]]:
+        for record in self._records:
+            yield [record]
+            step(1)
+
+    def holds(self, topic: str) -> bool:
+        return any(record.topic == topic for record in self._records)
+
+
+def logged(topic: str, value: bytes, origin: bytes) -> SimpleNamespace:
+    return SimpleNamespace(
+        topic=topic, partition=0, offset=5, timestamp=0, key=b"k", value=value,
+        headers=[("qw-origin", origin)],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("origin", "lacks"), [("chat/3/41", 1), ("shop/3/41", 0)])
+async def test_a_relay_of_what_their_topic_has_deleted_is_read_as_an_event(
+    origin: str, lacks: int
+) -> None:
+    """One of a topic without a file is an event, and no good one: any outcome will do."""
+    where = origin.encode()
+    incoming = Log(logged(topics.BACKLOG, LINE, where))
+    outgoing = Log(logged(topics.VERDICTS, encode(verdict("1", task="response")), where))
+    scope, groups = Scope(to_end=True, since=None, max_event_bytes=900_000), {"chat": "g-chat"}
+    reader = Reader(
+        scope, groups, BOUNDS, cast(Any, incoming), cast(Any, outgoing), theirs=theirs(CHAT)
+    )
+    report = await reader.report(lambda _: None, examples=1)
+    assert (report.judged, report.found[Finding.NO_VERDICT]) == (1, lacks)
+
+
+def of_theirs(value: bytes, *, topic: str = "chat", origin: bytes = b"") -> Source:
+    stands = Source(topic, 0, 5, 0, b"k", value, [("qw-origin", origin)] if origin else [])
+    return Source.of(stands)
+
+
+def theirs(*of: Topic, schemas: Schemas | None = None) -> Theirs:
+    readers = schemas.readers if schemas else {}
+    door = replace(admission(), topics={each.name: each for each in of}, readers=readers)
+    return Theirs(door, schemas, within_s=0.1)
+
+
+def test_a_record_that_was_relayed_owes_less_than_where_it_came_from() -> None:
+    read = theirs(CHAT)
+    assert read.tasks_of(of_theirs(LINE), ()) == TASKS
+    relayed = of_theirs(LINE, topic=topics.BACKLOG, origin=b"chat/3/41")
+    assert (relayed.topic, relayed.offset) == ("chat", 41)
+    assert read.tasks_of(relayed, ()) == TASKS
+    assert read.tasks_of(of_theirs(b"{"), ()) == (), "any outcome will do"
+
+
+async def test_a_schema_that_nobody_gives_holds_the_verification_up() -> None:
+    registry = MemoryRegistry({7: Schema("JSON", "{}")})
+    read = theirs(replace(CHAT, is_confluent=True), schemas=Schemas(registry, Backoff(0.01, 0.02)))
+    known, unknown = (of_theirs(b"\0\0\0\0" + bytes([number]) + LINE) for number in (7, 8))
+    registry.is_away = True
+    with pytest.raises(RegistryAway, match="the registry is away"):
+        await read.learn([known])
+    registry.is_away = False
+    missing = await read.learn([known, unknown, of_theirs(LINE)])
+    assert missing == {8}
+    assert read.tasks_of(known, missing) == TASKS
+    assert read.tasks_of(unknown, missing) == (), "it became a dead letter"

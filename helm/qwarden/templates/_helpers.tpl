@@ -106,6 +106,31 @@ prometheus.io/path: /metrics
 {{- if and .Values.kafka.ca.secretName (hasSuffix "SSL" .Values.kafka.securityProtocol) -}}yes{{- end -}}
 {{- end -}}
 
+{{/* "yes" where the certificate authority of a schema registry of one's own is mounted. */}}
+{{- define "qwarden.registryHasCa" -}}
+{{- with .Values.schemaRegistry }}
+{{- if and .ca.secretName (hasPrefix "https://" .url) -}}yes{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What reads values in the Confluent wire format needs. */}}
+{{- define "qwarden.registryEnv" -}}
+{{- with .Values.schemaRegistry -}}
+{{- if .url -}}
+- name: QWARDEN_REGISTRY__URL
+  value: {{ .url | quote }}
+{{- if .user.secretName }}
+{{ include "qwarden.secretEnv" (list "QWARDEN_REGISTRY__USERNAME" .user.secretName .user.usernameKey) }}
+{{ include "qwarden.secretEnv" (list "QWARDEN_REGISTRY__PASSWORD" .user.secretName .user.passwordKey) }}
+{{- end }}
+{{- if include "qwarden.registryHasCa" $ }}
+- name: QWARDEN_REGISTRY__CA_FILE
+  value: /etc/qwarden/registry-ca/ca.crt
+{{- end }}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What every command of the services image needs: the content key and Kafka. */}}
 {{- define "qwarden.servicesEnv" -}}
 {{- with .Values.contentKey }}
@@ -154,12 +179,19 @@ prometheus.io/path: /metrics
 {{- end }}
 {{- end -}}
 
-{{/* Policy and tenant files as ConfigMap entries. A key there holds no slash: the volume's items
-put FOLDER.NAME.yaml at FOLDER/NAME.yaml. Empty where the values name none. */}}
+{{/* The folders of QWARDEN_POLICY__PATH, each with the value that holds its files. */}}
+{{- define "qwarden.policyFolders" -}}
+policies: policies
+tenants: tenants
+topics: topicFiles
+{{- end -}}
+
+{{/* Policy, tenant and topic files as ConfigMap entries. A key there holds no slash: the volume's
+items put FOLDER.NAME.yaml at FOLDER/NAME.yaml. Empty where the values name none. */}}
 {{- define "qwarden.policyFiles" -}}
 {{- $files := dict -}}
-{{- range $folder := list "policies" "tenants" -}}
-{{- range $name, $text := index $.Values $folder -}}
+{{- range $folder, $value := include "qwarden.policyFolders" . | fromYaml -}}
+{{- range $name, $text := index $.Values $value -}}
 {{- $_ := set $files (printf "%s.%s.yaml" $folder $name) $text -}}
 {{- end -}}
 {{- end -}}

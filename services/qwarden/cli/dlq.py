@@ -189,7 +189,8 @@ def dlq_accept_loss(
         str, typer.Argument(metavar="TOPIC/PARTITION", help="As the moderator's log names it.")
     ],
     group: Annotated[
-        str | None, typer.Option(help="Who has lost records; by default the moderators' own group.")
+        str | None,
+        typer.Option(help="Who has lost records; by default the fleet's own group of it."),
     ] = None,
     lost_from: Annotated[
         int | None,
@@ -213,8 +214,7 @@ def dlq_accept_loss(
     topic, slash, partition = where.rpartition("/")
     if not (slash and topic and partition.isdecimal()):
         end(WRONG_USE, f"{where!r} names no partition; name it as TOPIC/PARTITION")
-    known = {**settings.kafka.groups, topics.CHUNKS: settings.streamer.group_id}
-    group = group or known.get(topic, settings.kafka.group_id)
+    group = group or group_of(settings, topic)
     try:
         loss = ask(
             lambda: resuming.accept_loss(
@@ -241,6 +241,13 @@ def dlq_accept_loss(
         f"{'would go' if dry_run else 'goes'} on at {loss.resume_at}.",
         markup=False,
     )
+
+
+def group_of(settings: Settings, topic: str) -> str:
+    """Which of the fleet's groups reads a topic."""
+    if topic == topics.CHUNKS:
+        return settings.streamer.group_id
+    return settings.kafka.group_of(topic)
 
 
 def _wanted(

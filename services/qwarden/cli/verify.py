@@ -10,7 +10,7 @@ import typer
 from qwarden.cli.asking import ask
 from qwarden.cli.environment import client_settings
 from qwarden.cli.options import AsJson
-from qwarden.cli.terminal import NO, WRONG_USE, bar, end, show, write
+from qwarden.cli.terminal import MISSING, NO, WRONG_USE, bar, end, show, write
 from qwarden.verify import report
 from qwarden.verify.report import Report
 
@@ -36,12 +36,21 @@ def verify(
 ) -> None:
     """Compare the input and the output topics: whether every event got what it is owed.
 
+    The topics that have a file are read too: QWARDEN_POLICY__PATH must be what the services have.
+
     It exits with 1 where anything is missing, out of order, or has two values under one id; what
     was published twice after a crash is counted, and no fault.
     """
+    from qwarden import bootstrap
+    from qwarden.registry.port import RegistryAway
     from qwarden.verify.reader import Scope, opened
+    from qwarden.verify.theirs import Theirs
 
     settings = client_settings()
+    tenants = bootstrap.tenants_of(settings, activated=True)
+    mapped = bootstrap.topics_of(settings, tenants)
+    schemas = bootstrap.schemas_of(settings, mapped)
+    admission = bootstrap.admission_of(settings, tenants, mapped, schemas)
     scope = Scope(
         to_end=to_end,
         since=_time("--since", since),
@@ -49,9 +58,15 @@ def verify(
     )
 
     async def run() -> Report:
-        async with opened(settings.kafka, scope) as reader:
-            with bar("reading", reader.total) as step:
-                return await reader.report(step, examples)
+        try:
+            async with opened(settings.kafka, scope, Theirs(admission, schemas)) as reader:
+                with bar("reading", reader.total) as step:
+                    return await reader.report(step, examples)
+        except RegistryAway as away:
+            end(MISSING, str(away))
+        finally:
+            if schemas is not None:
+                await schemas.close()
 
     found = ask(run)
     if as_json:

@@ -15,6 +15,9 @@ EVIDENCE = "moderation.evidence"
 DEAD_LETTERS = "moderation.dead-letters"
 CONTROL = "moderation.control"
 """What all services must know within seconds."""
+DECISIONS = "moderation.decisions"
+"""What people said. The review service will write it: until then nobody makes it, so that it is not
+in `ALL`, and what reads it takes a fleet without it for one where nobody has decided anything."""
 
 CARRY_CONTENT: tuple[str, ...] = (REVIEW, EVIDENCE, DEAD_LETTERS)
 """Output topics whose records hold an event's content beside what is said of it."""

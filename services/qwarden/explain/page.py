@@ -49,6 +49,8 @@ def _standing(trail: Trail) -> str:
     own = trail.found.verdict.verdict_id
     if trail.stands == own:
         return "  it stands: no other verdict takes its place"
+    if trail.stands is None:
+        return "  it does not stand: a later edit replaces it, and has no such task"
     return f"  it does not stand: consumers keep {trail.stands}"
 
 

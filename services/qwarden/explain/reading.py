@@ -29,13 +29,10 @@ from qwarden.explain.trail import (
     Trail,
     instant,
     relations,
-    standing,
+    standing_id,
 )
 from qwarden.settings import Kafka
 from qwarden.stretch import Stretch, records_of, stretch_of
-
-DECISIONS = "moderation.decisions"
-"""Where what people said stands; a fleet without a review service has none."""
 
 T = TypeVar("T")
 
@@ -72,13 +69,11 @@ class Search:
             and (found.verdict.tenant, found.verdict.event_id) == (own.tenant, own.event_id)
         ]
         ids = self._id.encode()
-        others = relations(first, beside)
-        alike = [each for each in beside if each.verdict.verdict_id == self._id]
         return Trail(
             first,
-            len(alike),
-            standing([*alike, *(each.found for each in others)]).verdict.verdict_id,
-            others,
+            sum(each.verdict.verdict_id == self._id for each in beside),
+            standing_id(own, beside),
+            relations(first, beside),
             tuple(
                 Escalated(_place(record), escalation)
                 for record in await self._all(topics.REVIEW, (names,), step)
@@ -91,7 +86,7 @@ class Search:
             ),
             tuple(
                 Decision(_place(record), decided)
-                for record in await self._all(DECISIONS, (ids, names), step)
+                for record in await self._all(topics.DECISIONS, (ids, names), step)
                 if (decided := _read(record, dict[str, Any])) and _decides(decided, own)
             ),
             await self._refusals(first, step),
@@ -154,7 +149,7 @@ async def search_of(kafka: Kafka, verdict_id: str) -> Search:
     """A search over the topics as they are now. Raises `KafkaError`, and
     `UnknownTopicOrPartitionError` where there is no verdict topic."""
     stretches = {topics.VERDICTS: await stretch_of(kafka, topics.VERDICTS)}
-    for topic in (topics.REVIEW, topics.EVIDENCE, topics.DEAD_LETTERS, DECISIONS):
+    for topic in (topics.REVIEW, topics.EVIDENCE, topics.DEAD_LETTERS, topics.DECISIONS):
         try:
             stretches[topic] = await stretch_of(kafka, topic)
         except UnknownTopicOrPartitionError:

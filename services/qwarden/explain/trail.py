@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from qwarden.contracts.dead_letter import DeadLetter, Mark
 from qwarden.contracts.escalation import Content, Escalation
+from qwarden.contracts.standing import Key, standing
 from qwarden.contracts.verdict import Verdict
 from qwarden.policy.file import PolicyFile
 from qwarden.policy.policy import Policy
-
-_BASES = ("degraded", "expired", "quota", "guard", "human")
-"""Of one edit the verdict of the last one of these stands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +82,8 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """Another verdict of the same event and task, or a withdrawal of it. `relation`: to the one
-    that is explained."""
+    """Another verdict of the same event and task, a withdrawal of it, or a later edit on any task.
+    `relation`: to the one that is explained."""
 
     found: Found
     relation: str
@@ -94,11 +92,11 @@ class Other:
 @dataclass(frozen=True, slots=True)
 class Trail:
     """All that is known of a verdict. `copies`: how often it stands on the topic. `stands`: the id
-    of the verdict that consumers keep now."""
+    of the verdict that consumers keep now; None where a later edit has left them none."""
 
     found: Found
     copies: int
-    stands: str
+    stands: str | None
     others: tuple[Other, ...]
     escalations: tuple[Escalated, ...]
     evidence: tuple[Kept, ...]
@@ -135,18 +133,15 @@ def relations(found: Found, others: Iterable[Found]) -> tuple[Other, ...]:
     return tuple(told)
 
 
-def standing(every: Sequence[Found]) -> Found:
-    """The verdict that consumers keep, of those of one event and task in the topic's order: a
-    withdrawal; else of the highest edit what nothing supersedes, of the best basis, the highest
-    serial, the latest."""
-    withdrawals = [each for each in every if each.verdict.basis == "withdrawn"]
-    if withdrawals:
-        return withdrawals[-1]
-    edit = max(each.verdict.edit for each in every)
-    latest = [each for each in every if each.verdict.edit == edit]
-    gone = {each.verdict.supersedes for each in latest}
-    left = [each for each in latest if each.verdict.verdict_id not in gone] or latest
-    return max(enumerate(left), key=lambda each: (*_rank(each[1].verdict), each[0]))[1]
+def standing_id(own: Verdict, event: Iterable[Found]) -> str | None:
+    """The id of the verdict that consumers keep where they would keep this one, of all that its
+    event has; None where a later edit has no such task."""
+    kept = standing((each.place.offset, each.verdict) for each in event)
+    for task in (own.task, None):
+        verdict = kept.get(Key(own.tenant, own.event_id, task))
+        if verdict is not None:
+            return verdict.verdict_id
+    return None
 
 
 def rule_of(verdict: Verdict, policies: Iterable[tuple[str, Policy]]) -> Rule | None:
@@ -173,10 +168,6 @@ def _written(file: PolicyFile, name: str) -> dict[str, Any]:
 
 
 def _is_beside(own: Verdict, other: Verdict) -> bool:
-    same = (own.tenant, own.event_id) == (other.tenant, other.event_id)
-    return same and (other.task in (own.task, None) or own.task is None)
-
-
-def _rank(verdict: Verdict) -> tuple[int, int]:
-    serial = verdict.policy.serial if verdict.policy else 0
-    return _BASES.index(verdict.basis) if verdict.basis in _BASES else -1, serial
+    if (own.tenant, own.event_id) != (other.tenant, other.event_id):
+        return False
+    return other.task in (own.task, None) or own.task is None or other.edit > own.edit

@@ -16,7 +16,7 @@ from qwarden.policy.tenants import Tenants
 
 _TOPIC_NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 """What Kafka takes."""
-_OWN = frozenset(topics.ALL) - {topics.CONTENT}
+_OWN = frozenset((*topics.ALL, topics.DECISIONS)) - {topics.CONTENT}
 """The fleet's own topics, less the one that producers write events to."""
 
 

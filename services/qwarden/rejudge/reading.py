@@ -24,9 +24,6 @@ from qwarden.rejudge.planning import Beside, Row, Selection, sorted_out
 from qwarden.settings import Kafka
 from qwarden.stretch import Stretch, records_of, stretch_of
 
-DECISIONS = "moderation.decisions"
-"""Where what people said stands; a fleet without a review service has none."""
-
 
 class _Owner(msgspec.Struct, frozen=True, gc=False):
     """Whose verdict it is."""
@@ -137,7 +134,7 @@ async def _decided(kafka: Kafka, rows: Iterable[Row]) -> tuple[set[str], int]:
     """The ids of the verdicts that a person has decided on, and how many decisions cannot be
     read."""
     try:
-        stretch = await stretch_of(kafka, DECISIONS)
+        stretch = await stretch_of(kafka, topics.DECISIONS)
     except UnknownTopicOrPartitionError:
         return set(), 0
     by_event: dict[tuple[str, str], list[Row]] = {}

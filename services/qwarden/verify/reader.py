@@ -11,7 +11,7 @@ all that stands behind it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -30,9 +30,11 @@ from qwarden.contracts.refusal import Refused
 from qwarden.contracts.verdict import decode_verdict
 from qwarden.delivery.window import Partition
 from qwarden.kafka import admin, client_arguments, stop
+from qwarden.outcomes.source import Source
 from qwarden.settings import Kafka
 from qwarden.verify.account import Account, Bounds, Place, place_of
 from qwarden.verify.report import Report
+from qwarden.verify.theirs import Theirs
 
 OUTPUTS = (topics.VERDICTS, topics.REVIEW, topics.EVIDENCE, topics.DEAD_LETTERS)
 
@@ -61,20 +63,22 @@ class Scope:
 
 
 @asynccontextmanager
-async def opened(kafka: Kafka, scope: Scope) -> AsyncIterator[Reader]:
-    """A reader that knows how much there is. Raises `KafkaError`, and
-    `UnknownTopicOrPartitionError` for a topic that is not there."""
-    groups = kafka.groups
+async def opened(kafka: Kafka, scope: Scope, theirs: Theirs | None = None) -> AsyncIterator[Reader]:
+    """A reader that knows how much there is; `theirs`: of the topics that have a file. Raises
+    `KafkaError`; for a topic that is not there `UnknownTopicOrPartitionError`, and `ValueError`
+    where only a file names it."""
+    fresh = {topics.CONTENT, *(theirs.topics if theirs else ())}
+    groups = {topic: kafka.group_of(topic) for topic in (*sorted(fresh), topics.BACKLOG)}
     committed = await _committed(kafka, groups)
     earlier = None if scope.since is None else scope.since - SKEW
-    inputs = {topics.CONTENT: scope.since, topics.BACKLOG: earlier}
+    inputs = {**dict.fromkeys(fresh, scope.since), topics.BACKLOG: earlier}
     async with (
         _positioned(kafka, inputs) as incoming,
         _positioned(kafka, dict.fromkeys(OUTPUTS, earlier)) as outgoing,
     ):
         ends = {Partition(*each): end for each, end in incoming.ends.items()}
         bounds = ends if scope.to_end else {p: at for p, at in committed.items() if p in ends}
-        yield Reader(scope, groups, bounds, incoming, outgoing)
+        yield Reader(scope, groups, bounds, incoming, outgoing, theirs=theirs)
 
 
 class Reader:
@@ -87,8 +91,11 @@ class Reader:
         bounds: Bounds,
         incoming: _Topics,
         outgoing: _Topics,
+        *,
+        theirs: Theirs | None,
     ) -> None:
         self._scope = scope
+        self._theirs = theirs
         self._groups = groups
         self._bounds = bounds
         self._incoming = incoming
@@ -102,17 +109,25 @@ class Reader:
         return self._incoming.total + self._outgoing.total
 
     async def report(self, step: Callable[[int], object], examples: int) -> Report:
-        """Reads all of it. `step` is told of offsets as they are read. Raises `KafkaError`."""
+        """Reads all of it. `step` is told of offsets as they are read. Raises `KafkaError`, and
+        `RegistryAway` where a schema cannot be learned."""
         async for records in self._incoming.polls(step):
+            missing = await self._learn(records)
             for record in records:
-                self._take_input(record)
+                self._take_input(record, missing)
         async for records in self._outgoing.polls(step):
             for record in records:
                 self._take_output(record)
         found = self._account.judge(self._bounds, examples)
         return replace(found, notes=tuple(self._notes()))
 
-    def _take_input(self, record: ConsumerRecord) -> None:
+    async def _learn(self, records: Records) -> frozenset[int]:
+        """The schemas of these records; those that nobody holds."""
+        if self._theirs is None:
+            return frozenset()
+        return await self._theirs.learn(map(Source.of, records))
+
+    def _take_input(self, record: ConsumerRecord, missing: Collection[int]) -> None:
         place = Place(record.topic, record.partition, record.offset)
         origin = replay = None
         if record.topic == topics.BACKLOG:
@@ -124,12 +139,23 @@ class Reader:
                 origin = replay = None
             if self._is_too_old(record, first):
                 return
-        tasks = tasks_of(
-            record.value,
-            max_bytes=self._scope.max_event_bytes,
-            attributes=event_attributes(record.headers),
+        self._account.record(
+            place,
+            key=record.key,
+            tasks=self._tasks_of(Source.of(record), missing),
+            origin=origin,
+            replay_of=replay,
         )
-        self._account.record(place, key=record.key, tasks=tasks, origin=origin, replay_of=replay)
+
+    def _tasks_of(self, source: Source, missing: Collection[int]) -> tuple[str, ...]:
+        """Read by the topic where the record first stood, wherever it stands now."""
+        if self._theirs is not None and source.topic in self._theirs.topics:
+            return self._theirs.tasks_of(source, missing)
+        return tasks_of(
+            source.value,
+            max_bytes=self._scope.max_event_bytes,
+            attributes=event_attributes(source.headers),
+        )
 
     def _is_too_old(self, record: ConsumerRecord, first: Place | None) -> bool:
         """Whether a record of the backlog was read only for its event's sake, and that is older."""
@@ -292,8 +318,14 @@ async def _committed(kafka: Kafka, groups: Mapping[str, str]) -> dict[Partition,
     found = {}
     async with admin(kafka) as client:
         absent = {*groups, *OUTPUTS} - set(await client.list_topics())
+        own = absent & set(topics.ALL)
+        if own:
+            raise UnknownTopicOrPartitionError(f"there is no topic {min(own)}")
         if absent:
-            raise UnknownTopicOrPartitionError(f"there is no topic {min(absent)}")
+            raise ValueError(
+                f"there is no topic {min(absent)}, and topics/{min(absent)}.yaml in "
+                "QWARDEN_POLICY__PATH names it; make the topic, or remove the file"
+            )
         for topic, group in groups.items():
             offsets = await client.list_consumer_group_offsets(group)
             for partition, at in offsets.items():
