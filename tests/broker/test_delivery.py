@@ -17,8 +17,8 @@ from aiokafka.record.util import calc_crc32c
 from faststream.kafka import KafkaBroker
 
 import fleet
-from qwarden.delivery.consumer import Delivery, Finish, Handler, Records
-from qwarden.delivery.owed import Message, Owed
+from qwarden.delivery.consumer import Delivery, Handler, Records
+from qwarden.delivery.owed import Finish, Message, Owed
 from qwarden.delivery.publisher import Publisher
 from qwarden.delivery.room import Room
 from qwarden.delivery.subscriber import subscribe
@@ -295,6 +295,27 @@ async def test_records_of_one_key_are_published_in_the_order_of_arrival(topics: 
         by_key.setdefault(arrival[origin] % 20, []).append(arrival[origin])
     assert all(arrived == sorted(arrived) for arrived in by_key.values())
     assert len(by_key) == 20
+
+
+async def test_what_waited_behind_its_key_is_sent_as_it_was(topics: Topics) -> None:
+    await topics.publish(2, keys=1)
+    asked: list[str] = []
+
+    async def handler(records: Records, finish: Finish) -> None:
+        for index in reversed(range(len(records))):
+            (before,) = echo(topics, records[index])
+            origin = f"renewed/0/{records[index].offset}"
+            now = (before._replace(headers=[("qw-origin", origin.encode())]),)
+
+            def renew(origin: str = origin, now: Owed = now) -> Owed:
+                asked.append(origin)
+                return now
+
+            finish(index, (before,), renew)
+
+    async with consuming(topics, handler, polls=1, max_records=2):
+        sent = await read_out(topics, ["renewed/0/0", "renewed/0/1"])
+    assert sent == asked == ["renewed/0/0", "renewed/0/1"]
 
 
 async def test_a_record_that_the_handler_forgets_stops_everything_in_silence(

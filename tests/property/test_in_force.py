@@ -31,7 +31,7 @@ from qwarden.contracts.control import (
 from qwarden.contracts.keys import ContentKey
 from qwarden.contracts.verdict import Action, Verdict, decode_verdict
 from qwarden.control.table import Table
-from qwarden.delivery.owed import Owed
+from qwarden.delivery.owed import Owed, Renew
 from qwarden.guard.answer import Answer, Assessment, Safety
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.language.eld import EldDetector
@@ -357,7 +357,7 @@ async def _judged_by_one(given_steps: list[tuple[str, Any]]) -> None:
         value = json.dumps(event).encode()
         admitted = moderator.tenants.of(tenant, event_id="e").default
 
-        def finish(index: int, owed: Owed) -> None:
+        def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
             nonlocal answered
             answered += 1
             whole = moderator.tenants.freezes.acting(tenant, admitted)

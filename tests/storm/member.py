@@ -14,10 +14,10 @@ from collections.abc import Sequence
 
 from qwarden import bootstrap, telemetry
 from qwarden import settings as settings_module
-from qwarden.delivery.owed import Owed
+from qwarden.delivery.owed import Finish, Owed, Renew
 from qwarden.guard.answer import Answer, Assessment
 from qwarden.inference.memory import MemoryGuard
-from qwarden.moderator.moderator import Finish, Moderator
+from qwarden.moderator.moderator import Moderator
 from qwarden.moderator.service import ModeratorService
 from qwarden.outcomes.source import Record
 
@@ -57,7 +57,7 @@ def signed(judge: Moderator, name: str) -> None:
     handle = judge.handle
 
     async def handled(records: Sequence[Record], finish: Finish) -> None:
-        def finished(index: int, owed: Owed) -> None:
+        def finished(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
             finish(index, tuple(m._replace(headers=[*m.headers, mark]) for m in owed))
 
         await handle(records, finished)

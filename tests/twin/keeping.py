@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 from aiokafka import ConsumerRecord
 
-from qwarden.delivery.consumer import Delivery, Finish, Handler, Records
+from qwarden.delivery.consumer import Delivery, Handler, Records
+from qwarden.delivery.owed import Finish
 from qwarden.delivery.window import Partition
 
 ENDS = 20

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from aiokafka.errors import ConsumerStoppedError, KafkaError
 
-from qwarden.delivery.consumer import Delivery, Finish, Handler, Records
+from qwarden.delivery.consumer import Delivery, Handler, Records
 from qwarden.delivery.keeper import Keeper
-from qwarden.delivery.owed import Owed
+from qwarden.delivery.owed import Finish, Owed
 from qwarden.delivery.publisher import Publisher
 from qwarden.delivery.room import Room
 from twin.broker import HOST, PORT

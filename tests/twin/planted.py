@@ -13,9 +13,9 @@ from unittest import mock
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 import qwarden.delivery.consumer as driver
-from qwarden.delivery.consumer import Delivery, Finish, Handler, Records
+from qwarden.delivery.consumer import Delivery, Handler, Records
 from qwarden.delivery.key_order import KeyOrder, Place, T
-from qwarden.delivery.owed import Owed
+from qwarden.delivery.owed import Finish, Owed, Renew
 from qwarden.delivery.window import Partition, Window
 from twin.members import SOUND, Parts
 
@@ -121,9 +121,9 @@ def _skipping_on_an_exception(handler: Handler, delivery: Callable[[], Delivery]
     async def skipping(records: Records, finish: Finish) -> None:
         finished: set[int] = set()
 
-        def noting(index: int, owed: Owed) -> None:
+        def noting(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
             finished.add(index)
-            finish(index, owed)
+            finish(index, owed, renew)
 
         try:
             await handler(records, noting)

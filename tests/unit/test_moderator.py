@@ -16,7 +16,7 @@ from prometheus_client import REGISTRY
 from qwarden import telemetry
 from qwarden.cache.memory import MemoryCache
 from qwarden.contracts import headers, topics
-from qwarden.delivery.owed import Owed
+from qwarden.delivery.owed import Owed, Renew
 from qwarden.guard.answer import Answer, Failure, Triple
 from qwarden.guard.row import Row, View
 from qwarden.inference.dispatch import Dispatcher, Limits
@@ -132,7 +132,7 @@ def thinks(content: str = "Mix flour and water.", thought: str = "They want brea
 async def owed_by(moderator: Moderator, *values: bytes) -> list[Owed]:
     found: dict[int, Owed] = {}
 
-    def finish(index: int, owed: Owed) -> None:
+    def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
         assert index not in found, "a record was finished twice"
         found[index] = owed
 
@@ -194,7 +194,7 @@ async def test_a_record_is_finished_before_all_of_its_answers_are_here(
     finished: dict[int, Owed] = {}
     one = asyncio.Event()
 
-    def finish(index: int, owed: Owed) -> None:
+    def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
         finished[index] = owed
         one.set()
 

@@ -15,7 +15,8 @@ from qwarden import settings, telemetry
 from qwarden.bootstrap import limits_of
 from qwarden.cache.memory import MemoryCache
 from qwarden.contracts import headers, topics
-from qwarden.delivery.owed import Owed
+from qwarden.delivery.key_order import KeyOrder
+from qwarden.delivery.owed import Owed, Renew
 from qwarden.guard.answer import Answer
 from qwarden.inference.dispatch import Dispatcher
 from qwarden.language.eld import EldDetector
@@ -27,7 +28,7 @@ from qwarden.outcomes.publication import Publication
 from qwarden.outcomes.source import Source
 from qwarden.policy.policy import Policy
 from qwarden.policy.sources import load
-from qwarden.policy.tenants import Tenant, Tenants
+from qwarden.policy.tenants import Freezes, Tenant, Tenants
 from unit.builders import KEY, REVISION, SAFE, assessment, event
 
 ANSWERS = """
@@ -88,7 +89,7 @@ class Lanes:
         self.finished: dict[int, Owed] = {}
 
     def handling(self, *records: Source) -> asyncio.Task[None]:
-        def finish(index: int, owed: Owed) -> None:
+        def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
             assert index not in self.finished, "a record was finished twice"
             self.finished[index] = owed
 
@@ -217,3 +218,32 @@ async def test_content_is_answered_unjudged_where_no_policy_says_so() -> None:
 def test_a_policy_blocks_what_it_has_not_seen_because_of_an_outage(on_outage: str) -> None:
     with pytest.raises(ValueError, match="on_outage"):
         policy(ANSWERS.replace("on_outage: review", f"on_outage: {on_outage}"))
+
+
+async def test_a_block_that_waits_behind_its_key_is_sent_under_a_freeze() -> None:
+    acting = policy(HOLDS + "on_expired: block\n", "holds")
+    lanes = Lanes(Tenant("demo", {"holds": acting}, acting, "demo", relay=False))
+    lanes.guard.up.clear()
+    order: KeyOrder[tuple[Owed, Renew | None]] = KeyOrder()
+    places = [order.enter(b"key"), order.enter(b"key")]
+    released: list[tuple[Owed, Renew | None]] = []
+
+    def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
+        released.extend(order.finish(places[index], (owed, renew)))
+
+    waits = record(event_id="waits", offset=5, text="first")
+    late = record(event_id="late", offset=6, text="second", deadline="2020-01-01T00:00:00Z")
+    running = asyncio.create_task(lanes.moderator.handle([waits, late], finish))
+    await lanes.guard.was_asked.wait()
+    assert not released
+    tenants = lanes.moderator.tenants
+    frozen = Freezes({"demo": (9, True)})
+    lanes.moderator.enforce(tenants.with_policies(tenants.policies(), frozen, frozenset()))
+    lanes.guard.up.set()
+    await running
+    sent = []
+    for owed, renew in released:
+        assert renew is not None
+        verdict = json.loads((renew() or owed)[0].value)
+        sent.append((verdict["event_id"], verdict["action"], verdict["policy"]["serial"]))
+    assert sent == [("waits", "allow", 9), ("late", "review", 9)]

@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 from qwarden import telemetry
 from qwarden.cache.memory import MemoryCache
 from qwarden.contracts import topics
-from qwarden.delivery.owed import Owed
+from qwarden.delivery.owed import Owed, Renew
 from qwarden.guard.answer import Answer, Failure
 from qwarden.guard.row import Row
 from qwarden.inference.dispatch import Dispatcher, Limits
@@ -98,7 +98,11 @@ class Fixture:
 
     async def judges(self, *records: Source) -> list[Owed]:
         found: dict[int, Owed] = {}
-        await asyncio.wait_for(self.moderator.handle(records, found.__setitem__), 10)
+
+        def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
+            found[index] = owed
+
+        await asyncio.wait_for(self.moderator.handle(records, finish), 10)
         return [found[index] for index in range(len(records))]
 
     async def acts(self, *texts: str, **fields: Any) -> list[tuple[str, str, str]]:

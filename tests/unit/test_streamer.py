@@ -15,7 +15,7 @@ import pytest
 from qwarden import bootstrap
 from qwarden import settings as settings_module
 from qwarden.contracts import topics
-from qwarden.delivery.owed import Owed
+from qwarden.delivery.owed import Owed, Renew
 from qwarden.delivery.window import Partition
 from qwarden.guard.answer import Answer, Failure, Unanswered
 from qwarden.inference.memory_stream import MemoryStream
@@ -99,7 +99,7 @@ class Bench:
     async def give(self, *records: Record) -> None:
         """Delivers records, and lets everything come to where it waits."""
 
-        def finish(index: int, owed: Owed) -> None:
+        def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
             self.done[records[index].offset] = owed
 
         self.handling.append(asyncio.create_task(self.streamer.handle(records, finish)))

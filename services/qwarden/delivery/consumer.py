@@ -29,7 +29,7 @@ from aiokafka.structs import OffsetAndMetadata
 from qwarden import telemetry
 from qwarden.delivery.keeper import Keeper
 from qwarden.delivery.key_order import KeyOrder, Place
-from qwarden.delivery.owed import Owed
+from qwarden.delivery.owed import Finish, Owed, Renew
 from qwarden.delivery.positions import Accepted, Lost, start_of
 from qwarden.delivery.publisher import Outcome, Publisher
 from qwarden.delivery.room import Room
@@ -38,7 +38,6 @@ from qwarden.delivery.window import Partition, Window
 _log = logging.getLogger(__name__)
 
 Records = Sequence[ConsumerRecord]
-Finish = Callable[[int, Owed], None]
 """Called once for each record of a batch, by its index, with what it owes."""
 Handler = Callable[[Records, Finish], Awaitable[None]]
 Refuse = Callable[[ConsumerRecord, str], Owed]
@@ -79,7 +78,9 @@ class _Outcome:
     """A delivered record of an epoch, its place in its key's queue, and what it owes once it is
     finished."""
 
-    __slots__ = ("batch", "epoch", "is_finished", "is_void", "owed", "place", "record", "where")
+    __slots__ = (
+        "batch", "epoch", "is_finished", "is_void", "owed", "place", "record", "renew", "where",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -98,11 +99,18 @@ class _Outcome:
         self.is_void = False
         """Whether nobody has judged it, so that it can be neither sent nor done."""
         self.owed: Owed = ()
+        self.renew: Renew | None = None
 
     def goes(self) -> bool:
-        return not self.is_void and self.batch.delivery._window.send(
+        goes = not self.is_void and self.batch.delivery._window.send(
             self.where, self.epoch, self.record.offset
         )
+        if goes and self.renew is not None:
+            renew, self.renew = self.renew, None  # what is sent again stays what it was
+            renewed = renew()
+            if renewed is not None:
+                self.owed = renewed
+        return goes
 
     def settle(self) -> None:
         self.batch.delivery._settle(self)
@@ -507,12 +515,12 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         publisher = self._publisher
         assert publisher is not None
 
-        def finish(index: int, owed: Owed) -> None:
+        def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
             outcome = batch.outcomes[index]
             if outcome.is_finished:
                 raise RuntimeError(f"record {index} of a batch was finished twice")
             outcome.is_finished = True
-            outcome.owed = owed
+            outcome.owed, outcome.renew = owed, renew
             publisher.publish(self._order.finish(outcome.place, outcome))
 
         self._ahead -= 1
@@ -545,7 +553,8 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def _settle(self, outcome: _Outcome) -> None:
         batch = outcome.batch
-        outcome.owed = ()  # else kept until the last record of its batch is judged
+        # Else they are kept until the last record of its batch is judged.
+        outcome.owed, outcome.renew = (), None
         record = outcome.record
         is_done = not outcome.is_void and self._window.finish(
             outcome.where, outcome.epoch, record.offset

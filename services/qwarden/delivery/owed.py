@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from qwarden.contracts.headers import Header
 
@@ -23,6 +24,18 @@ class Message(NamedTuple):
 
 
 Owed = tuple[Message, ...]
+
+Renew = Callable[[], Owed | None]
+"""What is owed now instead, or None where that is the same."""
+
+
+class Finish(Protocol):
+    """Finishes the record of this number of a batch, once."""
+
+    def __call__(self, index: int, owed: Owed, renew: Renew | None = None, /) -> None:
+        """`renew` is asked once, right before `owed` is sent for the first time: it may have waited
+        long for what came before it with its key."""
+        ...
 
 
 def size_of(message: Message) -> int:

@@ -20,7 +20,7 @@ from qwarden.contracts.headers import Header
 from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.contracts.verdict import Action, Basis
 from qwarden.delivery.lanes import Quotas, Relay, estimated_tokens, is_stale
-from qwarden.delivery.owed import Owed
+from qwarden.delivery.owed import Finish, Owed, Renew
 from qwarden.moderator import verdicts
 from qwarden.moderator.case import Admission, Case
 from qwarden.moderator.halting import Halting, Run, may_be_the_guards_fault
@@ -37,7 +37,6 @@ from qwarden.telemetry import TenantLabels
 
 _log = logging.getLogger(__name__)
 
-Finish = Callable[[int, Owed], None]
 _Numbered = Sequence[tuple[int, Record]]
 """Records of a batch, each with its index there."""
 
@@ -177,9 +176,10 @@ class Moderator:
             if case.displaced_tenant is not None:
                 telemetry.TENANTS_DISPLACED.labels(source.topic).inc()
             lane = record.topic
-            owed = self._unasked(case, lane, age_s, now, polled)
+            unasked = partial(self._unasked, case, lane, age_s, now, polled)
+            owed = unasked()
             if owed is not None:
-                finish(index, owed)
+                finish(index, owed, self._renewal(case, unasked))
                 continue
             pending = _Pending(case, lane, polled, index, finish)
             self._pending.add(pending)
@@ -212,7 +212,8 @@ class Moderator:
             stayed.append((pending, at))
         elif pending.take(at, found) and pending in self._pending:
             self._pending.discard(pending)
-            pending.finish(pending.index, self._answered(pending))
+            again = partial(self._answered, pending)
+            pending.finish(pending.index, again(), self._renewal(pending.case, again))
 
     def halt(self) -> None:
         """What the guard fails on from now on is neither a dead letter nor given up: it is asked
@@ -234,13 +235,15 @@ class Moderator:
             owed = self._in_outage(pending.case, pending.lane, pending.polled)
             if owed is not None:
                 self._pending.discard(pending)
-                pending.finish(pending.index, owed)
+                again = partial(self._in_outage, pending.case, pending.lane, pending.polled)
+                pending.finish(pending.index, owed, self._renewal(pending.case, again))
 
     def _unasked(
         self, case: Case, lane: str, age_s: float, now: datetime, polled: float
     ) -> Owed | None:
         """What a case owes that is not for the guard, or not now; None for the others. `lane`: the
         topic that it came from."""
+        case = self._standing(case)
         key_id = self._admission.keys.id
         if case.event.deleted:
             return self._owed(case, verdicts.withdrawn(case, key_id), polled, ())
@@ -336,6 +339,16 @@ class Moderator:
         if policy is case.policy:
             return case
         return msgspec.structs.replace(case, policy=policy)
+
+    def _renewal(self, case: Case, again: Renew) -> Renew:
+        """What a case owes that is finished and not sent, where a freeze has begun or was lifted
+        since: what waits behind another record of its key must not come out as it was before."""
+        acted = self._standing(case).policy
+
+        def renew() -> Owed | None:
+            return None if self._standing(case).policy is acted else again()
+
+        return renew
 
     def _owed(self, case: Case, said: Verdicts, polled: float, found: Sequence[Found]) -> Owed:
         """`found`: of each verdict, or nothing where nobody was asked."""

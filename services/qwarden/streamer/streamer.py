@@ -15,8 +15,7 @@ from aiokafka import ConsumerRecord
 from qwarden import telemetry
 from qwarden.contracts.dead_letter import KEPT_BYTES
 from qwarden.contracts.refusal import ErrorClass, Refused
-from qwarden.delivery.consumer import Finish
-from qwarden.delivery.owed import Owed
+from qwarden.delivery.owed import Finish, Owed
 from qwarden.delivery.window import Partition
 from qwarden.inference.session import Session
 from qwarden.inference.stream_client import StreamClient
