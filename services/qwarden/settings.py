@@ -242,11 +242,15 @@ class Registry(Group):
     @classmethod
     def _is_plain(cls, value: str | None) -> str | None:
         if value is not None:
-            parts = urlsplit(value)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ValueError("the address of a registry is http://HOST:PORT, or https://")
-            if parts.username is not None or parts.password is not None:
+            if not _is_web_address(value):
+                raise ValueError(
+                    "the address of a registry is http://HOST:PORT, or https://; its port is at "
+                    "most 65535"
+                )
+            if "@" in urlsplit(value).netloc:
                 raise ValueError("has a password in it; set REGISTRY__USERNAME and its PASSWORD")
+            if "?" in value or "#" in value:
+                raise ValueError("paths are put behind it; leave out '?' and '#' and what follows")
         return value
 
 
@@ -451,6 +455,18 @@ def _from(environ: Mapping[str, str]) -> Settings:
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): value for name, value in environ.items()}
     return Settings.model_validate(source())
+
+
+def _is_web_address(text: str) -> bool:
+    """Whether the client that will call it takes it."""
+    import httpx  # takes longer than all else to import
+
+    try:
+        parts = urlsplit(text)
+        host = httpx.URL(text).host
+        return parts.scheme in ("http", "https") and bool(host) and parts.port != 0
+    except (ValueError, httpx.InvalidURL):
+        return False
 
 
 def _group(name: str) -> str:

@@ -8,6 +8,7 @@ import base64
 import json
 import socket
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Protocol
 
 import pytest
@@ -17,6 +18,7 @@ from qwarden.registry.http import HttpRegistry
 from qwarden.registry.memory import MemoryRegistry
 from qwarden.registry.port import Registry, RegistryAway, Schema
 from qwarden.registry.schemas import Schemas
+from qwarden.settings import SettingsError
 from registries import RegistryServer, registry_server
 
 ITEM = '{"type":"record","name":"shop.Item","fields":[]}'
@@ -138,6 +140,31 @@ async def test_what_is_no_answer_of_a_registry_makes_dead_letters(
     with pytest.raises(RegistryAway, match=says.replace("?", r"\?")):
         await registry.schema(1)
     await registry.close()
+
+
+async def test_a_deep_answer_or_a_strange_version_ends_the_process(
+    server: RegistryServer,
+) -> None:
+    registry = HttpRegistry(server.url, timeout_s=5)
+    server.fault = (200, b'{"schema":' + b"[" * 100_000)
+    with pytest.raises(RegistryAway, match="no JSON object"):
+        await registry.schema(1)
+    server.fault = None
+    reference = {"name": "a", "subject": "a", "version": "1\n"}
+    server.schemas = {1: {"schema": '"a"', "references": [reference]}}
+    assert await registry.schema(1) is None
+    await registry.close()
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_file_without_certificates_ends_the_process_without_its_name(
+    tmp_path: Path, content: str | None
+) -> None:
+    file = tmp_path / "ca.pem"
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(SettingsError, match=r"QWARDEN_REGISTRY__CA_FILE: .*ca\.pem .*in PEM"):
+        HttpRegistry("https://registry", timeout_s=5, ca_file=file)
 
 
 async def test_nobody_at_the_registry_s_address_is_no_outage() -> None:

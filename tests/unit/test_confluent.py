@@ -96,6 +96,25 @@ def test_an_avro_schema_that_refers_to_others_cannot_be_used(top: Any) -> None:
     assert read(schema, value) == {"of": {"n": 5}}
 
 
+AUTHOR_RECORD = {"type": "record", "name": "Author", "fields": [{"name": "n", "type": "string"}]}
+
+
+@pytest.mark.parametrize(
+    ("top", "value"),
+    [
+        (
+            {"type": "record", "name": "Comment", "fields": [{"name": "by", "type": "Author"}]},
+            b"\x02a",
+        ),
+        (["null", "Author"], b"\x02\x02a"),
+        ("Author", b"\x02a"),
+    ],
+)
+def test_an_import_without_a_namespace_is_looked_for_in_ours(top: Any, value: bytes) -> None:
+    found = read(avro_schema(top, ("Author", AUTHOR_RECORD)), head() + value)
+    assert found in ({"by": {"n": "a"}}, {"n": "a"})
+
+
 NODE = {
     "type": "record", "name": "Node",
     "fields": [{"name": "next", "type": ["null", "Node"]}],
@@ -106,6 +125,30 @@ def test_a_deep_avro_value_ends_the_process() -> None:
     assert read(avro_schema(NODE), head() + b"\x02" * 20 + b"\0")["next"]["next"] is not None
     reason = refusal(avro_schema(NODE), head() + b"\x02" * 800_000 + b"\0")
     assert "the value is not what its schema 7 (AVRO) says: maximum recursion depth" in reason
+
+
+def test_a_long_number_in_a_value_stops_all_other_records_for_a_minute() -> None:
+    """By their lengths, both are read in time of their squares."""
+    fields = [{"name": "n", "type": "long"}, *NODE["fields"]]
+    schema = avro_schema({**NODE, "fields": fields})
+    assert read(schema, head() + b"\xff" * 9 + b"\x01" + b"\0") == {"n": -(2**63), "next": None}
+    for value in (b"\xff" * 800_000 + b"\x01\0", b"\xff" * 10 + b"\x01\0"):
+        assert "a whole number has more than ten bytes" in refusal(schema, head() + value)
+    for length in range(3):
+        assert "it ends too early" in refusal(schema, head() + b"\xff" * length)
+
+
+@pytest.mark.parametrize("is_recursive", [False, True])
+def test_a_long_decimal_in_a_value_stops_all_other_records_for_a_minute(
+    is_recursive: bool,
+) -> None:
+    price = {"type": "bytes", "logicalType": "decimal", "precision": 6, "scale": 2}
+    fields = [{"name": "price", "type": price}, *(NODE["fields"] if is_recursive else ())]
+    schema = {**NODE, "fields": fields}
+    value = avro(schema, {"price": Decimal("9.50"), "next": None})
+    assert read(avro_schema(schema), value)["price"] == "9.50"
+    long = head() + b"\x80\xea\x30" + b"\x7f" * 400_000 + b"\0" * is_recursive
+    assert "a decimal has 400,000 bytes, and at most 1,000" in refusal(avro_schema(schema), long)
 
 
 @pytest.mark.parametrize(

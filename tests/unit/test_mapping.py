@@ -226,6 +226,61 @@ def test_a_mapping_that_repeats_a_text_gets_past_the_limit() -> None:
     assert refusal({"id": 1, "b": "x" * 500_000}, twice).error_class is ErrorClass.TOO_LARGE
 
 
+@pytest.mark.parametrize(
+    ("expressions", "says"),
+    [
+        ({"reach": "sum(n)"}, "mapping.reach (sum(n)) gives what cannot be written as JSON"),
+        ({"metadata": "{n: sum(n)}"}, "mapping.metadata ({n: sum(n)}) gives what cannot be"),
+        ({"event_id": "sum(n)"}, "mapping.event_id (sum(n)) fails on this record: Exceeds"),
+    ],
+)
+def test_a_number_that_python_does_not_write_ends_every_moderator_in_turn(
+    expressions: dict[str, str], says: str
+) -> None:
+    mapping = {"event_id": "id", "text": "b"} | expressions
+    of = Topic("t", "demo", mapping={name: Expression(text) for name, text in mapping.items()})
+    longest = b"9" * 4300
+    refused = refusal(b'{"id":1,"b":"b","n":[' + longest + b"," + longest + b"]}", of)
+    assert f"topics/t.yaml: {says}" in refused.reason
+    assert refused.tenant == "demo"
+
+
+def test_a_field_that_cannot_be_written_ends_every_moderator_in_turn() -> None:
+    """Without a mapping, and where the whole value is one."""
+    of = Topic("t", "demo")
+    for document in ({"event_id": "1", "text": "a", "n": 10**5000}, 10**5000):
+        with pytest.raises(Refused) as found:
+            of.event(document, None, max_bytes=900_000, headers={}, tenants=())
+        assert found.value.error_class is ErrorClass.NOT_AN_EVENT
+    assert "the value is no object with fields (a value of type int)" in found.value.reason
+
+
+def relayed(topics: dict[str, Topic], *, first: str = "shop.comments/0/7") -> Case:
+    headers = [("qw-origin", first.encode())]
+    record = Source("content.backlog", 0, 5, 0, b"k", event(tenant="rival"), headers)
+    return replace(admission(), topics=topics).admit(Source.of(record))
+
+
+def test_a_relayed_record_is_judged_for_another_tenant_where_its_topic_has_no_file() -> None:
+    """A moderator that was not restarted since the file was added takes the backlog too."""
+    shop = {"shop.comments": Topic("shop.comments", "demo")}
+    assert relayed(shop).event.tenant == "demo"
+    for topics in ({}, {"other": Topic("other", "demo")}):
+        with pytest.raises(Refused, match="add it, then replay this record") as found:
+            relayed(topics)
+        assert "has no topics/shop.comments.yaml here" in found.value.reason
+
+
+@pytest.mark.parametrize("first", ["content.events/0/7", "content.backlog/0/7", "nothing"])
+def test_a_relayed_event_is_refused_for_want_of_a_file(first: str) -> None:
+    assert relayed({}, first=first).event.tenant == "rival"
+
+
+def test_an_event_in_a_file_is_refused_for_what_the_file_is_called() -> None:
+    case = admission().admit(Source("shop.comments", 0, 0, 0, None, event(), ()))
+    assert case.event.tenant == "demo"
+
+
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-(2**62), 2**62) | st.floats(allow_nan=False)
@@ -251,6 +306,16 @@ def test_some_json_is_neither_taken_nor_refused(document: Any) -> None:
         ("[?join(a)]", "join takes 2 arguments, and has 1"),
         ("to_string(a, b)", "to_string takes 1 arguments, and has 2"),
         ("merge()", "merge takes at least 1 arguments, and has 0"),
+        ("&a", "'&' gives no value; only functions such as sort_by and map take one"),
+        ("{a: &b}", "'&' gives no value"),
+        ("not_null(&a)", "'&' gives no value"),
+        ("map(&(&a), b)", "'&' gives no value"),
+        ('`[{"\\ud800": 1}]`', "holds half a surrogate pair, which no text can be written"),
+        ("'\ud800'", "holds half a surrogate pair"),
+        ("(" * 3000 + "a" + ")" * 3000, "the expression is nested too deeply; write it in at most"),
+        ("!" * 3000 + "a", "the expression is nested too deeply"),
+        ("!" * 101 + "a", "the expression is nested too deeply"),
+        ("`" + "[" * 3000 + "]" * 3000 + "`", "the expression is nested too deeply"),
     ],
 )
 def test_an_expression_that_can_never_work_is_known_at_the_first_record(
@@ -258,6 +323,23 @@ def test_an_expression_that_can_never_work_is_known_at_the_first_record(
 ) -> None:
     found = faults(f"name: shop.comments\ntenant: a\nmapping:\n  text: {json.dumps(text)}\n")
     assert says in found
+
+
+def test_an_expression_that_takes_another_is_refused() -> None:
+    document = {"a": [{"n": 2}, {"n": 1}]}
+    assert Expression("sort_by(a, &n)[0].n").of(document) == 1
+    assert Expression("map(&n, a)").of(document) == [2, 1]
+    assert Expression("max_by(a, &n).n").of(document) == 2
+    assert Expression("!" * 99 + "a").of(document) is False
+
+
+@given(st.text(st.sampled_from("ab0.[]{}()&|!`'\",:*?<@-\\d8") | st.characters(), max_size=20))
+def test_some_text_is_neither_an_expression_nor_said_to_be_none(text: str) -> None:
+    try:
+        made = Expression(text)
+    except ValueError:
+        return
+    msgspec.json.encode(made.of({"a": {"b": [1, "x", None]}, "b": [{"a": 1.5}]}))
 
 
 @pytest.mark.parametrize(
@@ -341,10 +423,32 @@ def test_a_topic_with_schemas_starts_without_a_registry() -> None:
     assert bootstrap.schemas_of(settings, {"t": Topic("t")}) is None
 
 
-@pytest.mark.parametrize("url", ["registry:8081", "ftp://registry", "http://", "http://u:p@r:1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "registry:8081", "ftp://registry", "http://", "http://u:p@r:1", "http://xn--a",
+        "http://r:99999", "http://r:0", "http://r:x", "http://[::1", "http://r\n:1",
+        "http://r:1?a=b", "http://r:1#a", "http://r:1?",
+    ],
+)  # fmt: skip
 def test_an_address_of_a_registry_that_cannot_work_is_taken(url: str) -> None:
     with pytest.raises(settings_module.SettingsError, match="QWARDEN_REGISTRY__URL: "):
         settings_module.load({"QWARDEN_CONTENT_KEY": "ab" * 32, "QWARDEN_REGISTRY__URL": url})
+
+
+@pytest.mark.parametrize(
+    "url", ["http://registry:8081", "https://r/apis/ccompat/v7", "http://[::1]:8081", "HTTP://r"]
+)
+def test_an_address_of_a_registry_is_refused(url: str) -> None:
+    env = {"QWARDEN_CONTENT_KEY": "ab" * 32, "QWARDEN_REGISTRY__URL": url}
+    assert settings_module.load(env).registry.url == url
+
+
+def test_a_password_in_the_address_of_a_registry_is_shown() -> None:
+    for url in ("http://u:secret@r", "http://u:secret@r:1", "http://u:secret/@r"):
+        with pytest.raises(settings_module.SettingsError) as found:
+            settings_module.load({"QWARDEN_CONTENT_KEY": "ab" * 32, "QWARDEN_REGISTRY__URL": url})
+        assert "secret" not in str(found.value)
 
 
 async def sampled(value: bytes | None, of: str, **schemas: Any) -> Case:

@@ -69,15 +69,17 @@ SAFE = (0.99, 0.01, 0.0)
 def test_a_category_that_was_not_decoded_is_guessed() -> None:
     new = policy({"when": {"category": "PII", "score": {"safe": {"at_least": 0.5}}}, **BLOCK})
     over = said(1, *SAFE, rule="otherwise", action="allow", categories=[])
+    # By a guard whose floor is lower than others'.
     below = said(2, 0.8, 0.2, 0.0, rule="otherwise", action="allow", categories=[])
     named = [{"category": "PII", "score": 0.9}]
     decoded = said(3, 0.8, 0.2, 0.0, rule="otherwise", action="allow", category_scores=named)
-    report = compared(new, over, below, decoded)
+    flagged = said(4, 0.4, 0.6, 0.0, rule="controversial", action="review", categories=[])
+    report = compared(new, over, below, decoded, flagged)
     assert flows(report) == {
-        ("allow", "undecided"): 1, ("allow", "allow"): 1, ("allow", "block"): 1
-    }  # fmt: skip
+        ("allow", "undecided"): 2, ("allow", "block"): 1, ("review", "allow"): 1
+    }, "of what is Safe nobody decodes nothing"  # fmt: skip
     (doubt,) = report.doubts
-    assert (doubt.side, doubt.rule, doubt.records.rows) == ("new", "r0", 1)
+    assert (doubt.side, doubt.rule, doubt.records.rows) == ("new", "r0", 2)
     assert "not decoded" in doubt.reason
 
 
@@ -139,6 +141,23 @@ def test_what_nobody_judged_is_decided_by_a_rule(basis: str, cause: str, would_b
     assert [part.name for part in report.categories] == ["not judged"]
 
 
+@pytest.mark.parametrize(
+    ("cause", "was", "would_be"),
+    [
+        ("deadline", "block", "allow"),
+        ("no_answer", "review", "block"),
+        ("outage", "review", "undecided"),
+    ],
+)
+def test_what_a_quota_braked_unjudged_is_decided_by_another_key(
+    cause: str, was: str, would_be: str
+) -> None:
+    old = policy(name="older", on_expired="block", on_outage="review")
+    new = policy(on_unjudged="block", on_expired="allow")
+    row = said(1, basis="quota", cause=cause, action="review", rule="on_expired", by=old)
+    assert flows(compared(new, row, old=old)) == {(was, would_be): 1}
+
+
 def test_what_nobody_judged_is_guessed_from_metadata_that_is_not_there() -> None:
     new = policy(on_unjudged=[{"when": {"metadata": {"paid": True}}, "then": "block"},
                               {"then": "review"}])  # fmt: skip
@@ -185,6 +204,27 @@ def test_a_sample_is_taken_for_the_whole() -> None:
     assert {flow.old: flow.records.is_exact for flow in report.actions if flow.records.rows} == {
         "allow": False, "block": True
     }  # fmt: skip
+
+
+def test_a_sample_of_what_another_policy_did_misses_nothing_of_what_the_old_one_would_do() -> None:
+    """Of what was allowed the sample kept nothing that the old policy would have reviewed."""
+    flagged = {"when": {"score": {"flagged": {"at_least": 0.3}}}}
+    old, new = policy({**flagged, **REVIEW}, name="older"), policy({**flagged, **BLOCK})
+    content = Content(messages=[Message(role="user", content=SECRET)])
+    for by, is_exact in ((DEFAULT, False), (old, True)):
+        comparison = Comparison(old, new)
+        action = "block" if by is DEFAULT else "review"
+        rows = [said(number, *UNSAFE, by=by, action=action, rule="r0") for number in range(5)]
+        rows += [said(9, *SAFE, by=by, action="allow", rule="otherwise")]
+        for row in rows:
+            comparison.read(encode(Evidence(verdict=row, content=content)), 0.01)
+        report = comparison.report()
+        (changed,) = [
+            flow for flow in report.actions if (flow.old, flow.new) == ("review", "block")
+        ]
+        (load,) = report.queues
+        for found in (changed.records, load.old):
+            assert (found.rows, found.total, found.is_exact) == (5, 5, is_exact)
 
 
 def test_examples_show_content_that_nobody_asked_for() -> None:

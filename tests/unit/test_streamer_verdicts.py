@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -146,6 +147,35 @@ def test_two_verdicts_that_differ_have_one_id() -> None:
     ]
     assert len(set(ids)) == len(ids)
     assert verdict(SAFE, SAFE).verdict_id == ids[0]
+
+
+def test_a_score_beside_a_number_of_the_policys_gives_one_id_two_actions() -> None:
+    text = (
+        "name: house\nextends: default\nrules: [{name: x, then: block, ground: law, clause: c,\n"
+        "  when: {score: {flagged: {at_least: 0.8}}}}]\n"
+    )
+    house = load({"house": text}).policies["house"]
+
+    def of(safe: float, look: Answer | None = None) -> Verdict:
+        scores = (math.log(safe), math.log(1 - safe), math.log(1e-6))
+        judged = Judged(RESPONSE, word_of(latch(scores, scores, policy=house)), STREAM, look)
+        return verdict_of(session(), house, judged, KEY, EldDetector())
+
+    below, over = of(0.201), of(0.199)
+    assert (below.action, over.action) == (Action.REVIEW, Action.BLOCK)
+    assert (below.safety, below.categories) == (over.safety, over.categories)
+    assert below.verdict_id != over.verdict_id
+    assert of(0.198).verdict_id == over.verdict_id, "no rule tells them apart"
+    worse = assessment(UNSAFE)
+    assert of(0.201, worse).verdict_id == of(0.199, worse).verdict_id, "the look decides"
+
+
+def test_two_guards_that_may_each_stand_have_one_id() -> None:
+    """Which of two that say Controversial is the worse hangs on a score."""
+    look = assessment((0.0, 1.0, -9.0), ("PII", 0.8))
+    streams, looks = (verdict((0.0, of, -9.0), (0.0, of, -9.0), look=look) for of in (1.01, 0.99))
+    assert (streams.categories, looks.categories) == (["Violent"], ["PII"])
+    assert streams.verdict_id != looks.verdict_id
 
 
 def test_a_prompts_id_changes_with_the_answer_behind_it() -> None:

@@ -6,7 +6,7 @@ there are `time_of_s` and `time_of_ms`, which make a time of seconds or millisec
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -31,7 +31,14 @@ _NAMES = frozenset({"event_id", "tenant", "subject"})
 to_string makes a text of nothing too."""
 _MEANT_EMPTY = frozenset({"text"})
 """Where an empty text is said, and not left out: such content is refused by its own reason."""
+_EXPRESSION_TOO_DEEP = (
+    f"the expression is nested too deeply; write it in at most {MAX_DEPTH} levels of brackets and "
+    "operators"
+)
 _TOO_DEEP = f"the value is nested too deeply; send at most {MAX_DEPTH} levels of lists and objects"
+_UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError)
+"""What msgspec raises for what JSON does not hold, or Python does not write: whole numbers end at
+4,300 digits."""
 _SHOWN_CHARACTERS = 80
 _NOTHING: Mapping[str, Any] = {}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -60,8 +67,8 @@ cost."""
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A JMESPath expression. Raises `ValueError` with a sentence for what is none, or calls a
-    function that is not there."""
+    """A JMESPath expression. Raises `ValueError` with a sentence for what is none, calls a function
+    that is not there, or gives what no JSON holds."""
 
     text: str
     _parsed: Any = field(init=False, repr=False, compare=False)
@@ -69,10 +76,17 @@ class Expression:
     def __post_init__(self) -> None:
         try:
             parsed = jmespath.compile(self.text).parsed
+            _check(parsed)
+            msgspec.json.encode(parsed)  # its literals and names are text
         except JMESPathError as error:
             raise ValueError(f"{self.text!r} is not JMESPath: {_one_line(error)}") from None
-        for name, arguments in _calls(parsed):
-            _check_call(name, arguments)
+        except RecursionError:
+            raise ValueError(_EXPRESSION_TOO_DEEP) from None
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"{self.text!r} holds half a surrogate pair, which no text can be written with; "
+                "remove it"
+            ) from None
         object.__setattr__(self, "_parsed", parsed)
 
     def of(self, document: Any) -> Any:
@@ -83,16 +97,23 @@ class Expression:
             raise ValueError(_one_line(error)) from None
 
 
-def _calls(node: Mapping[str, Any]) -> Iterator[tuple[str, int]]:
-    """The functions that an expression calls, each with the number of its arguments."""
+def _check(node: Mapping[str, Any], *, level: int = 1, is_for_function: bool = False) -> None:
+    """`is_for_function`: a function takes this node, and takes an expression there."""
+    if level > MAX_DEPTH:
+        raise ValueError(_EXPRESSION_TOO_DEEP)
+    if node["type"] == "expref" and not is_for_function:
+        raise ValueError("'&' gives no value; only functions such as sort_by and map take one")
+    children = node["children"]
+    takes = [False] * len(children)
     if node["type"] == "function_expression":
-        yield node["value"], len(node["children"])
-    for child in node["children"]:
+        takes = _takes_expression(node["value"], len(children))
+    for child, taken in zip(children, takes, strict=True):
         if isinstance(child, dict):
-            yield from _calls(child)
+            _check(child, level=level + 1, is_for_function=taken)
 
 
-def _check_call(name: str, arguments: int) -> None:
+def _takes_expression(name: str, arguments: int) -> list[bool]:
+    """Whether a function takes an expression, for each argument of a call."""
     known = _Functions.FUNCTION_TABLE
     if name not in known:
         raise ValueError(f"JMESPath has no function {name!r}; known are {listed(known)}")
@@ -101,6 +122,8 @@ def _check_call(name: str, arguments: int) -> None:
     if arguments < len(wanted) or (arguments > len(wanted) and not is_variadic):
         least = "at least " if is_variadic else ""
         raise ValueError(f"{name} takes {least}{len(wanted)} arguments, and has {arguments}")
+    takes = ["expref" in each["types"] for each in wanted]
+    return takes + takes[-1:] * (arguments - len(wanted))
 
 
 def json_document(value: bytes) -> dict[str, Any]:
@@ -177,6 +200,8 @@ class Topic:
             raise self._second_look(fields, refused) from None
         except RecursionError:
             raise self._refused(_TOO_DEEP, fields) from None
+        except _UNWRITABLE as error:
+            raise self._unwritable(fields, error) from None
         if self.mapping and not event.deleted and event.text is None and not event.messages:
             name = "text" if "text" in self.mapping else "messages"
             raise self._refused(f"{self._place(name)} gives nothing for this record", fields)
@@ -194,12 +219,12 @@ class Topic:
         for name, expression in self.mapping.items():
             try:
                 given = expression.of(document)
+                if name in _NAMES and type(given) is int:
+                    given = str(given)
             except ValueError as error:
                 raise self._refused(
                     f"{self._place(name)} fails on this record: {error}", fields
                 ) from None
-            if name in _NAMES and type(given) is int:
-                given = str(given)
             if given is not None and (given != "" or name in _MEANT_EMPTY):
                 fields[name] = given
         return fields
@@ -238,6 +263,21 @@ class Topic:
                 return self._refused(f"{self._place(name)} gives nothing for this record", fields)
         return refused
 
+    def _unwritable(self, fields: Mapping[str, Any], error: Exception) -> Refused:
+        what = "the value"
+        for name, given in fields.items():
+            try:
+                msgspec.json.encode(given)
+            except _UNWRITABLE:
+                what = self._place(name) if name in self.mapping else f"the field {name!r}"
+                break
+        reason = _one_line(error).partition(";")[0]
+        return self._refused(
+            f"{what} gives what cannot be written as JSON ({reason}); send a number of fewer "
+            "digits, or leave it out",
+            fields,
+        )
+
     def _place(self, name: str) -> str:
         """Where a person looks for what gives a field."""
         expression = self.mapping.get(name)
@@ -258,7 +298,10 @@ def _encoded(fields: Mapping[str, Any]) -> bytes:
 
 
 def _shown(given: Any) -> str:
-    shown = msgspec.json.encode(given).decode()
+    try:
+        shown = msgspec.json.encode(given).decode()
+    except _UNWRITABLE:
+        return f"a value of type {type(given).__name__}"
     return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[: _SHOWN_CHARACTERS - 2]} …"
 
 

@@ -9,11 +9,11 @@ from typing import Any
 
 import msgspec
 
-from qwarden.contracts import confluent
+from qwarden.contracts import confluent, topics
 from qwarden.contracts.confluent import Reader
 from qwarden.contracts.escalation import Content, content_of
 from qwarden.contracts.event import Event, decode_event
-from qwarden.contracts.headers import event_attributes
+from qwarden.contracts.headers import ORIGIN, event_attributes, header, parsed_origin
 from qwarden.contracts.judged import conversations_of
 from qwarden.contracts.keys import ContentKey
 from qwarden.contracts.mapping import Mapped, Topic, json_document
@@ -111,7 +111,16 @@ class Admission:
         """
         source.check_envelope()
         topic = self.topics.get(source.topic)
-        mapped = self._plain(source) if topic is None else self._mapped(source, topic, missing)
+        if topic is not None:
+            mapped = self._mapped(source, topic, missing)
+        elif _is_of_others(source):
+            raise Refused(
+                ErrorClass.NOT_AN_EVENT,
+                f"its topic {source.topic} has no topics/{source.topic}.yaml here, so that nothing "
+                "says what its fields mean; add it, then replay this record",
+            )
+        else:
+            mapped = self._plain(source)
         event, value = mapped.event, mapped.value
         tenant = self.tenants.of(event.tenant, event_id=event.event_id)
         displaced = mapped.displaced_tenant
@@ -188,3 +197,12 @@ class Admission:
                 event_id=event.event_id,
                 tenant=event.tenant,
             )
+
+
+def _is_of_others(source: Source) -> bool:
+    """Whether a record that came by the backlog stood first in a topic of others. A line of a file
+    has its file's name for a topic, and no origin."""
+    if source.topic in (topics.CONTENT, topics.BACKLOG):
+        return False
+    origin = parsed_origin(header(source.headers, ORIGIN))
+    return origin is not None and origin[0] == source.topic

@@ -40,7 +40,8 @@ UNDECIDED = "undecided"
 WORDS: tuple[str, ...] = (*Action, UNDECIDED)
 NO_CATEGORY, NOT_JUDGED = "none", "not judged"
 """Stand beside the categories."""
-OUTAGE = "outage"
+OUTAGE, DEADLINE = "outage", "deadline"
+"""Causes for which nothing was judged, where the policy has a key of their own."""
 
 _BY_POLICY = frozenset({Basis.GUARD, Basis.QUOTA, Basis.EXPIRED, Basis.DEGRADED})
 _UNTOLD = {
@@ -379,7 +380,7 @@ def told(policy: Policy, recorded: Recorded, unknown: frozenset[str]) -> Told:
         return said
     about = about_of(recorded, unknown)
     file = policy.file
-    if recorded.basis == Basis.EXPIRED:
+    if recorded.cause == DEADLINE:
         return _otherwise("on_expired", file.on_expired, about, policy.expired)
     if recorded.cause == OUTAGE:
         return _otherwise("on_outage", file.on_outage, about, policy.in_outage)
@@ -584,8 +585,10 @@ class _Folding:
 
     def _flows(self, spread: float) -> Iterable[Flow]:
         for flow in sorted({*self.actions, *((Action.ALLOW, word) for word in WORDS)}, key=_order):
-            # Only of what was allowed may the sample have missed any.
-            missed = spread if flow[0] in (Action.ALLOW, UNDECIDED) else 0.0
+            # Of what was allowed the sample may have missed some. What the old policy decides anew
+            # may be any action's: another one has allowed it.
+            is_missed = self.redone or flow[0] in (Action.ALLOW, UNDECIDED)
+            missed = spread if is_missed else 0.0
             found = self.actions[flow].estimate(missed)
             if found.high:
                 yield Flow(str(flow[0]), str(flow[1]), found)
@@ -606,7 +609,7 @@ class _Folding:
         return Load(
             name,
             min(known) if known else None,
-            old.estimate(spread if old.sampled else 0.0),
+            old.estimate(spread if self.redone else 0.0),
             new.estimate(spread),
             *an_hour,
             *people,

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from qwarden.guard.answer import Safety, Triple
 from qwarden.guard.language import UNDETERMINED
-from qwarden.policy.profile import FLOOR
 
 Plain = str | int | float | bool
 """What a value of metadata may be, where rules read it."""
@@ -32,7 +31,8 @@ class Circumstances:
 @dataclass(frozen=True, slots=True)
 class Reading:
     """All that rules read. `scores`: of Safe, Controversial, Unsafe, as published. `categories`:
-    the names that were decoded, best first; None where they were not, above the guard's floor."""
+    the names that were decoded, best first; None where they were not: of what is Safe, above the
+    guard's floor."""
 
     about: Circumstances
     safety: Safety
@@ -62,7 +62,8 @@ def reading_of(
     refusal: bool | None = None,
 ) -> Reading:
     """What rules read of an answer: its scores as they are published, so that who reads the verdict
-    decides alike, and no categories where the guard decodes none."""
+    decides alike. What is Safe and names no category was not decoded, whatever the guard's floor:
+    what is decoded has one at least."""
     safe, controversial, unsafe = (round(score, 3) for score in scores)
-    decoded = categories if categories or safe < FLOOR else None
+    decoded = categories if categories or safety is not Safety.SAFE else None
     return Reading(about, safety, (safe, controversial, unsafe), decoded, refusal)

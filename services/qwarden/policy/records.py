@@ -12,13 +12,13 @@ from qwarden.contracts.verdict import Action, Basis, Facts, Scores
 from qwarden.guard.answer import Safety
 from qwarden.guard.language import UNDETERMINED
 from qwarden.policy.conditions import metadata_fact
-from qwarden.policy.profile import FLOOR
 from qwarden.policy.reading import NO_METADATA, Circumstances, Plain, Reading
 
 Kind = Literal["verdict", "evidence", "refused", "unreadable"]
 """What a record is. `refused`: a dead letter, of which nothing was said."""
 
 _NO_FACTS = Facts()
+_FLAGGED = frozenset({Safety.CONTROVERSIAL, Safety.UNSAFE})
 
 
 class Named(msgspec.Struct, frozen=True, gc=False):
@@ -127,14 +127,13 @@ def decoded_of(recorded: Recorded) -> tuple[str, ...] | None:
     """The categories that were decoded, best first; None where nobody knows them.
 
     A verdict of the stream guard has no scores of categories: what it names is what it decoded.
+    What is Safe and has none was over the guard's floor, whatever that was.
     """
     if recorded.category_scores:
         return tuple([each.category for each in recorded.category_scores])
     if recorded.categories:
         return tuple(recorded.categories)
-    if recorded.scores is None or recorded.scores.safe >= FLOOR:
-        return None
-    return ()
+    return () if recorded.safety in _FLAGGED else None
 
 
 def lacking(

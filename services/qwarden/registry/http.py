@@ -13,6 +13,7 @@ from urllib.parse import quote
 import httpx
 
 from qwarden.registry.port import RegistryAway, Schema
+from qwarden.settings import SettingsError
 
 _NO_SUCH = frozenset({40401, 40402, 40403})
 """The registry's own codes beside 404: no such subject, version, schema. A 404 without one comes
@@ -24,7 +25,8 @@ _PROTOBUF = "PROTOBUF"
 
 class HttpRegistry:
     """`url`: what stands before /schemas. `ca_file`: who signed the server's certificate, the
-    system's authorities where absent. `timeout_s`: of each request."""
+    system's authorities where absent. `timeout_s`: of each request. Raises `SettingsError` for a
+    `ca_file` without certificates."""
 
     def __init__(
         self,
@@ -71,7 +73,8 @@ class HttpRegistry:
                 raise self._strange("a reference without name, subject and version") from None
             if name in imports:
                 continue
-            path = f"/subjects/{quote(str(subject), safe='')}/versions/{version}"
+            of = quote(str(subject), safe="")
+            path = f"/subjects/{of}/versions/{quote(str(version), safe='')}"
             # A schema that is in use stays readable when its subject is deleted.
             params = {"deleted": "true", **(_SERIALIZED if kind == _PROTOBUF else {})}
             inner = await self._get(path, params)
@@ -103,7 +106,7 @@ class HttpRegistry:
             raise RegistryAway(f"the registry at {self._url} is away: {said}") from None
         try:
             body = answer.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             body = None
         is_object = isinstance(body, dict)
         if answer.status_code == HTTPStatus.NOT_FOUND:
@@ -133,4 +136,10 @@ def _trust(ca_file: Path | None) -> Any:
         return True
     import ssl
 
-    return ssl.create_default_context(cafile=str(ca_file))
+    try:
+        return ssl.create_default_context(cafile=str(ca_file))
+    except OSError as error:  # a file that holds no certificates too
+        raise SettingsError(
+            f"QWARDEN_REGISTRY__CA_FILE: {ca_file} gives no certificate ({error.strerror or error})"
+            "; name a file of certificates in PEM"
+        ) from None

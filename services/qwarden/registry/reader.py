@@ -73,30 +73,34 @@ def _unusable(reason: str) -> Reader:
 def _avro(schema: Schema) -> Reader:
     # Imported where it is used: most services read JSON alone.
     import fastavro
-    from fastavro import _read_py as in_python
+
+    from qwarden.registry import bounded
 
     named: dict[str, Any] = {}
     for _, text in schema.imports:
         fastavro.parse_schema(json.loads(text), named)
     # A record's encoding is that of its fields, so that this one changes no byte; and only a record
-    # knows the imports that are parsed beside it.
+    # knows the imports that are parsed beside it. A namespace would become that of the names in it
+    # that have none.
     whole: Any = fastavro.parse_schema(
         {
             "type": "record",
-            "name": "qwarden.Value",
+            "name": "qwarden_Value",
             "fields": [{"name": "value", "type": json.loads(schema.text)}],
         },
         named,
     )
     shape = _Shape(named)
     shape.visit(whole)
-    # fastavro's compiled reader has no bound on its depth: 5,000 levels of a type that holds itself
-    # end the process (1.13). The one in Python ends at Python's own.
-    read = in_python.schemaless_reader if shape.is_recursive else fastavro.schemaless_reader
+    fastavro.read.LOGICAL_READERS["bytes-decimal"] = bounded.read_decimal
 
     def body(value: bytes) -> Any:
         stream = io.BytesIO(value)
-        record: Any = read(stream, whole, None)
+        record: Any
+        if shape.is_recursive:
+            record = bounded.read_recursive(stream, whole, named)
+        else:
+            record = fastavro.schemaless_reader(stream, whole, None)
         left = len(value) - stream.tell()
         if left:
             raise ValueError(f"{left} bytes are left over")

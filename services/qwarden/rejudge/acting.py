@@ -348,8 +348,10 @@ class _Work:
             return f"its content cannot be judged any more: {refused.error_class.value}"
         for question in case.questions:
             if question.task == verdict.task:
-                views = self._policies[verdict.tenant].views
-                return Wanted(question.row, question.content_hash, views, verdict.tenant)
+                policy = self._policies[verdict.tenant]
+                return Wanted(
+                    question.row, question.content_hash, policy.views, verdict.tenant, policy
+                )
         return "its content has another task now"
 
     def _owed(self, change: Change, content: Content | None) -> Owed:

@@ -148,18 +148,27 @@ async def _from_origins(
             continue
         by_topic.setdefault(topic, {}).setdefault((partition, offset), []).append(row)
     for topic, wanted in by_topic.items():
-        try:
-            async with aclosing(records_of(kafka, _around(topic, wanted), unseen)) as records:
-                async for record in records:
-                    for row in wanted.pop((record.partition, record.offset), ()):
-                        yield row, await door.content(row, record)
-                    if not wanted:
-                        break
-        except (UnknownTopicOrPartitionError, ValueError):
-            pass  # neither topic nor partition are there any more
+        async with aclosing(_left_of(kafka, _around(topic, wanted))) as records:
+            async for record in records:
+                for row in wanted.pop((record.partition, record.offset), ()):
+                    yield row, await door.content(row, record)
+                if not wanted:
+                    break
         for gone in wanted.values():
             for row in gone:
                 yield row, GONE
+
+
+async def _left_of(kafka: Kafka, stretch: Stretch) -> AsyncGenerator[ConsumerRecord, None]:
+    """The records of a stretch; none where its topic or a partition is not there any more."""
+    async with aclosing(records_of(kafka, stretch, unseen)) as records:
+        try:
+            record = await anext(records, None)
+        except (UnknownTopicOrPartitionError, ValueError):
+            return
+        while record is not None:
+            yield record
+            record = await anext(records, None)
 
 
 def _around(topic: str, places: Iterable[tuple[int, int]]) -> Stretch:

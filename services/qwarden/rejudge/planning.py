@@ -35,7 +35,7 @@ from qwarden.outcomes.said import (
     reading_of,
     said_of,
 )
-from qwarden.policy.diff import Untold, told
+from qwarden.policy.diff import DEADLINE, Untold, told
 from qwarden.policy.in_force import Acting, read_body
 from qwarden.policy.policy import Decided, Policy, body_of, version_of
 from qwarden.policy.reading import plain_of
@@ -244,9 +244,13 @@ def superseding(old: Verdict, policy: Policy, decided: Decided, facts: Facts) ->
     """The verdict that takes the place of `old`, whose assessment it has.
 
     A quota that stood between the old rule and its action does not stand here: that something is
-    taken back is no automatic action. So what was judged has the basis `guard`.
+    taken back is no automatic action. So what was judged has the basis `guard`, and what was not
+    has that of its cause.
     """
-    basis, cause = (old.basis, old.cause) if old.safety is None else (Basis.GUARD, None)
+    basis, cause = Basis.GUARD, None
+    if old.safety is None:
+        cause = old.cause
+        basis = Basis.EXPIRED if cause == DEADLINE else Basis.DEGRADED
     guard = old.guard
     return msgspec.structs.replace(
         old,
@@ -333,13 +337,19 @@ def policies_for(
     """By tenant, what acts on its rows: the policy of the same name as it acts on the tenant now,
     or the tenant's default where it may not use that name any more. `chosen` acts instead of
     either, under the same freeze. `serials`: by policy the offset of what says which version acts.
+    Each has a serial no lower than any that the policy it replaces has given or gives now, so that
+    what it says does not give way to what the superseded verdict outranked.
 
     Raises `NotPossible` where what acts is not known here.
     """
     found: dict[str, Policy] = {}
+    least: dict[str, int] = {}
     for row in rows:
         tenant, used = row.verdict.tenant, row.verdict.policy
-        if tenant in found or used is None:
+        if used is None:
+            continue
+        least[tenant] = max(least.get(tenant, 0), used.serial, serials.get(used.name, 0))
+        if tenant in found:
             continue
         try:
             known = now.tenants.of(tenant, event_id=row.verdict.event_id)
@@ -347,8 +357,7 @@ def policies_for(
             raise NotPossible(refused.reason) from None
         policy = known.policies.get(used.name, known.default)
         if chosen is not None:
-            names = used.name, chosen.name
-            serial = max(policy.serial, *(serials.get(name, 0) for name in names))
+            serial = max(policy.serial, serials.get(chosen.name, 0))
             found[tenant] = chosen.standing(serial=serial, frozen=policy.frozen)
             continue
         if tenant not in now.tenants.known and policy.name != used.name:
@@ -365,7 +374,10 @@ def policies_for(
         if policy.name in now.faults:
             raise NotPossible(f"{now.faults[policy.name]}; or name a policy with --with")
         found[tenant] = policy
-    return found
+    return {
+        tenant: policy.standing(serial=max(policy.serial, least[tenant]), frozen=policy.frozen)
+        for tenant, policy in found.items()
+    }
 
 
 def old_policy(selection: Selection, known: Iterable[Policy]) -> Policy | None:

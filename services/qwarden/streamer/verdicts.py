@@ -110,6 +110,7 @@ def verdict_of(
     language = _language(session, judged.task, detector)
     about = _about(session, judged.task, language)
     said, decided, answered_by = NOTHING, policy.unjudged(about), revision
+    of_word: Decided | None = None
     if isinstance(look, Assessment):
         revision = f"{revision} {look.revision}".strip()
     stands = _standing(policy, about, judged)
@@ -118,7 +119,7 @@ def verdict_of(
         decided = policy.decide(reading_of(about, look))
         answered_by = look.revision
     elif stands is not None:
-        decided = _decided_by(policy, about, stands)
+        decided = of_word = _decided_by(policy, about, stands)
         said = _said_by(stands)
     else:
         basis = Basis.DEGRADED
@@ -135,7 +136,7 @@ def verdict_of(
             event_id=chunk.session,
             task=str(judged.task),
             key_id=keys.id,
-            value=_value(session, judged.task, word),
+            value=_value(session, judged.task, word, of_word),
             revision=revision,
             calibration=CALIBRATION,
             detector=detector_version(language, detector),
@@ -321,8 +322,12 @@ def _said_by(word: Word) -> Said:
     return Said(str(word.safety), scores_of(word.scores), categories)
 
 
-def _value(session: Open[Placed], task: Task, word: Word | None) -> bytes:
-    latched = None
+def _value(session: Open[Placed], task: Task, word: Word | None, decided: Decided | None) -> bytes:
+    """What an id holds of a session. `decided`: by the word's scores, where they were read: beside
+    a number of the policy's a rebuild may put them on its other side."""
+    latched: tuple[str | int | None, ...] | None = None
     if word is not None:
         latched = (str(word.safety), word.category, word.token)
+        if decided is not None:
+            latched = (*latched, decided.rule, str(decided.action))
     return msgspec.json.encode((session.transcript.value(task), latched))
