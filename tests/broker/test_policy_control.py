@@ -166,6 +166,10 @@ async def test_an_activation_under_load_judges_an_event_by_half_a_policy(
         own.moderating(group, Unsafe()) as other,
         under_load(own, "forum") as load,
     ):
+        await holds(
+            lambda: all(len(each._interactive._window.partitions) == 2 for each in (one, other)),
+            "each has two partitions",
+        )
         await seen(tap, {POLICIES[0].version}, "the file acts")
         for number in (1, 2, 3):
             version = await activate(own, number, group)
@@ -174,8 +178,6 @@ async def test_an_activation_under_load_judges_an_event_by_half_a_policy(
         await seen(tap, {POLICIES[2].version}, "the one before acts")
         await commanding.rollback(kafka, "forum", at=datetime.now(UTC), by="test")
         await seen(tap, {POLICIES[0].version}, "the file acts again")
-        each = [len(service._interactive._window.partitions) for service in (one, other)]
-        assert each == [2, 2], "one of them has judged all"
         records = list(tap.records[topics.VERDICTS])
         found = await fleet.outcomes(tap, load.origins)
         assert not found.contradictions
