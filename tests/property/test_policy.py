@@ -42,7 +42,7 @@ CONDITIONS = st.fixed_dictionaries(
     optional={
         "safety": some(tuple(map(str, Safety))),
         "category": some(CATEGORIES),
-        "task": some(("prompt", "response")),
+        "task": some(tuple(map(str, Task))),
         "language": some(("pt", "pt-BR", "de")),
         "refusal": st.booleans(),
         "score": st.dictionaries(
@@ -76,11 +76,11 @@ def readings(rules: list[Condition]) -> Iterator[Reading]:
     categories_asked = CATEGORIES if "category" in asked else ()
     named: tuple[tuple[str, ...], ...] = ((), *((each,) for each in categories_asked))
     for task, language, reach, metadata, refusal, triple, categories in product(
-        (Task.PROMPT, Task.RESPONSE), languages, reaches, carried, refusals, scores, named
+        tuple(Task), languages, reaches, carried, refusals, scores, named
     ):
-        if task is Task.RESPONSE and "Jailbreak" in categories:
+        if task is not Task.PROMPT and "Jailbreak" in categories:
             continue
-        if task is Task.PROMPT and refusal is not None:
+        if task is not Task.RESPONSE and refusal is not None:
             continue
         about = Circumstances("t", task.value, language, reach=reach, metadata=metadata)
         yield Reading(about, safety_of(triple), triple, categories, refusal)
