@@ -38,6 +38,7 @@ from qwarden.policy.in_force import acting
 from qwarden.policy.policy import version_of
 from qwarden.policy.sources import BUILT_IN, read_source
 from qwarden.rejudge import acting as doing
+from qwarden.rejudge.acting import _MOST_AT_ONCE
 from qwarden.rejudge.contents import GONE, Door
 from qwarden.rejudge.planning import DECIDED, EDITED, WITHDRAWN, Selection
 from qwarden.stack.home import Home
@@ -284,7 +285,10 @@ def test_a_wrong_block_stands_or_is_undone_twice_after_a_kill(
     assert len(asyncio.run(verdicts_of(own, "forum"))) == len(after)
     report = qwarden("verify", "--to-end", "--json").line
     assert report["ok"], report
-    assert (report["found"]["revised"], report["found"]["duplicated"]) == (0, 0)
+    assert report["found"]["revised"] == 0
+    # What was killed between the closing or the evidence of its last rows and their verdicts writes
+    # those two again, with equal values.
+    assert report["found"]["duplicated"] <= 2 * _MOST_AT_ONCE
 
 
 def check_undone(before: dict[str, Verdict], after: list[tuple[int, Verdict]], count: int) -> None:
