@@ -89,6 +89,9 @@ class Moderator:
         self._resumed = asyncio.Event()
         self._resumed.set()
         self._admission = admission
+        others = sorted(admission.topics.keys() - {topics.CONTENT})
+        self.topics = (topics.CONTENT, *others)
+        """The topics of the fresh lane: the fleet's own, and those that have a file."""
         self._schemas = schemas
         self._guard_is_away = guard_is_away
         self._reads_on = _answers_in_outage(admission.tenants)
@@ -111,11 +114,6 @@ class Moderator:
         policy says what is asked and what is done; a freeze acts on that too."""
         self._admission = replace(self._admission, tenants=tenants)
         self._reads_on = _answers_in_outage(tenants)
-
-    @property
-    def topics(self) -> Sequence[str]:
-        """The topics of the fresh lane: the fleet's own, and those that have a file."""
-        return (topics.CONTENT, *sorted(self._admission.topics.keys() - {topics.CONTENT}))
 
     @property
     def registry_outage(self) -> str | None:

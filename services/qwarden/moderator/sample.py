@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import msgspec
 
 from qwarden.contracts import topics
 from qwarden.contracts.refusal import listed
 from qwarden.moderator.case import Admission, Case
 from qwarden.outcomes.source import Source
-from qwarden.registry.port import RegistryAway
 from qwarden.registry.schemas import Schemas
 
 
@@ -38,13 +35,7 @@ async def case_of_sample(
     identity = admission.unknown_schema(source)
     if identity is None or schemas is None:
         return admission.admit(source)
-    try:
-        async with asyncio.timeout(within_s):
-            missing = await schemas.learn({identity})
-    except TimeoutError:
-        raise RegistryAway(
-            schemas.outage or f"the registry has not answered within {within_s:g} s"
-        ) from None
+    missing = await schemas.learn_within({identity}, within_s)
     return admission.admit(source, missing=missing)
 
 

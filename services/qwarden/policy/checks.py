@@ -92,7 +92,6 @@ def _unreachable(
             continue
         before = [(at, each) for at, each in enumerate(boxes[:index]) if each is not None]
         if space.left_of(box, [each for _, each in before]) == []:
-            # The shortest list of earlier rules from the front that covers it names the fix.
             covering = next(
                 (file.rules[at].name for at, each in before if space.left_of(box, [each]) == []),
                 None,

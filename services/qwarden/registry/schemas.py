@@ -38,6 +38,16 @@ class Schemas:
         hold."""
         return frozenset([each for each in sorted(ids) if not await self._learn(each)])
 
+    async def learn_within(self, ids: Collection[int], within_s: float) -> frozenset[int]:
+        """As `learn`, for a person who waits: raises `RegistryAway` after `within_s` seconds."""
+        try:
+            async with asyncio.timeout(within_s):
+                return await self.learn(ids)
+        except TimeoutError:
+            raise RegistryAway(
+                self.outage or f"the schema registry has not answered within {within_s:g} s"
+            ) from None
+
     async def close(self) -> None:
         await self._registry.close()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -21,7 +20,6 @@ from qwarden.moderator.case import Admission, Case
 from qwarden.outcomes.source import Source
 from qwarden.policy.policy import Policy
 from qwarden.policy.tenants import Tenant, Tenants
-from qwarden.registry.port import RegistryAway
 from qwarden.registry.schemas import Schemas
 from qwarden.rejudge.planning import Row, Selection
 from qwarden.rejudge.reading import unseen
@@ -78,13 +76,8 @@ class Door:
         identity = self.admission.unknown_schema(source)
         try:
             if identity is not None and self.schemas is not None:
-                async with asyncio.timeout(_REGISTRY_S):
-                    missing = frozenset(await self.schemas.learn({identity}))
+                missing = await self.schemas.learn_within({identity}, _REGISTRY_S)
             case = self.admission.admit(source, missing=missing)
-        except TimeoutError:
-            raise RegistryAway(
-                f"the schema registry has not answered within {_REGISTRY_S:g} s"
-            ) from None
         except Refused:
             return UNREADABLE
         event, own = case.event, row.verdict

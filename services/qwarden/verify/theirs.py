@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from qwarden.contracts.refusal import Refused
 from qwarden.moderator.case import Admission
 from qwarden.outcomes.source import Source
-from qwarden.registry.port import RegistryAway
 from qwarden.registry.schemas import Schemas
 
 
@@ -33,14 +31,7 @@ class Theirs:
         ids = [identity for identity in found if identity is not None]
         if self.schemas is None or not ids:
             return frozenset()
-        try:
-            async with asyncio.timeout(self.within_s):
-                return await self.schemas.learn(ids)
-        except TimeoutError:
-            raise RegistryAway(
-                self.schemas.outage
-                or f"the schema registry has not answered within {self.within_s:g} s"
-            ) from None
+        return await self.schemas.learn_within(ids, self.within_s)
 
     def tasks_of(self, source: Source, missing: Collection[int]) -> tuple[str, ...]:
         """The tasks on which a record must get verdicts; none where its outcome is of the whole.
