@@ -9,7 +9,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' services/qwarden/__in
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.qwarden/pycache
 CODE := services triton_models tests bench
 
-.PHONY: help setup demo test check lint fast bench bench-gen bench-stream bench-policy bench-equality bench-near-ties bench-long bench-pipeline storm images
+.PHONY: help setup demo test check lint fast bench bench-gen bench-stream bench-policy bench-review bench-equality bench-near-ties bench-long bench-pipeline storm images
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -30,16 +30,16 @@ lint:
 	.venv/bin/lint-imports
 
 fast:
-	$(PY) -m pytest -q -n 2 --dist loadscope tests/unit tests/property tests/chart tests/contract -m "not parts"
+	$(PY) -m pytest -q -n 2 --dist loadscope tests/unit tests/property tests/review tests/chart tests/contract -m "not parts"
 
-test: check ## Everything: also real Kafka, Valkey and Triton
+test: check ## Everything: also real Kafka, Valkey, Triton, PostgreSQL and Chromium
 	$(PY) -m pytest tests -m "parts"
 
 storm: setup ## The long fault suite, by its seed, an hour; ARGS="--help" says which parts
 	PYTHONPATH=tests $(PY) -m storm $(ARGS)
 	$(PY) -m pytest tests -m storm -s
 
-bench: setup bench-gen bench-stream bench-pipeline bench-policy ## The benchmarks; results in bench/results
+bench: setup bench-gen bench-stream bench-pipeline bench-policy bench-review ## The benchmarks; results in bench/results
 
 bench-pipeline: setup ## The moderator beside the hand-written loop
 	$(PY) bench/pipeline.py $(ARGS)
@@ -54,6 +54,11 @@ bench-policy: setup ## What languages, evasion and diffs of policies cost
 	$(PY) bench/language.py
 	$(PY) bench/normaliser.py
 	$(PY) bench/policy_diff.py
+
+bench-review: setup ## Claims and pages beside 100,000 open items; a start with a million overrides
+	$(PY) bench/review.py $(ARGS)
+	$(PY) bench/overrides.py
+
 bench-equality: setup ## The engine's answers beside transformers'; ARGS="--help" says which parts
 	$(PY) bench/equality.py $(ARGS)
 

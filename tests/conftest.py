@@ -21,6 +21,8 @@ from qwarden.stack.valkey import Valkey
 if TYPE_CHECKING:
     from moderators import Fleetlet
 
+pytest_plugins = ("databases",)
+
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SLOW = ("broker", "e2e", "chaos", "stack", "quality")
 

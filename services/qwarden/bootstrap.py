@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qwarden import telemetry
 from qwarden.cache.memory import MemoryCache
@@ -41,6 +42,9 @@ from qwarden.settings import Settings, SettingsError
 from qwarden.streamer import streamer as streaming
 from qwarden.streamer.chunks import Door
 from qwarden.streamer.streamer import Streamer
+
+if TYPE_CHECKING:
+    from qwarden.review.service import ReviewService
 
 _FOLDERS = ("policies", "tenants", "topics")
 _CLOSE_S = 2.0
@@ -124,9 +128,10 @@ def texts_in(path: Path | None, folder: str) -> dict[str, str]:
     return texts
 
 
-def control_of(settings: Settings) -> Control:
-    """What is in force for the whole fleet."""
-    return KafkaControl(settings.kafka)
+def control_of(settings: Settings, *, keeps_overrides: bool = True) -> Control:
+    """What is in force for the whole fleet. `keeps_overrides`: with what people decided of content,
+    which a service needs that judges whole contents."""
+    return KafkaControl(settings.kafka, keeps_overrides=keeps_overrides)
 
 
 def detector_of(settings: Settings) -> Detector:
@@ -324,3 +329,29 @@ async def moderator(
             ),
             dispatcher,
         )
+
+
+@asynccontextmanager
+async def review(settings: Settings) -> AsyncIterator[ReviewService]:
+    """A review service with all that it needs, closed at the end."""
+    # SQLAlchemy and FastAPI take longer than all else to import, and no other service needs them.
+    from qwarden.review.service import ReviewService
+    from qwarden.review.store.database import Database
+
+    url = settings.review.database_url
+    if url is None:
+        raise SettingsError(
+            "QWARDEN_REVIEW__DATABASE_URL: is not set; write postgresql://USER:PASSWORD@HOST/NAME, "
+            "or sqlite:///FILE for one process alone"
+        )
+    tenants = tenants_of(settings, activated=True)
+    async with AsyncExitStack() as stack:
+        database = Database.open(url.get_secret_value(), settings.review.connections)
+        stack.push_async_callback(database.close)
+        trace = telemetry.Trace(settings.telemetry.otlp_endpoint, "qwarden-review-service")
+        stack.callback(trace.close)
+        service = ReviewService(
+            settings, tenants, database, control_of(settings, keeps_overrides=False), trace
+        )
+        stack.push_async_callback(service.close)
+        yield service

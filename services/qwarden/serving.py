@@ -56,7 +56,8 @@ class Serving:
     """One process of a service. `lanes`, `beside` and `unready` are to be set before `run`.
 
     `name`: as its command. `needed`: topics without which it waits. `beside`: what runs from the
-    start on. `unready`: the service's own reasons why it is not ready.
+    start on. `unready`: the service's own reasons why it is not ready. `unwell`: those why it is
+    not alive. `app`: what is served beside the probes, if anything is.
     """
 
     def __init__(
@@ -71,6 +72,8 @@ class Serving:
         self.lanes: Sequence[Lane] = ()
         self.beside: Sequence[Callable[[], Awaitable[None]]] = ()
         self.unready: Callable[[], Sequence[str]] = tuple
+        self.unwell: Callable[[], Sequence[str]] = tuple
+        self.app: _App | None = None
         self._settings = settings
         self._limits = limits
         self._control = control
@@ -234,20 +237,23 @@ class Serving:
         return False
 
     def _http_config(self) -> uvicorn.Config:
-        routes = AsgiFastStream(
-            logger=_log,
-            asgi_routes=[
-                ("/healthz", get(self._healthz)),
-                ("/readyz", get(self._readyz)),
-                ("/metrics", make_asgi_app()),
-            ],
-        )
+        probes: list[tuple[str, Any]] = [
+            ("/healthz", get(self._healthz)),
+            ("/readyz", get(self._readyz)),
+            ("/metrics", make_asgi_app()),
+        ]
+        routes = AsgiFastStream(logger=_log, asgi_routes=probes)
+        app: _App = routes
+        if self.app is not None:
+            app = _Beside(routes, frozenset(path for path, _ in probes), self.app)
         return uvicorn.Config(
-            routes,
+            app,
             log_config=None,
             log_level="warning",
             access_log=False,
             lifespan="off",
+            # A stream of events has no end of its own.
+            timeout_graceful_shutdown=int(_STOP_S),
         )
 
     async def _message_limits(self) -> dict[str, int] | None:
@@ -280,7 +286,8 @@ class Serving:
         for each in deliveries:
             if each.idle_s > self._limits.hung_s:
                 return _text(503, f"{each.topic} has not been polled for {each.idle_s:.0f} s")
-        return _text(200, "alive")
+        unwell = self.unwell()
+        return _text(503 if unwell else 200, "\n".join(unwell) or "alive")
 
     async def _readyz(self, scope: Any) -> AsgiResponse:
         """Ready: what it cannot do without is there. Never Redis; having no partitions is fine."""
@@ -309,6 +316,23 @@ class Serving:
         if self._end.is_set():
             reasons.append("stopping")
         return _text(503 if reasons else 200, "\n".join(reasons) or "ready")
+
+
+_App = Callable[[Any, Any, Any], Awaitable[None]]
+"""As ASGI has it: scope, receive, send."""
+
+
+class _Beside:
+    """An app beside the probes, at every path that is none of theirs."""
+
+    def __init__(self, probes: _App, paths: frozenset[str], app: _App) -> None:
+        self._probes = probes
+        self._paths = paths
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        app = self._probes if scope.get("path") in self._paths else self._app
+        await app(scope, receive, send)
 
 
 class _HttpServer(uvicorn.Server):

@@ -336,6 +336,103 @@ class Streamer(Consuming):
     """Delivered and not committed, at most: what lies done behind one chunk that waits gap_s."""
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Review(Consuming):
+    """The review service: its database, and how people work with it."""
+
+    group_id: str = "qwarden-review"
+    database_url: SecretStr | None = None
+    """`postgresql://USER:PASSWORD@HOST/NAME`, or `sqlite:///FILE` for one process alone."""
+    connections: Annotated[int, Field(ge=2)] = 10
+    """To PostgreSQL, at most, for each process: 50 claimers wait for one another less than for the
+    two cores that ten transactions keep busy."""
+    token: SecretStr | None = None
+    """Of a person, for `qwarden review` on a terminal: `qwarden review token add` makes one."""
+    public_url: str = "http://127.0.0.1:8080"
+    """Where people's browsers reach the service: in sign-in links and in what OpenID Connect
+    returns to. With https:// its cookies are for https alone."""
+    records_in_flight: Annotated[int, Field(ge=1)] = 4000
+    bytes_in_flight: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
+    poll_records: Annotated[int, Field(ge=1)] = 500
+    """Records a poll at most: one transaction each. A thousand rows take PostgreSQL some 50 ms."""
+    uncommitted_records: Annotated[int, Field(ge=1)] = 20_000
+    keep_days: Annotated[int, Field(ge=1)] = 180
+    """The appeal window: how long the ledger keeps verdicts with their content (the EU's Digital
+    Services Act gives users at least six months, Art. 20(1))."""
+    lease_s: Annotated[float, Field(ge=5)] = 120.0
+    """How long an item stays with who claimed it after the last sign of life; the console gives one
+    every third of it. Long enough for a laptop's nap, short enough for the next reviewer."""
+    held_items: Annotated[int, Field(ge=1)] = 20
+    """Items that one person may hold at a time."""
+    take_back_s: Annotated[float, Field(ge=0)] = 30.0
+    """How long a decision can be taken back, and waits to be published."""
+    override_days: Annotated[int, Field(ge=1)] = 30
+    """How long a decision holds for equal content of the tenant, where a person has said so."""
+    bulk_items: Annotated[int, Field(ge=1)] = 1000
+    """Items that a lead decides at once, at most: what one can look over before it is published."""
+    urgent_sla_s: Annotated[float, Field(gt=0)] = 900.0
+    """Of the urgent queue: a threat to life waits a quarter of an hour at most."""
+    appeal_sla_s: Annotated[float, Field(gt=0)] = 7 * 86_400.0
+    quality_sla_s: Annotated[float, Field(gt=0)] = 7 * 86_400.0
+    """Of disagreements and samples: behind what users wait for. A second review has the SLA of its
+    first one, or it would not look like one."""
+    golden_share: Share = 0.02
+    """Of claims that get an item whose answer is known."""
+    second_share: Share = 0.05
+    """Of decisions that a second person makes again without knowing the first."""
+    sample_share: Share = 0.1
+    """Of the ledger's automatic allowed and blocked verdicts that a person looks at: with
+    evidence_sample at 1 %, one allowed verdict of a thousand."""
+    samples_open: Annotated[int, Field(ge=0)] = 500
+    """Samples that may wait at a time; more would push people's real work aside."""
+    session_s: Annotated[float, Field(gt=0)] = 12 * 3600.0
+    """How long a person stays signed in: a working day."""
+    link_s: Annotated[float, Field(gt=0)] = 3600.0
+    """How long a sign-in link is good for, once."""
+    requests_a_minute: Annotated[int, Field(ge=1)] = 600
+    """Of one person or tool; a reviewer by keyboard stays under 120. A tool gets ten times that."""
+    sign_ins_a_minute: Annotated[int, Field(ge=1)] = 20
+    """From one address: nobody guesses a token of 256 bits, and nobody keeps us busy with it."""
+    redress: str = (
+        "You can complain to us free of charge within six months, have a certified out-of-court "
+        "body settle the dispute, or go to court."
+    )
+    """How a user can have a restriction looked at again, as statements of reasons say it."""
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_known(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().startswith(
+            ("postgresql://", "sqlite:///")
+        ):
+            raise ValueError("the database's address begins with postgresql:// or sqlite:///")
+        return value
+
+
+class Oidc(Group):
+    """OpenID Connect, for production. Without an issuer people sign in with links."""
+
+    issuer: str
+    """What stands before /.well-known/openid-configuration."""
+    client_id: str
+    client_secret: SecretStr
+    audience: str | None = None
+    """Of access tokens that programs send as Bearer; without it only tokens of our own are taken
+    there."""
+    scopes: str = "openid profile"
+    roles_claim: str = "roles"
+    tenants_claim: str | None = None
+    languages_claim: str | None = None
+    """Where a claim is not named, `qwarden review user change` says what a person has."""
+    roles: dict[str, Literal["reviewer", "lead", "auditor", "admin"]] = {}
+    """From the claim's words to our roles; empty: they are ours."""
+    session_s: Annotated[float, Field(gt=0)] = 3600.0
+    """How long until claims are read anew, by signing in again: how late a removed role is seen."""
+    timeout_s: Seconds = 5.0
+
+
 class Telemetry(Group):
     """Logs and traces."""
 
@@ -374,6 +471,8 @@ class Settings(BaseSettings):
     stream: StreamSettings | None = None
     stream_guard: StreamGuard = StreamGuard()
     streamer: Streamer = Streamer()
+    review: Review = Review()
+    oidc: Oidc | None = None
     telemetry: Telemetry = Telemetry()
     stack: Stack = Stack()
 
@@ -392,7 +491,7 @@ class Settings(BaseSettings):
     def _fits(self) -> Settings:
         """Timeouts that stand in each other's way."""
         session_s = self.kafka.session_timeout_ms / 1000
-        for name, service in (("MODERATOR", self.moderator), ("STREAMER", self.streamer)):
+        for name, service in self._services:
             if service.revoke_s >= session_s:
                 raise ValueError(
                     f"QWARDEN_{name}__REVOKE_S: {service.revoke_s:g} s must be under "
@@ -412,7 +511,7 @@ class Settings(BaseSettings):
                 "nothing ever halts"
             )
         request_s = self.kafka.request_timeout_ms / 1000
-        for name, service in (("MODERATOR", self.moderator), ("STREAMER", self.streamer)):
+        for name, service in self._services:
             if service.hung_s <= request_s:
                 raise ValueError(
                     f"QWARDEN_{name}__HUNG_S: {service.hung_s:g} s must be over "
@@ -420,6 +519,14 @@ class Settings(BaseSettings):
                     f"away looks like a {name.lower()} that hangs"
                 )
         return self
+
+    @property
+    def _services(self) -> tuple[tuple[str, Consuming], ...]:
+        return (
+            ("MODERATOR", self.moderator),
+            ("STREAMER", self.streamer),
+            ("REVIEW", self.review),
+        )
 
     @property
     def stream_urls(self) -> tuple[str, ...]:

@@ -229,9 +229,67 @@ POLICY_FILE_DIFFERS = Gauge(
     "1 while this service's file of a policy says something else than what is in force.",
     ["policy"],
 )
+OVERRIDES = Gauge(
+    "qwarden_overrides", "Overrides that stand here: contents about which a person has decided."
+)
 FREEZES = Gauge(
     "qwarden_freezes", "Freezes in force on moderation.control; that of every tenant is one."
 )
+
+REVIEW_TAKEN = Counter(
+    "qwarden_review_taken_total",
+    "What came of records: items opened and closed, escalations joined, verdicts kept; again where "
+    "a record comes again and changes something.",
+    ["what"],
+)
+REVIEW_ITEMS = Gauge(
+    "qwarden_review_items", "Open items by queue and state: open, held, breached.",
+    ["queue", "state"],
+)  # fmt: skip
+REVIEW_OVERDUE_SECONDS = Gauge(
+    "qwarden_review_overdue_seconds",
+    "How long the open item of a queue is past its SLA that is so the longest; 0 where none is.",
+    ["queue"],
+)
+REVIEW_UNSERVED = Gauge(
+    "qwarden_review_unserved_items",
+    "Open items that nobody can be given, by why: language (nobody has it), or their kind (appeal, "
+    "disagreement, second: all who could have it have decided what it is about).",
+    ["why"],
+)
+REVIEW_OUTBOX_SECONDS = Gauge(
+    "qwarden_review_outbox_oldest_seconds",
+    "How long the decision waits to be published that is due the longest; 0 where none is.",
+)
+REVIEW_UNSEALED = Gauge(
+    "qwarden_review_unsealed_rows", "Rows of the audit log that have no place in the chain yet."
+)
+REVIEW_CLAIMS = Counter("qwarden_review_claims_total", "Leases begun by claims.")
+REVIEW_DECISIONS = Counter(
+    "qwarden_review_decisions_total",
+    "Items decided by action, and by whom: person, tool, bulk.",
+    ["action", "by"],
+)
+REVIEW_TAKEN_BACK = Counter("qwarden_review_taken_back_total", "Decisions taken back.")
+REVIEW_LEASES_EXPIRED = Counter(
+    "qwarden_review_leases_expired_total", "Leases whose holders gave no sign of life."
+)
+REVIEW_BREACHES = Counter("qwarden_review_breaches_total", "Items that nobody decided in time.")
+REVIEW_PUBLISHED = Counter(
+    "qwarden_review_published_total", "Messages of the outbox that a broker has acknowledged."
+)
+REVIEW_REQUESTS = Tally(
+    "qwarden_review_requests_total", "Requests to the review service.", ["method", "status"]
+)
+REVIEW_REQUEST_SECONDS = Spread(
+    "qwarden_review_request_seconds", "One of these, but for live views.", buckets=_SECONDS
+)
+REVIEW_FAILING = Gauge(
+    "qwarden_review_failing",
+    "1 while rounds of a work beside the API fail: sweep, seal, publisher, live view, gauges.",
+    ["work"],
+)
+REVIEW_LIVE = Gauge("qwarden_review_live_views", "Pages that follow the queue as it changes.")
 
 
 class TenantLabels:
@@ -272,6 +330,8 @@ def log_as_json(level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     # aiokafka tells at INFO of every heartbeat and metadata change.
     logging.getLogger("aiokafka").setLevel(logging.WARNING)
+    # Alembic tells of each of its own plugins.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
 class Trace:

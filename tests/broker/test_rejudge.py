@@ -43,7 +43,7 @@ from qwarden.rejudge.contents import GONE, Door
 from qwarden.rejudge.planning import DECIDED, EDITED, WITHDRAWN, Selection
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
-from unit.builders import CONTROVERSIAL, SAFE, assessment
+from unit.builders import CONTROVERSIAL, SAFE, assessment, decision
 
 WRONG_BLOCKS = 5000
 EVERYBODY = ("forum", "people", "frozen", "edited", "asked", "gone")
@@ -99,7 +99,6 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text)
         asyncio.run(made.make_topics())
-        asyncio.run(fleet.make_topic(kafka.bootstrap, topics.DECISIONS, 4))
         yield made
 
 
@@ -246,9 +245,12 @@ def test_a_wrong_block_stands_or_is_undone_twice_after_a_kill(
     began = just_now()
     asyncio.run(moderated(own, "killed", Doubtful(), [*events, *spared], later))
     before = {each.verdict_id: each for _, each in asyncio.run(verdicts_of(own, "forum"))}
-    decision = {"event_id": "decided", "tenant": "forum", "task": "prompt", "edit": 0}
-    said_by = [decision | {"by": "person"}, decision | {"event_id": "e0", "by": "breach"}]
-    asyncio.run(send(own, topics.DECISIONS, *said_by))
+    of = {"tenant": "forum", "action": "block", "ground": "terms", "clause": "tone"}
+    said_by = [
+        decision("d" * 32, event_id="decided", **of),
+        decision("b" * 32, event_id="e0", by="breach", reviewer=None, **of),
+    ]
+    asyncio.run(send(own, topics.DECISIONS, *map(msgspec.to_builtins, said_by)))
 
     asyncio.run(activate(own, "forum", text_of("forum", "allow")))
     wrong = version_of_text("forum", text_of("forum", "block", "wrong"))

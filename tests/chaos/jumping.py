@@ -44,7 +44,7 @@ class _Jumping(datetime):
 class _Stamping(AIOKafkaProducer):  # type: ignore[misc]
     """aiokafka's compiled half asks the system for the time, and not Python."""
 
-    async def send(  # noqa: PLR0917 - aiokafka's own
+    async def send(  # aiokafka's own
         self,
         topic: str,
         value: bytes | None = None,

@@ -12,9 +12,11 @@ import pytest
 
 from contract.conformance.cases import KEY, Fixture, fixture, fixtures, names, read
 from qwarden.contracts import topics
+from qwarden.contracts.control import Override
 from qwarden.contracts.refusal import Refused
 from qwarden.contracts.schema import RECORDS, schema_of
 from qwarden.contracts.verdict import Verdict, encode
+from qwarden.control.overrides import Overrides
 from qwarden.delivery.owed import Owed
 from qwarden.guard.answer import decode_answer
 from qwarden.moderator import verdicts
@@ -100,7 +102,7 @@ def written_for(output: dict[str, Any]) -> Owed:
     (given,) = output["of"].items()
     record = fixture(*given)
     try:
-        case = record.admission().admit(record.source())
+        case = _overridden(record.admission().admit(record.source()), output.get("override"))
         said = _said(case, output.get("answers", {}))
     except Refused as refused:
         return owed_by_refusal(
@@ -117,6 +119,15 @@ def written_for(output: dict[str, Any]) -> Owed:
             case.source, verdict, case.content, policy=policy, sample_rate=0.0, volatile=[]
         )
     )
+
+
+def _overridden(case: Case, override: dict[str, Any] | None) -> Case:
+    if override is None:
+        return case
+    stand = Overrides()
+    stand.put(msgspec.convert(override, Override))
+    found = [stand.of(case.event.tenant, each.content_hash.hex()) for each in case.questions]
+    return msgspec.structs.replace(case, overrides=tuple(found))
 
 
 def _rejudged(verdict: Verdict, policy: Policy) -> Verdict:

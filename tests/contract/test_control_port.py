@@ -25,6 +25,7 @@ from qwarden.contracts.control import (
     InForce,
     Key,
     LossAccepted,
+    Override,
     PolicyBody,
     Stands,
     body_key,
@@ -32,11 +33,14 @@ from qwarden.contracts.control import (
     freeze_key,
     in_force_key,
     loss_key,
+    override_key,
     withdrawn,
     written,
 )
+from qwarden.contracts.verdict import Action
 from qwarden.control.kafka import KafkaControl
 from qwarden.control.memory import MemoryControl, MemoryTopic
+from qwarden.control.overrides import Overridden
 from qwarden.control.port import Control, ControlUnusable
 from qwarden.control.table import Table
 from qwarden.settings import Kafka as KafkaSettings
@@ -71,6 +75,24 @@ def in_force(version: str | None, previous: str | None = None) -> InForce:
 
 def freeze(tenant: str, frozen: bool = True) -> Freeze:
     return Freeze(tenant=tenant, frozen=frozen, reason="too many blocks", at=AT, by="ann@host")
+
+
+HASH = "7186874a622f091c099e8e9307dc846d"
+OVERRIDE_KEY = override_key("demo", HASH)
+
+
+def override(action: str = "allow", tenant: str = "demo", content_hash: str = HASH) -> Override:
+    restricts = action != "allow"
+    return Override(
+        tenant=tenant, content_hash=content_hash, action=action, categories=[],
+        ground="terms" if restricts else None, clause="tone" if restricts else None,
+        decision_id=f"{action}-{tenant}".encode().hex(), until=AT, at=AT, by="r-7",
+    )  # fmt: skip
+
+
+def overridden(action: Action, tenant: str = "demo") -> Overridden:
+    said = override(action, tenant)
+    return Overridden(action, said.ground, said.clause, said.decision_id)
 
 
 @dataclass
@@ -326,6 +348,75 @@ def _stands_at(stands: Mapping[Key, Stands[R]], key: Key, offset: int) -> bool:
     return key in stands and stands[key].offset == offset
 
 
+async def test_an_override_does_not_reach_a_service_that_runs(topic: Topic) -> None:
+    one, other = await topic.table(), await topic.table()
+    await one.write(override("block"))
+    blocked = overridden(Action.BLOCK)
+    await comes("the override", lambda: other.override_of("demo", HASH) == blocked)
+    assert (await topic.table()).override_of("demo", HASH) == blocked
+    await one.write(override("disclaim"))
+    disclaimed = overridden(Action.DISCLAIM)
+    await comes("the next one", lambda: other.override_of("demo", HASH) == disclaimed)
+    assert (await topic.table()).override_of("demo", HASH) == disclaimed
+
+
+async def test_a_withdrawn_override_stays_in_force(topic: Topic) -> None:
+    one, other = await topic.table(), await topic.table()
+    await one.write(override())
+    await comes("the override", lambda: other.override_of("demo", HASH) is not None)
+    await one.withdraw(OVERRIDE_KEY)
+    await comes("its end", lambda: other.override_of("demo", HASH) is None)
+    assert one.override_of("demo", HASH) is None
+    assert (await topic.table()).override_of("demo", HASH) is None
+
+
+async def test_an_override_acts_for_another_tenant_or_content(topic: Topic) -> None:
+    one = await topic.table()
+    await one.write(override("block"))
+    await one.write(override("allow", "forum"))
+    assert one.override_of("demo", HASH) == overridden(Action.BLOCK)
+    assert one.override_of("forum", HASH) == overridden(Action.ALLOW, "forum")
+    other = HASH[::-1]
+    for tenant, content_hash in (
+        ("dem", HASH), ("demo7", HASH), ("", HASH), ("demo", other), ("demo", HASH.upper()),
+        ("demo", HASH[:-2]), ("demo", ""), ("demo", "no hash"),
+    ):  # fmt: skip
+        assert one.override_of(tenant, content_hash) is None
+
+
+async def test_an_override_has_every_policy_read_again(topic: Topic) -> None:
+    """A million of them would, one after the other."""
+    one = await topic.table()
+    told: list[int] = []
+    one.on_change(lambda: told.append(len(one.halts())))
+    await one.write(override("block"))
+    await one.write(override("allow"))
+    await one.withdraw(OVERRIDE_KEY)
+    await one.write(HALTED)
+    await comes("the halt alone is told", lambda: told == [1])
+    await topic.append(override_key("demo", HASH).encode(), b"unreadable")
+    await one.withdraw(HALT_KEY)
+    await comes("its withdrawal alone", lambda: told == [1, 0])
+
+
+async def test_content_is_allowed_by_an_override_that_cannot_be_read(
+    topic: Topic, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nor by the one before it. It is named by its key, once, and what it says is not."""
+    one = await topic.table()
+    shadow = msgspec.json.encode(override("shadow"))
+    values = [*UNREADABLE, shadow, msgspec.json.encode(override("allow", "forum"))]
+    for value in values:
+        await one.write(override("allow"))
+        assert one.override_of("demo", HASH) is not None
+        await topic.append(OVERRIDE_KEY.encode(), value)
+        await comes("it", lambda: one.override_of("demo", HASH) is None)
+    said = [r.getMessage() for r in caplog.records if "the guard judges" in r.getMessage()]
+    assert len(said) == len(values)
+    assert all("the override under" in each and HASH in each for each in said)
+    assert (await topic.table()).override_of("demo", HASH) is None
+
+
 async def test_a_record_that_cannot_be_read_ends_the_table(
     topic: Topic, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -346,7 +437,7 @@ async def test_an_unknown_kind_ends_an_older_service(
     topic: Topic, caplog: pytest.LogCaptureFixture
 ) -> None:
     one = await topic.table()
-    unknown = Key("override", "forum", "strict").encode()
+    unknown = Key("quarantine", "forum", "strict").encode()
     await topic.append(unknown, b"\xff not of this version")
     await one.write(HALTED)
     await comes("the halt", lambda: one.halts() == {HALT_KEY: HALTED})
@@ -355,7 +446,7 @@ async def test_an_unknown_kind_ends_an_older_service(
 
 
 def test_an_unknown_kind_is_not_kept_by_its_key() -> None:
-    table, key = Table(), Key("override", "forum", "strict")
+    table, key = Table(), Key("quarantine", "forum", "strict")
     for offset, value in enumerate((b"1", b"\xff 2")):
         assert not table.apply(key.encode(), value, offset)
         assert table.others == {key: value}
@@ -377,6 +468,9 @@ def test_a_reader_of_the_topic_is_not_told_the_kind_in_the_headers() -> None:
     assert dict(written(HALTED).headers)["ce_type"] == b"qwarden.halt.v1"
     types = [dict(written(each).headers)["ce_type"] for each in (BODY, in_force(None), freeze("a"))]
     assert types == [b"qwarden.policy.v1", b"qwarden.in-force.v1", b"qwarden.freeze.v1"]
+    about = dict(written(override()).headers)
+    assert about["ce_type"] == b"qwarden.override.v1"
+    assert about["ce_source"] == b"/qwarden/review-service"
     assert withdrawn(HALT_KEY) == (HALT_KEY.encode(), None, [])
 
 
@@ -424,6 +518,58 @@ async def test_a_topic_that_ends_in_a_marker_is_never_read_to_its_end(kafka: Kaf
         await one.start()
     assert one.halts() == {HALT_KEY: HALTED}
     await one.close()
+
+
+async def test_an_override_of_an_aborted_transaction_holds_up_the_one_that_is_sent_again(
+    kafka: Kafka,
+) -> None:
+    name = await make_topic(kafka.bootstrap)
+    somebody = AIOKafkaProducer(
+        bootstrap_servers=kafka.bootstrap, transactional_id=f"t-{uuid.uuid4().hex}"
+    )
+    one = KafkaControl(settings_of(kafka), topic=name)
+    await somebody.start()
+    try:
+        await one.start()
+        message = written(override("allow"))
+        await somebody.begin_transaction()
+        await somebody.send_and_wait(name, key=message.key, value=message.value, partition=0)
+        await comes("it, uncommitted", lambda: one.override_of("demo", HASH) is not None)
+        await somebody.abort_transaction()
+        again = written(override("block"))
+        async with somebody.transaction():
+            await somebody.send_and_wait(name, key=again.key, value=again.value, partition=0)
+        block = overridden(Action.BLOCK)
+        await comes("the one sent again", lambda: one.override_of("demo", HASH) == block)
+        late = KafkaControl(settings_of(kafka), topic=name)
+        await late.start()
+        assert late.override_of("demo", HASH) == block
+        await late.close()
+    finally:
+        await one.close()
+        await somebody.stop()
+
+
+async def test_who_judges_nothing_by_overrides_keeps_them_or_misses_a_halt(
+    kafka: Kafka, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = await make_topic(kafka.bootstrap)
+    writer = KafkaControl(settings_of(kafka), topic=name)
+    one = KafkaControl(settings_of(kafka), topic=name, keeps_overrides=False)
+    await writer.start()
+    try:
+        await writer.write(override("block"))
+        await one.start()
+        await fleet.publish(kafka.bootstrap, name, [(OVERRIDE_KEY.encode(), b"unreadable")])
+        await writer.write(HALTED)
+        await comes("the halt behind them", lambda: one.halts() == {HALT_KEY: HALTED})
+        assert one.override_of("demo", HASH) is None
+        assert not one._table.others
+        # The writer alone has read what cannot be read.
+        assert len([r for r in caplog.records if "the override under" in r.getMessage()]) == 1
+    finally:
+        await one.close()
+        await writer.close()
 
 
 async def test_a_topic_with_several_partitions_is_read_by_half(kafka: Kafka) -> None:

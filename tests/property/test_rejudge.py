@@ -195,8 +195,13 @@ def scenes(draw: st.DrawFn) -> Scene:
         row = draw(rows(f"e{number}"))
         own = row.verdict
         what = draw(
-            st.sampled_from([None, SUPERSEDED, WITHDRAWN, EDITED, OUTRANKED, DECIDED, "repeat"])
+            st.sampled_from(
+                [None, SUPERSEDED, WITHDRAWN, EDITED, OUTRANKED, DECIDED, "repeat", "human"]
+            )
         )
+        if what == "human":
+            own = msgspec.structs.replace(own, basis=Basis.HUMAN, decision="d" * 32)
+            row = row_of(own)
         replace = msgspec.structs.replace
         assert own.policy is not None
         others = {
@@ -213,7 +218,7 @@ def scenes(draw: st.DrawFn) -> Scene:
         found.beside.verdicts[row.event] = [(0, at, each) for at, each in enumerate(said)]
         if what == DECIDED:
             found.decided.add(own.verdict_id)
-        found.expected[own.verdict_id] = None if what == "repeat" else what
+        found.expected[own.verdict_id] = {"repeat": None, "human": DECIDED}.get(what or "", what)
     return found
 
 

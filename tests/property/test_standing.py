@@ -13,7 +13,7 @@ from qwarden.contracts.standing import Key, standing
 from qwarden.contracts.verdict import Basis, Verdict
 from unit.builders import verdict, withdrawal
 
-BASES = ("guard", "quota", "expired", "degraded")
+BASES = ("human", "guard", "quota", "expired", "degraded")
 
 
 def used(serial: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from qwarden.contracts.decision import Decision
 from qwarden.contracts.headers import Header
 from qwarden.contracts.keys import ContentKey
 from qwarden.contracts.verdict import Verdict
@@ -89,6 +90,17 @@ def verdict(identity: str, **fields: Any) -> Verdict:
         "policy": None, "dropped": [],
     }  # fmt: skip
     return msgspec.convert(body | fields, Verdict)
+
+
+def decision(identity: str, **fields: Any) -> Decision:
+    """A person's of the same prompt, that it is allowed, with these fields instead of its own."""
+    body = {
+        "decision_id": identity, "tenant": "demo", "event_id": "e1", "edit": 0, "task": "prompt",
+        "verdict_id": "a" * 32, "content_hash": None, "action": "allow", "categories": [],
+        "reason": "in_context", "ground": None, "clause": None, "supersedes": None,
+        "decided_at": "2026-03-01T12:00:00Z", "reviewer": "r7", "by": "person",
+    }  # fmt: skip
+    return msgspec.convert(body | fields, Decision)
 
 
 def withdrawal(identity: str) -> Verdict:

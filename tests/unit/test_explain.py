@@ -13,7 +13,7 @@ from qwarden.contracts.event import Message
 from qwarden.contracts.verdict import Verdict
 from qwarden.explain.page import as_json, page
 from qwarden.explain.trail import (
-    Decision,
+    Decided,
     Found,
     Kept,
     Other,
@@ -27,7 +27,7 @@ from qwarden.explain.trail import (
 from qwarden.policy.file import PolicyFile
 from qwarden.policy.policy import Policy
 from qwarden.policy.sources import BUILT_IN
-from unit.builders import verdict, withdrawal
+from unit.builders import decision, verdict, withdrawal
 
 SECRET = "nobody else may read this"
 
@@ -130,7 +130,7 @@ def trail() -> Trail:
         (Other(found(said("c", supersedes="a" * 32)), "supersedes it"),),
         (),
         (Kept(own.place, content, "0.01"),),
-        (Decision(own.place, {"action": "allow", "reviewer": "r7"}),),
+        (Decided(own.place, decision("d" * 32)),),
         (),
     )
 
@@ -145,7 +145,7 @@ def test_content_is_shown_that_nobody_asked_for() -> None:
     for words in (
         "basis guard", "2 times", "it does not stand: consumers keep cccc", "███", "0.750",
         "Violent", "rule unsafe", "from what is built in", "origin content.events/0/7", "No.",
-        "supersedes it", "r7", "sample rate 0.01",
+        "supersedes it", "r7", "d" * 32, "sample rate 0.01",
     ):  # fmt: skip
         assert words in hidden, words
     assert "\x1b" not in hidden
@@ -155,3 +155,13 @@ def test_an_edit_that_left_no_such_task_ends_the_page() -> None:
     shown = "\n".join(page(replace(trail(), stands=None), None, show=False))
     assert "it does not stand: a later edit replaces it, and has no such task" in shown
     assert as_json(replace(trail(), stands=None), None, show=False)["stands"] is None
+
+
+def test_a_rule_is_named_where_a_person_decided() -> None:
+    """The policy's own version acted on it, and one of its rules has the name: neither did it."""
+    human = said("a", basis="human", decision="d" * 32, policy=used(3), action="block")
+    assert rule_of(human, [("what is built in", BUILT_IN["default"])]) is None
+    shown = "\n".join(page(replace(trail(), found=found(human)), None, show=False))
+    assert f"instead of its rules the decision {'d' * 32} acts" in shown
+    assert "what it says is not known here" not in shown
+    assert as_json(replace(trail(), found=found(human)), None, show=False)["rule"] is None

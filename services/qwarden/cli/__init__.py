@@ -23,6 +23,8 @@ from qwarden.cli import (
     policy_diff,
     records,
     rejudge,
+    review,
+    review_lead,
     serving,
     stack,
     verify,
@@ -43,6 +45,7 @@ app = typer.Typer(
 for command in (
     serving.moderator,
     serving.streamer,
+    serving.review_service,
     stack.up,
     stack.demo,
     stack.down,
@@ -60,6 +63,9 @@ policy.app.command()(policy_diff.diff)
 app.add_typer(policy.app, name="policy")
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(evaluate.app, name="eval")
+for name, daily in review_lead.COMMANDS.items():
+    review.app.command(name)(daily)
+app.add_typer(review.app, name="review")
 
 
 def main() -> None:

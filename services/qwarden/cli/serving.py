@@ -41,8 +41,24 @@ def streamer() -> None:
 
     async def run(settings: Settings) -> int:
         async with bootstrap.streamer(settings) as (judge, client, dispatcher):
-            control = bootstrap.control_of(settings)
+            control = bootstrap.control_of(settings, keeps_overrides=False)
             return await StreamerService(settings, judge, client, dispatcher, control).run()
+
+    _serve(run)
+
+
+def review_service() -> None:
+    """Run the review service: people's queue with its console and API, and the ledger.
+
+    Everything it needs to know is in QWARDEN_* (`qwarden config show` lists it). It serves the
+    console at /, the API under /v1, /metrics, /healthz and /readyz, and stops in order on SIGTERM.
+    """
+
+    from qwarden import bootstrap
+
+    async def run(settings: Settings) -> int:
+        async with bootstrap.review(settings) as service:
+            return await service.run()
 
     _serve(run)
 

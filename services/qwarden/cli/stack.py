@@ -20,8 +20,8 @@ def up(
         list[str] | None,
         typer.Option(
             "--only",
-            help="Start only these parts (valkey, triton) or services (moderator, streamer); "
-            "repeat it. The broker always starts.",
+            help="Start only these parts (valkey, triton) or services (moderator, streamer, "
+            "review-service); repeat it. The broker always starts.",
         ),
     ] = None,
     without: Annotated[
@@ -98,8 +98,7 @@ def demo(
 
         async def run() -> bool:
             ended = asyncio.create_task(asyncio.to_thread(stack.wait))
-            sessions = "streamer" in wanted.services
-            answered = await Demo(home(), out, sessions=sessions).run(ended, once=once)
+            answered = await Demo(home(), out, services=wanted.services).run(ended, once=once)
             if not ended.done():
                 stack.cancel()
                 await ended

@@ -14,14 +14,16 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from qwarden.contracts.headers import CLI, MODERATOR, Header, cloud_event
-from qwarden.contracts.verdict import encode
+from qwarden.contracts.decision import ACTIONS
+from qwarden.contracts.headers import CLI, MODERATOR, REVIEW_SERVICE, Header, cloud_event
+from qwarden.contracts.verdict import Category, encode, one_of
 
 Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 HALT, LOSS_ACCEPTED = "halt", "loss_accepted"
 POLICY, IN_FORCE, FREEZE = "policy", "in_force", "freeze"
+OVERRIDE = "override"
 """The kinds that this version knows."""
 
 ALL_TENANTS = "*"
@@ -139,7 +141,31 @@ class Freeze(msgspec.Struct, frozen=True, kw_only=True):
         return freeze_key(self.tenant)
 
 
-Record = Halt | LossAccepted | PolicyBody | InForce | Freeze
+class Override(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person decided of content holds for the tenant's next event with the same one, until
+    the review service withdraws this with a null value, at its end or when it is taken back."""
+
+    schema_version: Literal[1] = 1
+    tenant: str
+    content_hash: str
+    """As in verdicts: keyed, of conversation and task, hexadecimal."""
+    action: Annotated[str, one_of(*ACTIONS)]
+    categories: list[Category]
+    ground: Annotated[str, one_of("law", "terms")] | None
+    clause: str | None
+    decision_id: str
+    """The decision that set it."""
+    until: Instant
+    """Its end, which the review service keeps; a reader looks at no clock."""
+    at: Instant
+    by: str
+    """The reviewer's pseudonym."""
+
+    def key(self) -> Key:
+        return override_key(self.tenant, self.content_hash)
+
+
+Record = Halt | LossAccepted | PolicyBody | InForce | Freeze | Override
 
 R = TypeVar("R", bound=msgspec.Struct)
 
@@ -176,9 +202,17 @@ def freeze_key(tenant: str) -> Key:
     return Key(FREEZE, tenant)
 
 
+def override_key(tenant: str, content_hash: str) -> Key:
+    """The key of what holds for a tenant's content."""
+    return Key(OVERRIDE, tenant, content_hash)
+
+
 def loss_key(topic: str, partition: int, group: str) -> Key:
     """The key of a loss. A topic's name has no slash, so no two losses share one."""
     return Key(LOSS_ACCEPTED, subject=f"{topic}/{partition}/{group}")
+
+
+_WRITERS = {HALT: MODERATOR, OVERRIDE: REVIEW_SERVICE}
 
 
 class Written(NamedTuple):
@@ -195,7 +229,7 @@ def written(record: Record) -> Written:
     about = cloud_event(
         key.kind.replace("_", "-"),
         "/".join((*key, record.by, record.at.isoformat())),
-        by=MODERATOR if isinstance(record, Halt) else CLI,
+        by=_WRITERS.get(key.kind, CLI),
     )
     return Written(key.encode(), encode(record), about)
 

@@ -57,12 +57,18 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
     """A record of `moderation.evidence`: a verdict with its content, for appeals and undo.
 
     Every verdict whose action is not `allow`, every degraded or expired one, and a sample of the
-    rest by hash of the `verdict_id`, with the rate in force in the header `qw-sample-rate`.
+    rest, what people decided too, by hash of the `verdict_id`, with the rate in force in the header
+    `qw-sample-rate`.
     """
 
     schema_version: Literal[1] = 1
     verdict: Verdict
     content: Content
+
+
+_SAMPLED = frozenset({Basis.GUARD, Basis.HUMAN})
+"""On what basis content is allowed of which a sample is enough: the guard has judged it, or a
+person."""
 
 
 def content_of(event: Event) -> Content:
@@ -92,12 +98,12 @@ def must_be_kept(verdict: Verdict) -> bool:
     """Whether this verdict goes to `moderation.evidence` whatever the sample's rate."""
     if verdict.basis is Basis.WITHDRAWN:
         return False
-    return verdict.action is not Action.ALLOW or verdict.basis is not Basis.GUARD
+    return verdict.action is not Action.ALLOW or verdict.basis not in _SAMPLED
 
 
 def is_evidence(verdict: Verdict, sample_rate: float) -> bool:
     """Whether this verdict goes to `moderation.evidence`."""
-    if verdict.basis is Basis.GUARD and verdict.action is Action.ALLOW:
+    if verdict.basis in _SAMPLED and verdict.action is Action.ALLOW:
         return is_sampled(verdict.verdict_id, sample_rate)
     return must_be_kept(verdict)
 

@@ -28,8 +28,9 @@ _CONTENT_TYPE: Header = ("content-type", b"application/json")
 _SPEC: Header = ("ce_specversion", b"1.0")
 MODERATOR: Header = ("ce_source", b"/qwarden/moderator")
 STREAMER: Header = ("ce_source", b"/qwarden/streamer")
+REVIEW_SERVICE: Header = ("ce_source", b"/qwarden/review-service")
 CLI: Header = ("ce_source", b"/qwarden/cli")
-"""Who writes: two services, or a person's command."""
+"""Who writes: a service, or a person's command."""
 
 
 def cloud_event(kind: str, identity: str, *, by: Header = MODERATOR) -> list[Header]:

@@ -16,13 +16,25 @@ from typing import Any
 
 import msgspec
 
-from qwarden.contracts import chunk, control, dead_letter, escalation, event, signal, verdict
+from qwarden.contracts import (
+    chunk,
+    control,
+    dead_letter,
+    decision,
+    escalation,
+    event,
+    signal,
+    statement,
+    verdict,
+)
 from qwarden.contracts.chunk import Chunk
-from qwarden.contracts.control import Freeze, Halt, InForce, LossAccepted, PolicyBody
+from qwarden.contracts.control import Freeze, Halt, InForce, LossAccepted, Override, PolicyBody
 from qwarden.contracts.dead_letter import DeadLetter, Mark
+from qwarden.contracts.decision import Decision
 from qwarden.contracts.escalation import Escalation, Evidence
 from qwarden.contracts.event import Event
 from qwarden.contracts.signal import Signal
+from qwarden.contracts.statement import Statement
 from qwarden.contracts.verdict import Verdict
 
 Schema = dict[str, Any]
@@ -36,6 +48,8 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "verdict": Verdict,
     "escalation": Escalation,
     "evidence": Evidence,
+    "decision": Decision,
+    "statement": Statement,
     "dead-letter": DeadLetter,
     "dead-letter-mark": Mark,
     "halt": Halt,
@@ -43,6 +57,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
     "policy": PolicyBody,
     "in-force": InForce,
     "freeze": Freeze,
+    "override": Override,
 }
 """Each kind of record by the name of its schema."""
 
@@ -55,12 +70,19 @@ _EVENT_HAS = [
     {"required": ["deleted"], "properties": {"deleted": {"const": True}}},
 ]
 
-# Words that no service writes yet: readers built on version 1 are to know them before they come.
-_RESERVED = {"Basis": ("human",)}
-
 _CLASSES: dict[str, type] = {
     name: found
-    for module in (event, chunk, signal, verdict, escalation, dead_letter, control)
+    for module in (
+        event,
+        chunk,
+        signal,
+        verdict,
+        escalation,
+        dead_letter,
+        decision,
+        statement,
+        control,
+    )
     for name, found in vars(module).items()
     if isinstance(found, type) and found.__module__ == module.__name__
 }
@@ -96,8 +118,7 @@ def _describe(definition: Schema, described: type) -> None:
     definition["description"] = _flowing(described.__doc__ or "")
     if issubclass(described, enum.Enum):
         # In the order in which they are defined, which means something, not by name.
-        words = [member.value for member in described]
-        definition["enum"] = [*words, *_RESERVED.get(described.__name__, ())]
+        definition["enum"] = [member.value for member in described]
     properties = definition.get("properties", {})
     for field, text in _field_docstrings(described).items():
         if field in properties:

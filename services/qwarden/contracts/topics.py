@@ -16,8 +16,8 @@ DEAD_LETTERS = "moderation.dead-letters"
 CONTROL = "moderation.control"
 """What all services must know within seconds."""
 DECISIONS = "moderation.decisions"
-"""What people said. The review service will write it: until then nobody makes it, so that it is not
-in `ALL`, and what reads it takes a fleet without it for one where nobody has decided anything."""
+"""What people said, written by the review service; never compacted. What reads it takes a fleet
+without it for one where nobody has decided anything."""
 
 CARRY_CONTENT: tuple[str, ...] = (REVIEW, EVIDENCE, DEAD_LETTERS)
 """Output topics whose records hold an event's content beside what is said of it."""
@@ -29,7 +29,10 @@ read in one order by everybody."""
 JUDGED: tuple[str, ...] = (VERDICTS, REVIEW, EVIDENCE, DEAD_LETTERS, CONTROL)
 """What every service that judges writes to or follows."""
 
-ALL: tuple[str, ...] = (CONTENT, BACKLOG, CHUNKS, SIGNALS, *JUDGED)
+REVIEWED: tuple[str, ...] = (REVIEW, EVIDENCE, DEAD_LETTERS, CONTROL, DECISIONS)
+"""What the review service reads, writes and follows."""
+
+ALL: tuple[str, ...] = (CONTENT, BACKLOG, CHUNKS, SIGNALS, *JUDGED, DECISIONS)
 
 MAX_EVENT_BYTES = 900_000
 """The default limit of one event's value: under Kafka's own default of 1 MiB a request, with

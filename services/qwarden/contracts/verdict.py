@@ -36,6 +36,7 @@ class Basis(enum.StrEnum):
     """Why a verdict says what it says."""
 
     WITHDRAWN = "withdrawn"
+    HUMAN = "human"
     GUARD = "guard"
     QUOTA = "quota"
     EXPIRED = "expired"
@@ -90,7 +91,7 @@ class PolicyUsed(msgspec.Struct, frozen=True):
 
     name: str
     version: str
-    """A hash of all that the policy says."""
+    """A hash of all that the policy says, and of any freeze or override that acted on it."""
     serial: int
     rule: str
 
@@ -168,6 +169,9 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     supersedes: str | None = None
     """The `verdict_id` of a verdict that a person has had taken back, and whose place this one
     takes; null for the verdict on an event."""
+    decision: str | None = None
+    """The `decision_id` of what a person decided of equal content, where that acted instead of the
+    policy: `basis` is `human` then. The assessment is the guard's all the same."""
 
 
 def verdict_id(

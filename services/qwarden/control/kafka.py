@@ -23,6 +23,7 @@ from qwarden.contracts.control import (
     withdrawn,
     written,
 )
+from qwarden.control.overrides import Overridden
 from qwarden.control.port import ControlUnusable
 from qwarden.control.table import Table
 from qwarden.kafka import client_arguments, open_producer, stop
@@ -47,13 +48,22 @@ _MAX_RECORD_BYTES = 1024 * 1024
 
 class KafkaControl:
     """One service's table. `wait`: whether a broker that is away is waited for, as a service does;
-    a person's command is told instead, with `KafkaError`."""
+    a person's command is told instead, with `KafkaError`. `keeps_overrides`: else there are none
+    for whom it asks, and a million of them cost neither memory nor most of the time."""
 
-    def __init__(self, kafka: Kafka, *, topic: str = topics.CONTROL, wait: bool = True) -> None:
+    def __init__(
+        self,
+        kafka: Kafka,
+        *,
+        topic: str = topics.CONTROL,
+        wait: bool = True,
+        keeps_overrides: bool = True,
+    ) -> None:
         self._kafka = kafka
         self._partition = TopicPartition(topic, 0)
         self._wait = wait
-        self._table = Table()
+        self._keeps_overrides = keeps_overrides
+        self._table = Table(keeps_overrides=keeps_overrides)
         self._polled = asyncio.Event()
         self._calls: list[Callable[[], None]] = []
         self._consumer: AIOKafkaConsumer | None = None
@@ -84,6 +94,9 @@ class KafkaControl:
 
     def policies(self) -> Policies:
         return self._table.policies
+
+    def override_of(self, tenant: str, content_hash: str) -> Overridden | None:
+        return self._table.override_of(tenant, content_hash)
 
     def resumed_at(self) -> int | None:
         return self._table.resumed_at
@@ -134,7 +147,7 @@ class KafkaControl:
             begin = (await consumer.beginning_offsets([at]))[at]
             end = (await consumer.end_offsets([at]))[at]
             consumer.seek(at, begin)
-            table = Table()
+            table = Table(keeps_overrides=self._keeps_overrides)
             # The position, not the last record's offset: the topic may end in a marker.
             while await consumer.position(at) < end:
                 _apply(table, await _polled(consumer))
@@ -143,6 +156,7 @@ class KafkaControl:
             raise
         self._consumer = consumer
         before, self._table = self._table, table
+        telemetry.OVERRIDES.set(table.overrides)
         if before.in_force != table.in_force:
             self._tell()
 
@@ -155,6 +169,7 @@ class KafkaControl:
                 while True:
                     if _apply(self._table, await _polled(self._consumer)):
                         self._tell()
+                    telemetry.OVERRIDES.set(self._table.overrides)
                     self._polled.set()
             except Exception as error:
                 # A partition without a position too: the topic was made again, and is another one.
@@ -218,7 +233,7 @@ class KafkaControl:
 async def commanding(kafka: Kafka) -> AsyncIterator[KafkaControl]:
     """The table of a person's command, which is told where a broker is away. Raises `KafkaError`
     and `ControlUnusable`."""
-    control = KafkaControl(kafka, wait=False)
+    control = KafkaControl(kafka, wait=False, keeps_overrides=False)
     try:
         await control.start()
         yield control

@@ -15,6 +15,7 @@ from qwarden.contracts.control import (
     withdrawn,
     written,
 )
+from qwarden.control.overrides import Overridden
 from qwarden.control.table import Table
 
 Follower = Callable[[bytes | None, bytes | None, int], None]
@@ -65,6 +66,9 @@ class MemoryControl:
 
     def policies(self) -> Policies:
         return self._table.policies
+
+    def override_of(self, tenant: str, content_hash: str) -> Overridden | None:
+        return self._table.override_of(tenant, content_hash)
 
     def resumed_at(self) -> int | None:
         return self._table.resumed_at

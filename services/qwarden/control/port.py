@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from qwarden.contracts.control import Halt, Key, LossAccepted, Policies, Record
+from qwarden.control.overrides import Overridden
 
 
 class ControlUnusable(Exception):
@@ -37,6 +38,13 @@ class Control(Protocol):
         whose record cannot be read freezes too, and says so."""
         ...
 
+    def override_of(self, tenant: str, content_hash: str) -> Overridden | None:
+        """What a person decided of this tenant's content, by its hash as verdicts have it; None
+        where nobody has. One whose record cannot be read is none: the guard judges, and what stood
+        before it does not come back. One of a transaction that is open, or was aborted, stands
+        too, until the next record of its key."""
+        ...
+
     def resumed_at(self) -> int | None:
         """Where the last withdrawal of a halt stands that was read; another value than before is
         another withdrawal."""
@@ -44,7 +52,8 @@ class Control(Protocol):
 
     def on_change(self, call: Callable[[], None]) -> None:
         """Calls this, in the event loop, whenever what is in force has changed or a halt was
-        withdrawn; from the start on, so that what stood there before is told too."""
+        withdrawn; from the start on, so that what stood there before is told too. Overrides are not
+        told: there are many, and they are looked up when they are needed."""
         ...
 
     async def write(self, record: Record, *, unless: Callable[[], bool] = lambda: False) -> None:

@@ -6,6 +6,10 @@ Invariants, each held by `tests/contract/test_control_port.py`:
 - An unknown kind is kept by its key and changes nothing that is known.
 - Nothing that is read raises. A halt whose body cannot be read is in force all the same, and so is
   a freeze; of what says which version of a policy acts, its offset is known, and nothing else.
+- Where an override cannot be read none stands: the guard and the policy judge this content, as they
+  did before a person had. Not the one before it, which may have been milder, and which compaction
+  removes: what stands must not depend on when a service began to read.
+- An override is no change that anybody is told of: it is looked up with each event.
 """
 
 from __future__ import annotations
@@ -23,18 +27,21 @@ from qwarden.contracts.control import (
     HALT,
     IN_FORCE,
     LOSS_ACCEPTED,
+    OVERRIDE,
     POLICY,
     Freeze,
     Halt,
     InForce,
     Key,
     LossAccepted,
+    Override,
     Policies,
     PolicyBody,
     Record,
     Stands,
     decode_key,
 )
+from qwarden.control.overrides import Overridden, Overrides
 
 _log = logging.getLogger(__name__)
 
@@ -46,12 +53,18 @@ _loss = msgspec.json.Decoder(LossAccepted)
 _body = msgspec.json.Decoder(PolicyBody)
 _in_force = msgspec.json.Decoder(InForce)
 _freeze = msgspec.json.Decoder(Freeze)
+_override = msgspec.json.Decoder(Override)
+
+_OF_AN_OVERRIDE = Key(OVERRIDE).encode().removesuffix(b'"",""]')
+"""How the keys of overrides begin."""
 
 
 class Table:
-    """What is in force."""
+    """What is in force. `keeps_overrides`: else they are passed over unread, for those who judge
+    nothing by them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps_overrides: bool = True) -> None:
+        self._overrides = Overrides() if keeps_overrides else None
         self._halts: dict[Key, Halt] = {}
         self._losses: dict[Key, LossAccepted] = {}
         self._bodies: dict[Key, PolicyBody] = {}
@@ -76,6 +89,8 @@ class Table:
         """Takes the next record of the topic. Whether what is in force has changed, or a person
         has withdrawn a halt, also one that was compacted away."""
         self.end = offset + 1
+        if self._overrides is None and data is not None and data.startswith(_OF_AN_OVERRIDE):
+            return False
         key = decode_key(data)
         if key is None:
             _log.warning("ignored a record of the control topic: its key %r is none", data)
@@ -96,12 +111,24 @@ class Table:
         if key.kind == FREEZE:
             freeze = _read_freeze(key, value)
             return _put(self._freezes, key, None if freeze is None else Stands(freeze, offset))
+        if key.kind == OVERRIDE and self._overrides is not None:
+            _put_override(self._overrides, key, value)
+            return False
         _put(self._others, key, value)
         return False
 
     @property
+    def overrides(self) -> int:
+        """How many stand."""
+        return 0 if self._overrides is None else len(self._overrides)
+
+    def override_of(self, tenant: str, content_hash: str) -> Overridden | None:
+        """What stands for a tenant's content; None too where overrides are not kept."""
+        return None if self._overrides is None else self._overrides.of(tenant, content_hash)
+
+    @property
     def in_force(self) -> Mapping[str, Any]:
-        """All that is, to compare."""
+        """All that is and that is told when it changes, to compare."""
         return {
             "halts": self._halts,
             "losses": self._losses,
@@ -129,6 +156,18 @@ def _read_freeze(key: Key, value: bytes | None) -> Freeze | None:
         return freeze
     reason = "a freeze whose record cannot be read"
     return Freeze(tenant=key.tenant, frozen=True, reason=reason, at=datetime.now(UTC), by="")
+
+
+def _put_override(overrides: Overrides, key: Key, value: bytes | None) -> None:
+    but = "the guard judges this content"
+    override = _read(_override, "override", key, value, but)
+    if override is not None:
+        try:
+            overrides.put(override)
+            return
+        except ValueError as error:
+            _log.error("the override under %s cannot be read (%s); %s", key, error, but)
+    overrides.remove(key.tenant, key.subject)
 
 
 def _read(

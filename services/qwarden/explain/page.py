@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from qwarden.contracts.escalation import Content, Escalation
-from qwarden.contracts.verdict import Scores, Verdict
+from qwarden.contracts.verdict import Basis, Scores, Verdict
 from qwarden.explain.trail import Found, Refusal, Rule, Trail
 from qwarden.render import plain, shortened
 
@@ -102,7 +102,12 @@ def _policy(verdict: Verdict, rule: Rule | None) -> Iterator[str]:
         yield "no policy was asked"
         return
     yield plain(f"policy {used.name} {used.version}, serial {used.serial}, rule {used.rule}")
-    if rule is None:
+    if verdict.basis is Basis.HUMAN:
+        yield plain(
+            f"  instead of its rules the decision {verdict.decision} acts: a person decided of "
+            "equal content"
+        )
+    elif rule is None:
         yield (
             "  what it says is not known here: this version is neither on the control topic, nor "
             "built in, nor a file of QWARDEN_POLICY__PATH; --policy FILE names one"
@@ -161,7 +166,8 @@ def _people(trail: Trail) -> Iterator[str]:
     for each in trail.escalations:
         yield f"{each.place.at:%Y-%m-%d %H:%M:%S} {each.place}: {_escalation(each.escalation)}"
     for decision in trail.decisions:
-        words = {name: value for name, value in decision.said.items() if name != "schema_version"}
+        words = msgspec.to_builtins(decision.said)
+        del words["schema_version"]
         yield plain(
             f"{decision.place.at:%Y-%m-%d %H:%M:%S} {decision.place}: decided "
             f"{json.dumps(words, ensure_ascii=False)}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 from aiokafka import ConsumerRecord
@@ -17,10 +17,11 @@ from aiokafka.errors import UnknownTopicOrPartitionError
 
 from qwarden.contracts import headers, topics
 from qwarden.contracts.dead_letter import DeadLetter, Mark, is_mark
+from qwarden.contracts.decision import Decision
 from qwarden.contracts.escalation import Escalation, Evidence
 from qwarden.contracts.verdict import Verdict
 from qwarden.explain.trail import (
-    Decision,
+    Decided,
     Escalated,
     Found,
     Kept,
@@ -69,6 +70,7 @@ class Search:
             and (found.verdict.tenant, found.verdict.event_id) == (own.tenant, own.event_id)
         ]
         ids = self._id.encode()
+        decided_by = (ids, names, *(() if own.decision is None else (own.decision.encode(),)))
         return Trail(
             first,
             sum(each.verdict.verdict_id == self._id for each in beside),
@@ -85,9 +87,9 @@ class Search:
                 if (kept := _read(record, Evidence)) and kept.verdict.verdict_id == self._id
             ),
             tuple(
-                Decision(_place(record), decided)
-                for record in await self._all(topics.DECISIONS, (ids, names), step)
-                if (decided := _read(record, dict[str, Any])) and _decides(decided, own)
+                Decided(_place(record), said)
+                for record in await self._all(topics.DECISIONS, decided_by, step)
+                if (said := _read(record, Decision)) and _decides(said, own)
             ),
             await self._refusals(first, step),
         )
@@ -189,8 +191,10 @@ def _is_of(said: Verdict, own: Verdict) -> bool:
     return same and said.task in (own.task, None)
 
 
-def _decides(said: dict[str, Any], own: Verdict) -> bool:
-    return said.get("verdict_id") == own.verdict_id or (
-        (said.get("tenant"), said.get("event_id"), said.get("task"), said.get("edit"))
+def _decides(said: Decision, own: Verdict) -> bool:
+    return (
+        said.decision_id == own.decision
+        or said.verdict_id == own.verdict_id
+        or (said.tenant, said.event_id, said.task, said.edit)
         == (own.tenant, own.event_id, own.task, own.edit)
     )

@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from qwarden.contracts.dead_letter import DeadLetter, Mark
+from qwarden.contracts.decision import Decision
 from qwarden.contracts.escalation import Content, Escalation
 from qwarden.contracts.standing import Key, standing
-from qwarden.contracts.verdict import Verdict
+from qwarden.contracts.verdict import Basis, Verdict
 from qwarden.policy.file import PolicyFile
 from qwarden.policy.policy import Policy
 
@@ -55,11 +56,11 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """What a person said, as it was written: its fields."""
+class Decided:
+    """A record of `moderation.decisions`: on this verdict, or the one that acted in it."""
 
     place: Place
-    said: dict[str, Any]
+    said: Decision
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +101,7 @@ class Trail:
     others: tuple[Other, ...]
     escalations: tuple[Escalated, ...]
     evidence: tuple[Kept, ...]
-    decisions: tuple[Decision, ...]
+    decisions: tuple[Decided, ...]
     refusals: tuple[Refusal, ...]
 
 
@@ -145,10 +146,10 @@ def standing_id(own: Verdict, event: Iterable[Found]) -> str | None:
 
 
 def rule_of(verdict: Verdict, policies: Iterable[tuple[str, Policy]]) -> Rule | None:
-    """The rule that acted, where one of these policies is of the very version; each comes with
-    where it was found."""
+    """The rule that acted, where one did, and one of these policies is of the very version; each
+    comes with where it was found."""
     used = verdict.policy
-    if used is None:
+    if used is None or verdict.basis is Basis.HUMAN:
         return None
     for source, policy in policies:
         for frozen in (False, True):

@@ -19,6 +19,7 @@ from qwarden.contracts.keys import ContentKey
 from qwarden.contracts.mapping import Mapped, Topic, json_document
 from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.contracts.verdict import encode
+from qwarden.control.overrides import Overridden
 from qwarden.guard.conversation import Conversation, Task
 from qwarden.guard.language import Language
 from qwarden.language.port import Detector
@@ -50,7 +51,8 @@ class Case(msgspec.Struct, frozen=True):
 
     A deletion is not judged: it has no `policy` and no `questions`; every other has one a task.
     `value`: the event's, after decoding and mapping. `displaced_tenant`: the one that the record
-    named, where its topic's settings name another.
+    named, where its topic's settings name another. `overrides`: what people decided of content
+    equal to that of each question; empty where of none.
     """
 
     source: Source
@@ -61,6 +63,11 @@ class Case(msgspec.Struct, frozen=True):
     questions: tuple[Question, ...] = ()
     dropped: tuple[str, ...] = ()
     displaced_tenant: str | None = None
+    overrides: tuple[Overridden | None, ...] = ()
+
+    def override_of(self, question: Question) -> Overridden | None:
+        """What a person decided of content equal to that of one of its questions."""
+        return self.overrides[self.questions.index(question)] if self.overrides else None
 
     def content(self) -> Content:
         """What people are shown of it."""

@@ -72,6 +72,7 @@ class ModeratorService(Serving):
         control.on_change(self._control_changed)
         moderator.on_run = self._halt
         moderator.share = self._share
+        moderator.override_of = control.override_of
         self._moderator = moderator
         self._policies = Following(moderator.tenants, control, moderator.enforce)
         self._hold_or_release()

@@ -1,9 +1,20 @@
 """From a case and what the guard said to its verdicts, one a task. Pure: the same in, the same
-out."""
+out.
+
+Where a person has decided of equal content, that is done (basis `human`), whatever the policy, a
+quota and a freeze say, and also where nothing was judged: the guard is away, refuses it or cannot
+say, or it came too late. What the guard did say stands in the verdict beside it. Invariants, each
+held by `tests/property/test_overrides.py`:
+- A verdict's action is its override's where it has one, and is never made by an override of another
+  tenant or content.
+- Its policy's version is of that override alone: with another, or without, it has another id.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+
+import msgspec
 
 from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.contracts.verdict import Basis, Facts, Verdict, verdict_id
@@ -21,14 +32,15 @@ from qwarden.outcomes.said import (
     reading_of,
     said_of,
 )
-from qwarden.policy.policy import Decided
+from qwarden.policy.policy import Decided, version_under
 
 Verdicts = tuple[Verdict, ...]
 Brake = Callable[[Decided, Basis], Decided]
 """What is done of what a policy decided on this basis: the same, or what a quota leaves of it."""
 
 _POISON = frozenset({Failure.REFUSED, Failure.CRASHED})
-"""What no waiting and no policy mends. The other failures are degraded verdicts."""
+"""What no waiting and no policy mends, and only a person's decision answers. The other failures are
+degraded verdicts."""
 
 
 def withdrawn(case: Case, key_id: str) -> Verdicts:
@@ -54,13 +66,14 @@ def expired(case: Case, key_id: str, brake: Brake | None = None) -> Verdicts:
 
 
 def in_outage(case: Case, key_id: str, brake: Brake | None = None) -> Verdicts | None:
-    """What the policy says while the guard is away; None where any of it waits for the guard."""
+    """What people and the policy say while the guard is away; None where any of it waits for the
+    guard."""
     if case.policy is None:
         return None
-    answers: list[tuple[Question, Decided]] = []
+    answers: list[tuple[Question, Decided | None]] = []
     for question in case.questions:
         decided = case.policy.in_outage(case.about(question))
-        if decided is None:
+        if decided is None and case.override_of(question) is None:
             return None
         answers.append((question, decided))
     return tuple(
@@ -82,8 +95,9 @@ def judged(
 ) -> Verdicts:
     """What the guard said to each question, and what the policy does about it.
 
-    Raises `Refused` where any of them can never be answered: then the record is a dead letter and
-    nothing is said of its other task, so that no record has outcomes of two kinds.
+    Raises `Refused` where any of them can never be answered, and no person has: then the record is
+    a dead letter and nothing is said of its other task, so that no record has outcomes of two
+    kinds.
     """
     return tuple(
         [
@@ -117,7 +131,7 @@ def _judged(
             said=said_of(answer, answer.safety),
             revision=answer.revision,
         )
-    if answer.failure in _POISON:
+    if answer.failure in _POISON and case.override_of(question) is None:
         raise _refused(case, question, answer)
     return _verdict(
         case,
@@ -161,12 +175,20 @@ def _verdict(
     said: Said = NOTHING,
     revision: str = "",
 ) -> Verdict:
-    if decided is not None and brake is not None:
+    event = case.event
+    policy = case.policy
+    override = case.override_of(question) if question else None
+    if policy is not None and override is not None:
+        decided = policy.by_person(override.action, override.ground, override.clause)
+        basis = Basis.HUMAN
+    elif decided is not None and brake is not None:
         done = brake(decided, basis)
         if done is not decided:
             decided, basis = done, Basis.QUOTA
-    event = case.event
-    policy = case.policy
+    used = policy_used(policy, decided) if policy and decided else None
+    if used is not None and override is not None:
+        version = version_under(used.version, override.action, override.decision_id)
+        used = msgspec.structs.replace(used, version=version)
     task = str(question.conversation.task) if question else None
     return Verdict(
         verdict_id=verdict_id(
@@ -178,8 +200,8 @@ def _verdict(
             revision=revision,
             calibration=CALIBRATION,
             detector=question.detector if question else "",
-            policy_version=policy.version if policy else "",
-            policy_serial=policy.serial if policy else 0,
+            policy_version=used.version if used else "",
+            policy_serial=used.serial if used else 0,
             basis=basis,
             cause=cause or "",
         ),
@@ -199,11 +221,12 @@ def _verdict(
         basis=basis,
         cause=cause,
         guard=guard_of(revision) if revision else None,
-        policy=policy_used(policy, decided) if policy and decided else None,
+        policy=used,
         dropped=[*case.dropped, *said.dropped],
         safety=said.safety,
         scores=said.scores,
         categories=said.categories,
         category_scores=said.category_scores,
         refusal=said.refusal,
+        decision=override.decision_id if override else None,
     )

@@ -28,6 +28,8 @@ from qwarden.policy.file import (
 from qwarden.policy.reading import Circumstances, Holds, Reading
 
 ON_REPORT = "on_report"
+BY_OVERRIDE = "by_override"
+"""Instead of a rule's name, which has no underscore: a person's decision acted."""
 _FREEZE = "freeze"
 
 
@@ -151,6 +153,19 @@ class Policy:
         assert decided is not None
         return decided
 
+    def by_person(self, action: Action, ground: str | None, clause: str | None) -> Decided:
+        """What a person decided of equal content, whatever the rules say, and a freeze: that stops
+        what is automatic, and somebody has looked at this. The user is told what a rule says that
+        has this ground and clause, rather one with this action; without one there is no text."""
+        if action is Action.ALLOW or ground is None or clause is None:
+            return Decided(action, BY_OVERRIDE)
+        alike = [rule for rule in self.file.rules if (rule.ground, rule.clause) == (ground, clause)]
+        rule = min(alike, key=lambda each: each.then is not action, default=None)
+        texts = {} if rule is None else rule.text
+        return Decided(
+            action, BY_OVERRIDE, reason=Reason(ground, clause, texts, self.file.language)
+        )
+
     def by_fallback(self, rule: str) -> Decided:
         """A review that no review rule asked for."""
         return Decided(Action.REVIEW, rule, self.fallback)
@@ -223,6 +238,13 @@ def version_of(file: PolicyFile, *, frozen: bool = False) -> str:
     if frozen:
         hashed.update(_FREEZE.encode())
     return hashed.hexdigest()[:12]
+
+
+def version_under(version: str, action: Action, decision_id: str) -> str:
+    """What verdicts call the version where a person's decision acts instead of a policy of this
+    one."""
+    said = "\0".join((version, BY_OVERRIDE, action, decision_id))
+    return hashlib.sha256(said.encode()).hexdigest()[:12]
 
 
 def body_of(file: PolicyFile) -> bytes:

@@ -120,7 +120,7 @@ def text_of(content: bytes) -> str:
 def is_always_kept(recorded: Recorded) -> bool:
     """Whether evidence keeps this verdict whatever its sample's rate: as
     `contracts.escalation.must_be_kept`, of which this is the reader's half."""
-    return recorded.action != Action.ALLOW or recorded.basis != Basis.GUARD
+    return recorded.action != Action.ALLOW or recorded.basis not in (Basis.GUARD, Basis.HUMAN)
 
 
 def decoded_of(recorded: Recorded) -> tuple[str, ...] | None:

@@ -76,6 +76,10 @@ class Freezes:
     of: Mapping[str, tuple[int, bool]] = field(default_factory=dict)
     everybody: tuple[int, bool] = (0, False)
 
+    def holds(self, tenant: str) -> bool:
+        """Whether nothing automatic ends in `block` for a tenant's content."""
+        return self.everybody[1] or self.of.get(tenant, (0, False))[1]
+
     def acting(self, tenant: str, policy: Policy) -> Policy:
         """A policy as it acts on a tenant's content while these stand, also one that acted
         before."""

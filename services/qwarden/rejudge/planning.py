@@ -1,7 +1,8 @@
 """Which verdicts are rejudged, and what becomes of each. Pure.
 
 Invariants, each held by `tests/property/test_rejudge.py`:
-- A verdict is rejudged only where it stands, and no person has decided.
+- A verdict is rejudged only where it stands, and no person has decided: neither of it, nor of equal
+  content whose decision acts in it.
 - What takes its place says what the new policy says of the same scores and facts. What those do not
   tell is not guessed: the guard is asked.
 - Its id is a function of the superseded id and of the new policy's version and serial, so that a
@@ -328,7 +329,8 @@ def _why_left(row: Row, beside: Beside, decided: Collection[str]) -> str | None:
         return EDITED
     if stands[Key(*row.event, own.task)].verdict_id != own.verdict_id:
         return OUTRANKED
-    return DECIDED if own.verdict_id in decided else None
+    is_human = own.basis is Basis.HUMAN or own.verdict_id in decided
+    return DECIDED if is_human else None
 
 
 def policies_for(

@@ -18,6 +18,7 @@ from aiokafka import ConsumerRecord
 from aiokafka.errors import UnknownTopicOrPartitionError
 
 from qwarden.contracts import headers, topics
+from qwarden.contracts.decision import By, decode_decision
 from qwarden.contracts.verdict import decode_verdict
 from qwarden.policy.records import Recorded
 from qwarden.rejudge.planning import Beside, Row, Selection, sorted_out
@@ -32,19 +33,8 @@ class _Owner(msgspec.Struct, frozen=True, gc=False):
     event_id: str
 
 
-class _Decision(msgspec.Struct, frozen=True, gc=False):
-    """Of a decision what it is on, and whose it is."""
-
-    tenant: str
-    event_id: str
-    by: str
-    task: str | None = None
-    edit: int = 0
-
-
 _recorded = msgspec.json.Decoder(Recorded)
 _owner = msgspec.json.Decoder(_Owner)
-_decision = msgspec.json.Decoder(_Decision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,15 +135,15 @@ async def _decided(kafka: Kafka, rows: Iterable[Row]) -> tuple[set[str], int]:
     async with aclosing(records_of(kafka, stretch, unseen)) as records:
         async for record in records:
             try:
-                said = _decision.decode(record.value or b"")
+                said = decode_decision(record.value or b"")
             except (msgspec.DecodeError, UnicodeDecodeError):
                 doubtful += 1
                 continue
-            if said.by != "person":
+            if said.by is not By.PERSON:
                 continue
             for row in by_event.get((said.tenant, said.event_id), ()):
                 own = row.verdict
-                if said.task in (None, own.task) and said.edit >= own.edit:
+                if said.task == own.task and said.edit >= own.edit:
                     decided.add(own.verdict_id)
     return decided, doubtful
 

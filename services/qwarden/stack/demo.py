@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable
+import time
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
 from importlib import resources
 from typing import Any
@@ -21,6 +22,7 @@ from qwarden.contracts.verdict import decode_verdict
 from qwarden.guard.conversation import Task
 from qwarden.settings import Settings
 from qwarden.stack.home import Home
+from qwarden.stack.stack import REVIEW
 from qwarden.verify.account import Account
 from qwarden.verify.reader import tasks_of
 
@@ -28,6 +30,8 @@ OUTCOMES = (topics.VERDICTS, topics.DEAD_LETTERS)
 SHOWN = (topics.SIGNALS, *OUTCOMES)
 CHUNK = 24
 """Characters of a sample session's chunk: some six tokens."""
+PEOPLE = {"reviewer": "reviewer", "lead": "lead"}
+"""Who works in the demonstration, by name, with their role."""
 ALL_ANSWERED_S = 120.0
 """Seconds in which the samples must have their outcomes: 2 measured, after a first slow forward."""
 
@@ -90,12 +94,14 @@ def sample_sessions() -> list[SampleSession]:
 
 
 class Demo:
-    """Publishes the samples and shows what becomes of them. `sessions`: running sessions too."""
+    """Publishes the samples and shows what becomes of them. `services`: those that run; with the
+    streamer there are running sessions too."""
 
-    def __init__(self, home: Home, out: Console, *, sessions: bool) -> None:
+    def __init__(self, home: Home, out: Console, *, services: Collection[str]) -> None:
         self._home = home
         self._out = out
-        self._sessions = sample_sessions() if sessions else []
+        self._sessions = sample_sessions() if "streamer" in services else []
+        self._reviews = REVIEW in services
         self._settings: Settings = settings_module.load(home.settings() or {})
         self._account = Account()
         self._complete = asyncio.Event()
@@ -120,7 +126,7 @@ class Demo:
             await self._first((complete, ended, *showing), limit)
             self._sum_up()
             if not once and not ended.done():
-                self._where_next()
+                self._where_next(await self._sign_in_links())
                 await self._first((ended, *showing), None)
             for task in (complete, *showing):
                 task.cancel()
@@ -178,11 +184,45 @@ class Demo:
         table.add_row("repeats", str(account.repeats()))
         self._out.print(table)
 
-    def _where_next(self) -> None:
+    async def _sign_in_links(self) -> dict[str, str]:
+        """Links for a reviewer and a lead of the demonstration, where there is a review service."""
+        limits = self._settings.review
+        if not self._reviews or limits.database_url is None:
+            return {}
+        from qwarden.review.people import links, users
+        from qwarden.review.person import EVERY
+        from qwarden.review.store.audit import SERVICE
+        from qwarden.review.store.database import Database
+
+        database = Database.open(limits.database_url.get_secret_value(), limits.connections)
+        found = {}
+        try:
+            async with database.writing() as tx:
+                now = time.time()
+                for name, role in PEOPLE.items():
+                    person = await users.named(tx, name) or await users.add(
+                        tx,
+                        name=name,
+                        roles=[role],
+                        tenants=[EVERY],
+                        languages=[EVERY],
+                        actor=SERVICE,
+                        now=now,
+                    )
+                    token = await links.make(
+                        tx, person.user_id, actor=SERVICE, now=now, limits=limits
+                    )
+                    found[name] = links.url_of(token, limits)
+        finally:
+            await database.close()
+        return found
+
+    def _where_next(self, links: Mapping[str, str]) -> None:
         addresses = self._home.addresses() or {}
         metrics = addresses["services"]["moderator"]["http"]
+        people = "".join(f"\nAs a {name:11} {link}" for name, link in links.items())
         self._out.print(
-            f"""
+            f"""{people}
 Metrics          http://{metrics}/metrics
 Your own event   echo '{{"event_id": "mine-1", "tenant": "demo", "text": "Hello"}}' \\
                    | .venv/bin/qwarden publish -

@@ -36,7 +36,11 @@ class Service:
         self.name = name
         self._progress = progress
         (self._port,) = free_ports(1)
-        own = {"QWARDEN_HTTP__HOST": "127.0.0.1", "QWARDEN_HTTP__PORT": str(self._port)}
+        own = {
+            "QWARDEN_HTTP__HOST": "127.0.0.1",
+            "QWARDEN_HTTP__PORT": str(self._port),
+            "QWARDEN_REVIEW__PUBLIC_URL": f"http://127.0.0.1:{self._port}",
+        }
         self.child = Child(home, name, _qwarden(name), env={**settings, **own})
 
     @property

@@ -22,13 +22,17 @@ from qwarden.stack.valkey import Valkey
 PARTS = ("kafka", "valkey", "triton")
 """What can be part of the stack beside the services."""
 
-SERVICES = ("moderator", "streamer")
+REVIEW = "review-service"
+
+SERVICES = ("moderator", "streamer", REVIEW)
 """The services that run by default."""
+
+DATABASE = "QWARDEN_REVIEW__DATABASE_URL"
 
 GEN = "QWARDEN_ENGINE__CHECKPOINT"
 STREAM = "QWARDEN_STREAM__CHECKPOINT"
 _ENGINES = ("QWARDEN_ENGINE__", "QWARDEN_STREAM__")
-_GUARDS_OF = {"moderator": (GEN,), "streamer": (STREAM, GEN)}
+_GUARDS_OF = {"moderator": (GEN,), "streamer": (STREAM, GEN), REVIEW: ()}
 """The streamer asks Gen for its last look at a whole text."""
 
 StackProgress = Callable[[str, str, float | None], None]
@@ -157,6 +161,9 @@ class Stack:
         if "triton" in self._wanted:
             settings = {key: value for key, value in settings.items() if key not in engine}
             settings["QWARDEN_TRITON__URL"] = triton.grpc
+        if REVIEW in self._services:
+            file = self._home.data("review") / "review.sqlite"
+            settings.setdefault(DATABASE, f"sqlite:///{file}")
         in_process = "triton" not in self._wanted and "QWARDEN_TRITON__URL" not in settings
         settings["QWARDEN_GUARD__MODE"] = "in-process" if in_process else "triton"
 
@@ -165,10 +172,13 @@ class Stack:
             for name in self._services
         }
         self._together(services)
+        if REVIEW in services:
+            settings["QWARDEN_REVIEW__PUBLIC_URL"] = f"http://{services[REVIEW].http}"
         addresses: dict[str, Any] = {
             "kafka": settings["QWARDEN_KAFKA__BOOTSTRAP_SERVERS"],
             "redis": settings.get("QWARDEN_REDIS__URL"),
             "triton": None,
+            "database": settings.get(DATABASE),
             "services": {name: {"http": service.http} for name, service in services.items()},
         }
         if "triton" in self._wanted:

@@ -1,0 +1,1 @@
+"""The review service: people, their queue, and the ledger."""

@@ -1,0 +1,88 @@
+"""Golden items: what reviewers are measured by, unseen. For leads."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+from pydantic import BaseModel
+
+from qwarden.review.http.access import Lead
+from qwarden.review.http.bodies import Id
+from qwarden.review.http.served import Reading, Serves, Writing
+from qwarden.review.refusals import Forbidden, NotFound
+from qwarden.review.store import goldens, showing
+
+router = APIRouter(prefix="/v1/goldens", tags=["quality"])
+
+
+class Golden(BaseModel):
+    """One in use. `given`: how often it was decided; `right`: how often as it says."""
+
+    golden_id: str
+    tenant: str
+    queue: str
+    language: str
+    category: str
+    task: str
+    action: str
+    note: str | None
+    added_by: str
+    added_at: float
+    given: int
+    right: int
+
+
+class Goldens(BaseModel):
+    goldens: list[Golden]
+
+
+class Added(BaseModel):
+    """Of those that were not there before."""
+
+    golden_ids: list[str]
+
+
+@router.get("")
+async def read_goldens(tx: Reading, person: Lead) -> Goldens:
+    """Those in use, without their content."""
+    rows = await goldens.in_use(tx, person)
+    names = await showing.pseudonyms(tx, [each.added_by for each in rows])
+    return Goldens(
+        goldens=[
+            Golden.model_validate(each, from_attributes=True).model_copy(
+                update={"added_by": names.get(each.added_by, each.added_by)}
+            )
+            for each in rows
+        ]
+    )
+
+
+@router.post(
+    "",
+    status_code=201,
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {"application/x-ndjson": {"schema": {"type": "string"}}},
+        }
+    },
+)
+async def add(request: Request, tx: Writing, person: Lead, served: Serves) -> Added:
+    """Adds a file of them, one JSON object a line: all of it, or nothing where a line is wrong."""
+    lines = (await request.body()).split(b"\n")
+    for line in lines:
+        if line.strip() and not person.sees(goldens.line_of(line).tenant):
+            raise Forbidden("a line is of a tenant that is none of yours")
+    return Added(golden_ids=await goldens.add(tx, lines, actor=person.user_id, now=served.clock()))
+
+
+@router.delete("/{golden_id}", status_code=204)
+async def retire(
+    golden_id: Annotated[Id, Path()], tx: Writing, person: Lead, served: Serves
+) -> Response:
+    """Takes one out of use; what was decided of it stays counted."""
+    if all(each.golden_id != golden_id for each in await goldens.in_use(tx, person)):
+        raise NotFound("no golden item in use among your tenants' has this id")
+    await goldens.retire(tx, golden_id, actor=person.user_id, now=served.clock())
+    return Response(status_code=204)

@@ -1,0 +1,119 @@
+"""Content as people see it before they ask for it: how much there is, and none of what it says.
+Pure.
+
+Invariants, each held by `tests/property/test_masking.py`:
+- No letter, digit, mark or symbol of the content is left.
+- Every text keeps its length, its spaces and line ends, and its punctuation.
+- What is beside the texts stays: roles, times, and the names of fields, which platforms choose.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Any
+
+import msgspec
+
+from qwarden.contracts.escalation import Content
+from qwarden.contracts.event import Part
+
+MASK = "•"
+
+_KEPT = frozenset({"Cc", "Zs", "Zl", "Zp", "Pc", "Pd", "Ps", "Pe", "Pi", "Pf", "Po"})
+"""Line ends and tabs, spaces, punctuation. Not what joins or formats: of emoji and of vowels that
+are marks it shows the shape."""
+
+
+class _Masks(dict[int, str]):
+    """Remembers each character that was met: a hundred of them make up most texts."""
+
+    def __missing__(self, point: int) -> str:
+        character = chr(point)
+        self[point] = said = character if unicodedata.category(character) in _KEPT else MASK
+        return said
+
+
+_MASKS = _Masks()
+
+
+class ShownMessage(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A turn as people see it: parts are joined."""
+
+    role: str
+    content: str
+    reasoning: str | None = None
+
+
+class ShownReport(msgspec.Struct, frozen=True):
+    reason: str
+    at: str | None
+
+
+class Shown(msgspec.Struct, frozen=True):
+    """Content as it goes to people, masked or not."""
+
+    is_masked: bool
+    messages: list[ShownMessage]
+    context: str | None
+    link: str | None
+    reports: list[ShownReport]
+    metadata: dict[str, Any]
+
+
+def masked_text(text: str) -> str:
+    """As long as `text`."""
+    return text.translate(_MASKS)
+
+
+def shown(content: Content) -> Shown:
+    """All of it."""
+    return Shown(
+        is_masked=False,
+        messages=[
+            ShownMessage(each.role, _joined(each.content), each.reasoning)
+            for each in content.messages
+        ],
+        context=content.context,
+        link=content.link,
+        reports=[
+            ShownReport(each.reason, None if each.at is None else each.at.isoformat())
+            for each in content.reports
+        ],
+        metadata=content.metadata,
+    )
+
+
+def masked(content: Content) -> Shown:
+    """The same without what it says."""
+    whole = shown(content)
+    return Shown(
+        is_masked=True,
+        messages=[
+            ShownMessage(each.role, masked_text(each.content), _masked(each.reasoning))
+            for each in whole.messages
+        ],
+        context=_masked(whole.context),
+        link=_masked(whole.link),
+        reports=[ShownReport(masked_text(each.reason), each.at) for each in whole.reports],
+        metadata={name: _masked_value(value) for name, value in whole.metadata.items()},
+    )
+
+
+def _joined(content: str | list[Part]) -> str:
+    if isinstance(content, str):
+        return content
+    return "\n".join(part.text or "" for part in content)
+
+
+def _masked(text: str | None) -> str | None:
+    return None if text is None else masked_text(text)
+
+
+def _masked_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _masked_value(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_masked_value(each) for each in value]
+    if value is None or isinstance(value, bool):
+        return value
+    return masked_text(str(value))

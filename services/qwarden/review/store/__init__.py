@@ -1,0 +1,1 @@
+"""What is kept: tables, and what is read from them and written to them in one transaction."""

@@ -1,0 +1,123 @@
+"""The ledger: what was said of content, with the content, for as long as anybody may ask why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from qwarden.contracts.escalation import Content
+from qwarden.contracts.verdict import Action, Verdict, encode
+from qwarden.guard.language import canonical, is_known
+from qwarden.review.person import UNDETERMINED
+from qwarden.review.store import audit
+from qwarden.review.store.audit import Act
+from qwarden.review.store.closing import ERASED, Ended, close
+from qwarden.review.store.conflict import insert
+from qwarden.review.store.schema import ledger
+from qwarden.settings import Review
+
+DAY_S = 86_400.0
+
+
+def entry(
+    verdict: Verdict,
+    content: Content | None,
+    arrived_at: float,
+    sample_rate: float | None,
+    limits: Review,
+) -> dict[str, Any]:
+    """A row of the ledger. `sample_rate`: at which allowed verdicts were kept."""
+    return {
+        "verdict_id": verdict.verdict_id,
+        "tenant": verdict.tenant,
+        "event_id": verdict.event_id,
+        "edit": verdict.edit,
+        "task": verdict.task or "",
+        "subject": verdict.subject,
+        "language": primary(verdict.language),
+        "category": verdict.categories[0] if verdict.categories else "",
+        "safety": verdict.safety,
+        "basis": verdict.basis,
+        "action": verdict.action or "",
+        "rule": verdict.policy.rule if verdict.policy else "",
+        "content_hash": verdict.content_hash,
+        "arrived_at": arrived_at,
+        "kept_until": arrived_at + limits.keep_days * DAY_S,
+        "sample_rate": sample_rate if verdict.action == Action.ALLOW else None,
+        "verdict": encode(verdict),
+        "content": None if content is None else encode(content),
+    }
+
+
+def primary(tag: str | None) -> str:
+    """The primary subtag of a language, such as `pt` for `pt-BR`; `und` for what names none."""
+    written = None if tag is None else canonical(tag)
+    if written is None or not is_known(written):
+        return UNDETERMINED
+    return written.partition("-")[0]
+
+
+async def keep(tx: AsyncConnection, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Writes what is not there; returns that. What is there stays as it is, erased content too, but
+    for its arrival, which is that of the record that came first."""
+    found = {each["verdict_id"]: each for each in entries}
+    if not found:
+        return []
+    known = await tx.execute(
+        select(ledger.c.verdict_id, ledger.c.arrived_at).where(ledger.c.verdict_id.in_(found))
+    )
+    there = {row.verdict_id: row.arrived_at for row in known}
+    new = [found[verdict_id] for verdict_id in sorted(found.keys() - there.keys())]
+    if new:
+        added = insert(tx, ledger).on_conflict_do_nothing(index_elements=["verdict_id"])
+        await tx.execute(added.inline(), new)
+    earlier = [found[each] for each, at in there.items() if found[each]["arrived_at"] < at]
+    if earlier:
+        await tx.execute(
+            update(ledger)
+            .where(ledger.c.verdict_id == bindparam("of"))
+            .values(arrived_at=bindparam("at"), kept_until=bindparam("until")),
+            [
+                {"of": each["verdict_id"], "at": each["arrived_at"], "until": each["kept_until"]}
+                for each in sorted(earlier, key=lambda each: str(each["verdict_id"]))
+            ],
+        )
+    return new
+
+
+async def row(tx: AsyncConnection, verdict_id: str) -> Row[Any] | None:
+    """What was said under this id, with its content, unless that was erased."""
+    return (await tx.execute(select(ledger).where(ledger.c.verdict_id == verdict_id))).one_or_none()
+
+
+async def of_event(tx: AsyncConnection, tenant: str, event_id: str) -> list[Row[Any]]:
+    """All that was said of an event, the latest first."""
+    wanted = select(ledger).where(ledger.c.tenant == tenant, ledger.c.event_id == event_id)
+    return list(await tx.execute(wanted.order_by(ledger.c.arrived_at.desc(), ledger.c.verdict_id)))
+
+
+async def of_subject(tx: AsyncConnection, tenant: str, subject: str, limit: int) -> list[Row[Any]]:
+    """The latest that was said of a subject's content, `limit` at most."""
+    wanted = select(ledger).where(ledger.c.tenant == tenant, ledger.c.subject == subject)
+    return list(await tx.execute(wanted.order_by(ledger.c.arrived_at.desc()).limit(limit)))
+
+
+async def erase(tx: AsyncConnection, tenant: str, event_id: str, *, actor: str, now: float) -> int:
+    """Erases an event's content for good and closes what stands open for it, which nobody could
+    decide any more; returns of how many verdicts. What was said of it, and why, stays. `actor`: a
+    user_id, or SERVICE."""
+    erased = await tx.execute(
+        update(ledger)
+        .where(
+            ledger.c.tenant == tenant,
+            ledger.c.event_id == event_id,
+            ledger.c.content.is_not(None),
+        )
+        .values(content=None)
+    )
+    await close(tx, [Ended(tenant, event_id, below=None, why=ERASED)], (), now)
+    await audit.write(tx, Act.ERASED, actor=actor, at=now, tenant=tenant, event_id=event_id)
+    return erased.rowcount

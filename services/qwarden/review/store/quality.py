@@ -1,0 +1,482 @@
+"""How good decisions are: people beside people and golden items, the automatic beside people.
+
+A share of decisions is made again by a second person who does not know the first; where they
+disagree a lead decides. What was said beside what is a row of `checks`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Row, delete, func, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from qwarden.review.agreement import LEAST_PAIRS, Proportion, kappa, weighted, wilson
+from qwarden.review.identity import new_id
+from qwarden.review.person import EVERY, Person, Role
+from qwarden.review.refusals import Conflict
+from qwarden.review.sampling import takes
+from qwarden.review.store import appeals, asking, audit, closing
+from qwarden.review.store.asking import DECIDED, QUALITY, URGENT, can_have, deciders
+from qwarden.review.store.audit import SERVICE, Act
+from qwarden.review.store.schema import checks, goldens, items, ledger, rulings, users
+from qwarden.settings import Review
+
+_DAY_S = 86_400.0
+_LATEST = 1000
+"""Decisions by which the guard's accuracy for a category is told: the interval is 3 percentage
+points to either side then, and no more than these are read each time somebody opens an item."""
+_TAKEN_BACK = "What it checks was taken back."
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How often people restricted what the guard had named a category of first: `agreed` of
+    `reviewed`, that share, and its 95 % interval; None while nobody has looked."""
+
+    reviewed: int
+    agreed: int
+    share: float | None
+    low: float | None
+    high: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reviewer:
+    """A person in some days. `decisions`: all of them; `golden_right` of `goldens` said what the
+    golden item says. `pairs`: answers beside a golden item's or another reviewer's; `agreed`: the
+    share of those that are equal; `kappa`: of those, None under `LEAST_PAIRS`."""
+
+    user_id: str
+    pseudonym: str
+    decisions: int
+    goldens: int
+    golden_right: int
+    pairs: int
+    agreed: float | None
+    kappa: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """How far people agree on one; `kappa`: None under `LEAST_PAIRS`."""
+
+    category: str
+    pairs: int
+    kappa: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """How often an automatic action was wrong by a person's word: `wrong` of `reviewed`, of one
+    language or of one category; None stands for all of them.
+
+    `share`, with its 95 % interval, is of all such verdicts, not of those that were looked at: of
+    allowed ones the moderator keeps a share of its own, which may have changed, so that each that
+    was looked at weighs 1 ÷ (that share × the sample's), as `agreement.weighted` has it.
+    """
+
+    action: str
+    language: str | None
+    category: str | None
+    reviewed: int
+    wrong: int
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """`stranded`: open items that nobody can take, by kind (`asking.stranded`)."""
+
+    reviewers: Sequence[Reviewer]
+    categories: Sequence[Category]
+    errors: Sequence[Errors]
+    stranded: Mapping[str, int]
+
+
+async def after(
+    tx: AsyncConnection,
+    item: Row[Any],
+    ruling: Row[Any],
+    person: Person,
+    now: float,
+    limits: Review,
+) -> None:
+    """What follows from a ruling on an item, which is as it was before: a second look, a check, a
+    lead's, or the outcome of an appeal. In the transaction of the ruling."""
+    match item.kind:
+        case "review":
+            await _second(tx, item, ruling, person, now, limits)
+        case "second":
+            await _compare(tx, item, ruling, person, now, limits)
+        case "golden":
+            await asking.exclude(tx, item.golden_id, [person.user_id], DECIDED)
+            await _check(
+                tx, item, ruling, now, expected=await _right(tx, item), against=item.golden_id
+            )
+        case "sample":
+            await _check_sample(tx, item, ruling, now, limits)
+        case "appeal":
+            await appeals.decided(tx, item, ruling)
+    await appeals.keep_off(tx, person.user_id, [ruling.ruling_id])
+
+
+async def undone(tx: AsyncConnection, ruling_id: str) -> None:
+    """As if a ruling, which was just taken back, had had no consequences here. Raises `Conflict`
+    where a lead has decided on one of them meanwhile."""
+    ruling = (
+        await tx.execute(select(rulings).where(rulings.c.ruling_id == ruling_id))
+    ).one_or_none()
+    if ruling is None:
+        return
+    at = ruling.taken_back_at or ruling.decided_at
+    firsts = [ruling_id]
+    if ruling.kind == "second":
+        of = select(items.c.ruling_id).where(items.c.item_id == ruling.item_id)
+        firsts = list((await tx.execute(of)).scalars())
+        await _close(tx, firsts, ("disagreement",), at)
+    elif ruling.kind == "review":
+        await _close(tx, firsts, ("second", "disagreement"), at)
+        seconds = select(rulings.c.ruling_id).join(items, items.c.item_id == rulings.c.item_id)
+        seconds = seconds.where(items.c.ruling_id == ruling_id, items.c.kind == "second")
+        await tx.execute(delete(checks).where(checks.c.ruling_id.in_(seconds)))
+    elif ruling.kind == "appeal":
+        await appeals.undecided(tx, ruling_id)
+    await tx.execute(delete(checks).where(checks.c.ruling_id == ruling_id))
+
+
+async def accuracy(
+    tx: AsyncConnection, tenant: str, categories: Iterable[str]
+) -> dict[str, Accuracy]:
+    """How often the guard is right, by category, as people of this tenant have said of the latest
+    items that they were sent for it; the guard's first category counts."""
+    found = {}
+    for category in categories:
+        latest = (
+            select((rulings.c.action != "allow").label("restricted"))
+            .where(
+                rulings.c.tenant == tenant,
+                rulings.c.category == category,
+                rulings.c.kind == "review",
+                rulings.c.user_id.is_not(None),
+                rulings.c.bulk_id.is_(None),
+                rulings.c.taken_back_at.is_(None),
+            )
+            .order_by(rulings.c.decided_at.desc())
+            .limit(_LATEST)
+            .subquery()
+        )
+        counted = select(func.count(), func.count().filter(latest.c.restricted)).select_from(latest)
+        reviewed, agreed = (await tx.execute(counted)).one()
+        told = wilson(agreed, reviewed)
+        found[category] = Accuracy(
+            reviewed,
+            agreed,
+            told.share if told else None,
+            told.low if told else None,
+            told.high if told else None,
+        )
+    return found
+
+
+async def figures(tx: AsyncConnection, person: Person, days: float, now: float) -> Figures:
+    """What the last days say, of this person's tenants."""
+    since = now - days * _DAY_S
+    pairs = await _pairs(tx, person, since)
+    return Figures(
+        reviewers=await _reviewers(tx, person, since, pairs),
+        categories=_categories(pairs),
+        errors=await _errors(tx, person, since),
+        stranded=await asking.stranded(tx),
+    )
+
+
+async def _second(
+    tx: AsyncConnection,
+    item: Row[Any],
+    ruling: Row[Any],
+    person: Person,
+    now: float,
+    limits: Review,
+) -> None:
+    """Has a share of decisions made again, by another one, as an item that has just come. Not where
+    there is no other one, and not of what is urgent: nobody is roused for a check."""
+    if person.is_tool or ruling.bulk_id is not None or item.queue == URGENT:
+        return
+    if item.verdict_id is None or not takes(f"second/{ruling.ruling_id}", limits.second_share):
+        return
+    if not any(
+        each.user_id != person.user_id and can_have(each, item.tenant, item.language, item.role)
+        for each in await deciders(tx)
+    ):
+        return
+    opened = asking.row(
+        "second",
+        arrived_at=now,
+        sla_s=item.breach_at - item.arrived_at,
+        queue=item.queue,
+        role=item.role,
+        ruling_id=ruling.ruling_id,
+        **_like(item),
+    )
+    await tx.execute(insert(items).values(opened))
+    await asking.exclude(tx, opened["item_id"], [person.user_id], DECIDED)
+
+
+async def _compare(
+    tx: AsyncConnection,
+    item: Row[Any],
+    ruling: Row[Any],
+    person: Person,
+    now: float,
+    limits: Review,
+) -> None:
+    """Puts the second answer beside the first one, and asks a lead where they differ."""
+    of = select(rulings).where(rulings.c.ruling_id == item.ruling_id)
+    first = (await tx.execute(of)).one_or_none()
+    if first is None or first.taken_back_at is not None:
+        return
+    await _check(tx, item, ruling, now, expected=first.action, against=first.user_id)
+    if ruling.action == first.action:
+        return
+    opened = asking.row(
+        "disagreement",
+        arrived_at=now,
+        sla_s=limits.quality_sla_s,
+        queue=QUALITY,
+        role=Role.LEAD.value,
+        ruling_id=first.ruling_id,
+        **_like(item),
+    )
+    await tx.execute(insert(items).values(opened))
+    both = {first.user_id, person.user_id}
+    leads = [
+        each.user_id
+        for each in await deciders(tx)
+        if can_have(each, item.tenant, item.language, Role.LEAD)
+    ]
+    # A team whose only lead is one of the two has nobody else: better one of them than nobody.
+    if set(leads) - both:
+        await asking.exclude(tx, opened["item_id"], sorted(both), DECIDED)
+
+
+async def _check_sample(
+    tx: AsyncConnection, item: Row[Any], ruling: Row[Any], now: float, limits: Review
+) -> None:
+    of = select(ledger.c.action, ledger.c.sample_rate).where(ledger.c.verdict_id == item.verdict_id)
+    automatic = (await tx.execute(of)).one_or_none()
+    if automatic is not None:
+        # A share of 0 has taken this one before somebody set it: at least it was not sampled twice.
+        rate = (automatic.sample_rate or 1.0) * (limits.sample_share or 1.0)
+        await _check(tx, item, ruling, now, expected=automatic.action, rate=rate)
+
+
+async def _check(
+    tx: AsyncConnection,
+    item: Row[Any],
+    ruling: Row[Any],
+    now: float,
+    *,
+    expected: str,
+    against: str | None = None,
+    rate: float | None = None,
+) -> None:
+    check_id = new_id(now)
+    await tx.execute(
+        insert(checks).values(
+            check_id=check_id,
+            kind=item.kind,
+            ruling_id=ruling.ruling_id,
+            tenant=item.tenant,
+            user_id=ruling.user_id,
+            against=against,
+            language=item.language,
+            category=item.category,
+            said=ruling.action,
+            expected=expected,
+            rate=rate,
+            at=now,
+        )
+    )
+    await audit.write(
+        tx,
+        Act.CHECKED,
+        actor=SERVICE,
+        at=now,
+        tenant=item.tenant,
+        item_id=item.item_id,
+        kind=item.kind,
+        ruling_id=ruling.ruling_id,
+        said=ruling.action,
+        expected=expected,
+    )
+
+
+async def _close(tx: AsyncConnection, of: Sequence[str], kinds: Sequence[str], at: float) -> None:
+    """Closes what was opened on these rulings, also while somebody holds it."""
+    opened = (
+        await tx.execute(
+            select(items)
+            .where(items.c.ruling_id.in_(of), items.c.kind.in_(kinds))
+            .order_by(items.c.item_id)
+            .with_for_update()
+        )
+    ).all()
+    if any(each.kind == "disagreement" and each.state == "decided" for each in opened):
+        raise Conflict("a lead has decided on it meanwhile, so it cannot be taken back any more")
+    await closing.end(tx, [(each, _TAKEN_BACK) for each in opened if each.state == "open"], at)
+
+
+async def _right(tx: AsyncConnection, item: Row[Any]) -> str:
+    of = select(goldens.c.action).where(goldens.c.golden_id == item.golden_id)
+    return str((await tx.execute(of)).scalar_one())
+
+
+def _like(item: Row[Any]) -> dict[str, Any]:
+    return {
+        name: getattr(item, name)
+        for name in (
+            "tenant", "language", "category", "rule", "task", "subject", "content_hash",
+            "verdict_id", "harm", "reach",
+        )
+    }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """How often a person said this while another one, or a golden item, said that."""
+
+    kind: str
+    user_id: str
+    against: str | None
+    category: str
+    said: str
+    expected: str
+    count: int
+
+
+async def _pairs(tx: AsyncConnection, person: Person, since: float) -> list[_Pair]:
+    of = checks.c
+    columns = (of.kind, of.user_id, of.against, of.category, of.said, of.expected)
+    wanted = (
+        select(*columns, func.count())
+        .where(of.at >= since, of.kind.in_(("golden", "second")))
+        .group_by(*columns)
+    )
+    if EVERY not in person.tenants:
+        wanted = wanted.where(of.tenant.in_(sorted(person.tenants)))
+    return [_Pair(*row) for row in await tx.execute(wanted)]
+
+
+async def _reviewers(
+    tx: AsyncConnection, person: Person, since: float, pairs: Iterable[_Pair]
+) -> list[Reviewer]:
+    """Everybody who decided, by pseudonym. Of two who said something of one item each is measured
+    by the other."""
+    decided = (
+        select(rulings.c.user_id, func.count())
+        .where(
+            rulings.c.decided_at >= since,
+            rulings.c.user_id.is_not(None),
+            rulings.c.taken_back_at.is_(None),
+        )
+        .group_by(rulings.c.user_id)
+    )
+    if EVERY not in person.tenants:
+        decided = decided.where(rulings.c.tenant.in_(sorted(person.tenants)))
+    counts: dict[str, int] = {row[0]: row[1] for row in await tx.execute(decided)}
+    tables: dict[str, dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
+    asked: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for each in pairs:
+        tables[each.user_id][each.said, each.expected] += each.count
+        if each.kind == "golden":
+            asked[each.user_id][0] += each.count
+            asked[each.user_id][1] += each.count * (each.said == each.expected)
+        elif each.against is not None:
+            tables[each.against][each.expected, each.said] += each.count
+    wanted = select(users.c.user_id, users.c.pseudonym).where(
+        users.c.user_id.in_(sorted(counts.keys() | tables.keys())), users.c.is_tool.is_(False)
+    )
+    return [
+        Reviewer(
+            user_id=row.user_id,
+            pseudonym=row.pseudonym,
+            decisions=counts.get(row.user_id, 0),
+            goldens=asked[row.user_id][0],
+            golden_right=asked[row.user_id][1],
+            pairs=sum(tables[row.user_id].values()),
+            agreed=_agreed(tables[row.user_id]),
+            kappa=_kappa(tables[row.user_id]),
+        )
+        for row in await tx.execute(wanted.order_by(users.c.pseudonym))
+    ]
+
+
+def _categories(pairs: Iterable[_Pair]) -> list[Category]:
+    tables: dict[str, dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
+    for each in pairs:
+        tables[each.category][each.said, each.expected] += each.count
+    return [
+        Category(category, sum(table.values()), _kappa(table))
+        for category, table in sorted(tables.items())
+    ]
+
+
+def _agreed(table: Mapping[tuple[str, str], int]) -> float | None:
+    total = sum(table.values())
+    alike = sum(count for (one, other), count in table.items() if one == other)
+    return alike / total if total else None
+
+
+def _kappa(table: Mapping[tuple[str, str], int]) -> float | None:
+    return kappa(table) if sum(table.values()) >= LEAST_PAIRS else None
+
+
+async def _errors(tx: AsyncConnection, person: Person, since: float) -> list[Errors]:
+    of = checks.c
+    columns = (of.expected, of.language, of.category, of.rate)
+    wanted = (
+        select(*columns, func.count(), func.count().filter(of.said != of.expected))
+        .where(of.at >= since, of.kind == "sample")
+        .group_by(*columns)
+    )
+    if EVERY not in person.tenants:
+        wanted = wanted.where(of.tenant.in_(sorted(person.tenants)))
+    strata: dict[tuple[str, str | None, str | None], list[tuple[int, int, float]]]
+    strata = defaultdict(list)
+    for action, language, category, rate, reviewed, wrong in await tx.execute(wanted):
+        stratum = (wrong, reviewed, rate or 1.0)
+        strata[action, None, None].append(stratum)
+        strata[action, language, None].append(stratum)
+        strata[action, None, category].append(stratum)
+    return [
+        _errors_of(action, language, category, of_these)
+        for (action, language, category), of_these in sorted(
+            strata.items(), key=lambda each: tuple(part or "" for part in each[0])
+        )
+    ]
+
+
+def _errors_of(
+    action: str,
+    language: str | None,
+    category: str | None,
+    strata: Sequence[tuple[int, int, float]],
+) -> Errors:
+    told = weighted(strata)
+    assert isinstance(told, Proportion)  # a stratum is there because somebody looked
+    return Errors(
+        action=action,
+        language=language,
+        category=category,
+        reviewed=sum(reviewed for _, reviewed, _ in strata),
+        wrong=sum(wrong for wrong, _, _ in strata),
+        share=told.share,
+        low=told.low,
+        high=told.high,
+    )

@@ -1,0 +1,47 @@
+"""Which items are a person's business, and which can be theirs: conditions of queries."""
+
+from __future__ import annotations
+
+from sqlalchemy import ColumnElement, and_, exists, not_, or_, text, true
+
+from qwarden.review.person import EVERY, UNDETERMINED, Person, Role
+from qwarden.review.store.schema import exclusions, items, rulings
+
+is_open = items.c.state == text("'open'")
+"""In the words of the partial indexes: with a parameter in it no plan could use them."""
+
+SKIPPED = "skipped"
+"""Why somebody is not given an item again, and may take it all the same."""
+
+
+def seen_by(person: Person) -> ColumnElement[bool]:
+    """Of this one's tenants, and not for leads alone where this is none."""
+    conditions: list[ColumnElement[bool]] = []
+    if EVERY not in person.tenants:
+        conditions.append(items.c.tenant.in_(sorted(person.tenants)))
+    if not person.has(Role.LEAD, Role.AUDITOR, Role.ADMIN):
+        conditions.append(items.c.role == text("'reviewer'"))
+    return and_(true(), *conditions)
+
+
+def listed_to(person: Person) -> ColumnElement[bool]:
+    """What stands in this one's lists: what they see, and of golden items their own alone, so that
+    nobody sees one come and go which nobody else can open."""
+    own = exists().where(rulings.c.item_id == items.c.item_id, rulings.c.user_id == person.user_id)
+    is_own = or_(items.c.kind != text("'golden'"), items.c.holder == person.user_id, own)
+    return and_(seen_by(person), is_own)
+
+
+def given_to(person: Person) -> ColumnElement[bool]:
+    """What this one is given without asking for that very item."""
+    conditions: list[ColumnElement[bool]] = [items.c.kind != text("'golden'")]
+    if EVERY not in person.tenants:
+        conditions.append(items.c.tenant.in_(sorted(person.tenants)))
+    if EVERY not in person.languages:
+        conditions.append(items.c.language.in_(sorted({*person.languages, UNDETERMINED})))
+    if not person.has(Role.LEAD):
+        conditions.append(items.c.role == text("'reviewer'"))
+    excluded = exists().where(
+        exclusions.c.item_id == items.c.item_id, exclusions.c.user_id == person.user_id
+    )
+    return and_(*conditions, not_(excluded))

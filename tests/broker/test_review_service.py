@@ -1,0 +1,390 @@
+"""The review service as a process on a real broker: what it takes, what it holds, what it tells."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import httpx
+import msgspec
+import pytest
+from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from sqlalchemy import select
+
+import fleet
+from databases import Databases
+from qwarden.contracts import headers, topics
+from qwarden.contracts.control import Freeze
+from qwarden.contracts.decision import decode_decision
+from qwarden.contracts.escalation import Content
+from qwarden.contracts.event import Message, Report
+from qwarden.control.kafka import KafkaControl
+from qwarden.review.person import Role
+from qwarden.review.store.schema import outbox
+from qwarden.stack.home import Home
+from qwarden.stack.kafka import Kafka
+from qwarden.stack.postgres import Postgres
+from review_api.desk import claimed, decided
+from reviewing import Reviewing, escalations, publish, reviewing
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    return Home(tmp_path_factory.mktemp("review"))
+
+
+@pytest.fixture(scope="module")
+def broker(home: Home) -> Iterator[Kafka]:
+    """Of this file alone: one fleet has one review service's outbox."""
+    with Kafka(home) as kafka:
+        yield kafka
+
+
+@pytest.fixture
+async def running(
+    home: Home, broker: Kafka, group: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Reviewing]:
+    """On SQLite, with nothing in it; it reads again what other tests have published."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('database') / 'review.db'}"
+    async with reviewing(
+        home, broker, url, QWARDEN_REVIEW__GROUP_ID=group, QWARDEN_REVIEW__TAKE_BACK_S="1.5"
+    ) as service:
+        yield service
+
+
+@pytest.fixture
+def group(request: pytest.FixtureRequest) -> str:
+    return str(request.node.originalname).replace("_", "-")[-60:]
+
+
+async def read(
+    bootstrap: str, topic: str, until: int, within_s: float = 30.0, **how: Any
+) -> list[ConsumerRecord]:
+    """Reads a topic from its beginning until there are so many, or time is over."""
+    consumer = AIOKafkaConsumer(
+        topic, bootstrap_servers=bootstrap, group_id=None, auto_offset_reset="earliest", **how
+    )
+    await consumer.start()
+    records: list[ConsumerRecord] = []
+    deadline = time.monotonic() + within_s
+    try:
+        while len(records) < until and time.monotonic() < deadline:
+            for polled in (await consumer.getmany(timeout_ms=200)).values():
+                records += polled
+    finally:
+        await consumer.stop()
+    return records
+
+
+async def test_what_cannot_be_read_stops_the_queue(running: Reviewing, group: str) -> None:
+    bootstrap = running.bootstrap
+    ann = await running.client("ann", tenants=[group])
+    await fleet.publish(
+        bootstrap,
+        topics.REVIEW,
+        [(b"k", b"{"), (b"k", b'{"kind": "review"}'), (b"k", None), (b"k", b"\xff")],
+    )
+    await fleet.publish(bootstrap, topics.EVIDENCE, [(b"k", b'{"verdict": 3}')])
+    await running.seed(escalations(2, tenant=group, name=group))
+    await claimed(ann)
+    letters = await read(bootstrap, topics.DEAD_LETTERS, 5)
+    assert len(letters) == 5
+    for record in letters:
+        about = headers.event_attributes(record.headers)
+        assert about["ce_source"] == "/qwarden/review-service"
+        letter = json.loads(record.value)
+        assert letter["error_class"] in ("not_json", "not_an_event")
+        assert letter["consumer"].startswith(group)
+    assert {json.loads(each.value)["origin"]["topic"] for each in letters} == {
+        topics.REVIEW,
+        topics.EVIDENCE,
+    }
+
+
+async def test_a_decision_goes_out_too_early_or_never(running: Reviewing, group: str) -> None:
+    ann = await running.client("ann", tenants=[group])
+    arrived = escalations(3, tenant=group, name=group)
+    await running.seed(arrived)
+    first, second, third = [await claimed(ann) for _ in range(3)]
+    await decided(ann, first, "block", override=True)
+    taken_back = await decided(ann, second)
+    back = await ann.post(f"/v1/rulings/{taken_back['ruling_id']}/take-back")
+    assert back.status_code == 200
+    said = await decided(ann, third)
+    records = await read(running.bootstrap, topics.DECISIONS, 2, isolation_level="read_committed")
+    made = [decode_decision(each.value) for each in records]
+    assert [each.action for each in made if each.tenant == group] == ["block", "allow"]
+    late = await ann.post(f"/v1/rulings/{said['ruling_id']}/take-back")
+    assert late.status_code == 409
+    control = await read(running.bootstrap, topics.CONTROL, 1)
+    assert json.loads(control[0].value)["action"] == "block"
+    assert fleet.metric(running.service.http, "qwarden_review_decisions_total") == 3
+    published = fleet.metric(running.service.http, "qwarden_review_published_total")
+    assert published >= 3
+
+
+async def test_a_killed_service_loses_or_doubles_an_item(running: Reviewing, group: str) -> None:
+    """Killed while it takes records and while somebody holds an item."""
+    lead = await running.client("lena", Role.LEAD, tenants=[group])
+    arrived = escalations(400, tenant=group, name=group)
+    await running.seed(arrived[:50])
+    claim = await claimed(lead)
+    for part in range(3):
+        await publish(running.bootstrap, arrived[50 + part * 100 : 150 + part * 100])
+        running.service.kill()
+        await asyncio.to_thread(running.service.start)
+    await publish(running.bootstrap, arrived)
+    await running.until_kept({each.said.verdict.verdict_id for each in arrived})
+    seen: list[str] = []
+    after = ""
+    while after is not None:
+        page = (await lead.get("/v1/items", params={"after": after, "limit": 200} if after else
+                {"limit": 200})).json()  # fmt: skip
+        seen += [each["item_id"] for each in page["items"]]
+        after = page["next"]
+    assert len(seen) == len(set(seen)) == 400
+    assert (await decided(lead, claim))["decisions"] == 1
+
+
+async def events(stream: httpx.Response, seen: list[tuple[str, dict[str, Any]]]) -> None:
+    name = ""
+    async for line in stream.aiter_lines():
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            seen.append((name, json.loads(line.removeprefix("data: "))))
+
+
+@asynccontextmanager
+async def following(
+    client: httpx.AsyncClient,
+) -> AsyncIterator[list[tuple[str, dict[str, Any]]]]:
+    """The events of a live view, as they come."""
+    seen: list[tuple[str, dict[str, Any]]] = []
+    async with client.stream("GET", "/v1/live", timeout=30) as stream:
+        assert stream.headers["content-type"].startswith("text/event-stream")
+        reading = asyncio.create_task(events(stream, seen))
+        try:
+            yield seen
+        finally:
+            reading.cancel()
+
+
+async def comes(check: Any, what: str) -> None:
+    async def asked() -> bool:
+        return bool(check())
+
+    await fleet.until(asked, what, 20)
+
+
+async def test_an_open_page_shows_what_was(running: Reviewing, group: str) -> None:
+    ann = await running.client("ann", tenants=[group])
+    ben_is = await running.add("ben", tenants=[group])
+    ben = await running.client_of(ben_is)
+    other = await running.client("otto", tenants=["elsewhere"])
+    await running.seed(escalations(2, tenant=group, name=group))
+    async with following(ben) as seen, following(other) as elsewhere:
+        await comes(lambda: any(name == "queues" for name, _ in seen), "the queues")
+        claim = await claimed(ann)
+        item_id = claim["item"]["item_id"]
+        await comes(
+            lambda: ("item", {"item_id": item_id, "state": "open",
+                              "holder": claim["item"]["holder"]}) in seen,
+            "the claim",
+        )  # fmt: skip
+        assert not any(name == "lease" for name, _ in seen), "a lease is told to others"
+        await ann.post(
+            f"/v1/items/{item_id}/handover",
+            json={"lease": claim["lease"]["token"], "to": ben_is.user_id},
+        )
+        await comes(lambda: any(name == "lease" for name, _ in seen), "the lease")
+        lease = next(said for name, said in seen if name == "lease")
+        assert (await ben.get("/v1/leases")).json()["leases"] == [lease]
+        await publish(running.bootstrap, escalations(1, tenant=group, name=f"{group}-more"))
+
+        def is_counted() -> bool:
+            told = [said["queues"] for name, said in seen if name == "queues"]
+            return bool(told[-1]) and told[-1][0]["open"] == 3
+
+        await comes(is_counted, "a new item in the queue")
+        assert not any(name != "queues" for name, _ in elsewhere), "another tenant's item is told"
+        assert all(said["queues"] == [] for _, said in elsewhere)
+
+
+async def test_a_breach_blocks_under_a_freeze(running: Reviewing, group: str) -> None:
+    control = KafkaControl(running.settings.kafka)
+    await control.start()
+    try:
+        freeze = Freeze(tenant=group, frozen=True, reason="A test.", at=datetime.now(UTC), by="t")
+        await control.write(freeze)
+        ann = await running.client("ann", tenants=[group])
+
+        async def is_frozen() -> bool:
+            return "qwarden_freezes 1.0" in (await ann.get("/metrics")).text
+
+        await fleet.until(is_frozen, "the service knows of the freeze")
+        await running.seed(
+            escalations(1, tenant=group, name=group, sla_s=1, on_breach="block", age_s=5)
+        )
+        claim: dict[str, Any] = {}
+
+        async def is_urgent() -> bool:
+            answer = await ann.post("/v1/claims", json={"queue": "urgent"})
+            if answer.status_code == 200:
+                claim.update(answer.json())
+            return answer.status_code == 200
+
+        await fleet.until(is_urgent, "the item in front of people", 20)
+        assert claim["item"]["breached"]
+        records = await read(running.bootstrap, topics.DECISIONS, 10_000, within_s=3)
+        assert not any(decode_decision(each.value).tenant == group for each in records)
+    finally:
+        await control.close()
+
+
+async def test_an_outage_of_the_database_loses_records(
+    home: Home,
+    broker: Kafka,
+    group: str,
+    postgres: Postgres,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """PostgreSQL goes away and comes back; the process lives on, and says why it waits."""
+    own = Home(tmp_path_factory.mktemp("postgres"))
+    with Postgres(own) as part:
+        url = await Databases(part).fresh()
+        async with reviewing(home, broker, url, QWARDEN_REVIEW__GROUP_ID=group) as running:
+            ann = await running.client("ann", tenants=[group])
+            await running.seed(escalations(5, tenant=group, name=group))
+            claim = await claimed(ann)
+            await asyncio.to_thread(part.kill)
+            refused = await ann.get("/v1/queues")
+            assert refused.status_code == 503, refused.text
+            assert refused.json()["code"] == "database_away"
+            assert int(refused.headers["retry-after"]) > 0
+            later = escalations(20, tenant=group, name=f"{group}-later")
+            await publish(running.bootstrap, later)
+
+            async def is_held() -> bool:
+                ready = await ann.get("/readyz")
+                return ready.status_code == 503 and "the database is away" in ready.text
+
+            await fleet.until(is_held, "readyz names the database", 30)
+            assert (await ann.get("/healthz")).status_code == 200
+            assert (await ann.get("/")).status_code == 200, "the page is gone too"
+            await asyncio.to_thread(part.start)
+            await running.until_kept({each.said.verdict.verdict_id for each in later})
+
+            async def is_ready() -> bool:
+                return (await ann.get("/readyz")).status_code == 200
+
+            await fleet.until(is_ready, "readiness", 30)
+            assert (await decided(ann, claim))["decisions"] == 1
+            letters = await read(running.bootstrap, topics.DEAD_LETTERS, 10_000, within_s=2)
+            assert not any((each.key or b"").startswith(group.encode()) for each in letters)
+
+
+CANARY = "canary-7c1e"
+
+
+async def test_content_is_in_what_the_service_writes(  # noqa: PLR0915
+    running: Reviewing, group: str
+) -> None:
+    """A day of work on content that can be recognised; then everything is looked through that the
+    service has written, but for the ledger itself."""
+    content = Content(
+        messages=[
+            Message(role="user", content=f"{CANARY} a"),
+            Message(role="assistant", content=f"{CANARY} b", reasoning=f"{CANARY} c"),
+        ],
+        context=f"{CANARY} d",
+        link=f"https://forum.example/{CANARY}",
+        reports=[Report(reason=f"{CANARY} e")],
+        metadata={"room": f"{CANARY} f"},
+    )
+    ann = await running.client("ann", tenants=[group])
+    ben = await running.client("ben", tenants=[group])
+    lead = await running.client("lena", Role.LEAD, tenants=[group])
+    auditor = await running.client("aud", Role.AUDITOR)
+    admin = await running.client("ada", Role.ADMIN)
+    arrived = escalations(6, tenant=group, name=group, content=content)
+    await running.seed(arrived)
+    await fleet.publish(
+        running.bootstrap,
+        topics.REVIEW,
+        [(b"k", json.dumps({"kind": "review", "content": {"messages": CANARY}}).encode())],
+    )
+    event = {"tenant": group, "event_id": arrived[0].said.verdict.event_id}
+    async with following(lead) as seen:
+        first = await claimed(ann)
+        item = f"/v1/items/{first['item']['item_id']}"
+        lease = {"lease": first["lease"]["token"]}
+        shown = (await ann.post(f"{item}/reveal")).text
+        assert shown.count(CANARY) == 7, "the test would find nothing"
+        assert CANARY not in (await ann.get(item)).text
+        await ann.post(f"{item}/notes", json={"text": f"{CANARY} is what it says"})
+        await ann.post(f"{item}/decide", json={**lease, "action": CANARY, "reason": CANARY})
+        await ann.post(f"{item}/decide", json={**lease, CANARY: "?", "action": "allow"})
+        await ann.post("/v1/claims", json={"queue": CANARY.lower()})
+        await decided(ann, first, "block", reason=f"{CANARY} in own words", override=True)
+        second = await claimed(ben)
+        for reason in (f"{CANARY} upsets me", "distressing"):
+            await ben.post(
+                f"/v1/items/{second['item']['item_id']}/skip",
+                json={"lease": second["lease"]["token"], "reason": reason},
+            )
+        third = await claimed(ben)
+        await ben.post(
+            f"/v1/items/{third['item']['item_id']}/urgent",
+            json={"lease": third["lease"]["token"], "why": "other", "note": f"{CANARY}!"},
+        )
+        preview = (await lead.post("/v1/bulk/preview", json={"tenant": group})).json()
+        done = await lead.post(
+            "/v1/bulk",
+            json={"preview": preview["preview"], "of": {"tenant": group}, "action": "allow",
+                  "reason": f"{CANARY} again"},
+        )  # fmt: skip
+        assert done.status_code == 200, done.text
+
+        async def is_published() -> bool:
+            async with running.database.reading() as tx:
+                return (await tx.execute(select(outbox.c.number).limit(1))).first() is None
+
+        await fleet.until(is_published, "what was decided goes out")
+        await lead.post("/v1/appeals", json={**event, "statement": f"{CANARY} was meant well"})
+        await lead.get("/v1/statements", params=event)
+        await lead.get("/v1/ledger", params=event)
+        verdict_id = arrived[0].said.verdict.verdict_id
+        await lead.post(f"/v1/ledger/{verdict_id}/reveal")
+        await lead.post("/v1/goldens", content=json.dumps({"tenant": group, "text": CANARY}))
+        await admin.delete("/v1/contents", params=event)
+        metrics = (await auditor.get("/metrics")).text
+        log = (await auditor.get("/v1/audit?limit=500")).text
+        export = (await auditor.get("/v1/audit/export")).text
+    assert "revealed" in log and "decided_in_bulk" in log
+    assert len(export.splitlines()) > 10
+    written = running.service.child.log.read_text(encoding="utf-8")
+    assert len(written) > 100
+    decisions = await read(running.bootstrap, topics.DECISIONS, 10_000, within_s=2)
+    ours = [decode_decision(each.value) for each in decisions]
+    ours = [each for each in ours if each.tenant == group]
+    assert len(ours) >= 5
+    own_words = [each for each in ours if CANARY in each.reason]
+    told = {
+        "the log": written,
+        "metrics": metrics,
+        "the audit log": log,
+        "its export": export,
+        "live events": json.dumps(seen),
+        "keys and headers": repr([(each.key, each.headers) for each in decisions]),
+        "decisions, but for people's own words": repr(
+            [msgspec.structs.replace(each, reason="") for each in ours]
+        ),
+    }
+    assert own_words, "people's own words are theirs"
+    assert [name for name, text in told.items() if CANARY in text] == []
