@@ -195,3 +195,4 @@ async def test_without_an_issuer_nobody_is_sent_to_one(service: Service) -> None
             answer = await browser.get(path)
             assert answer.status_code == 404
             assert "sign-in link" in answer.text
+        assert (await browser.get("/v1/sign-in")).json() == {"oidc": False}

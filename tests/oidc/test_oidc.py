@@ -260,6 +260,7 @@ async def test_a_wrong_secret_is_ours_to_mend_and_the_log_says_how(
 
 async def test_who_turns_back_at_the_issuer_s_form_is_told_to_begin_anew(service: Service) -> None:
     async with service.browser() as browser:
+        assert (await browser.get("/v1/sign-in")).json() == {"oidc": True}
         start = await browser.get("/oidc/start")
         state = httpx.URL(start.headers["location"]).params["state"]
         said = "<b>quoted by nobody</b>"

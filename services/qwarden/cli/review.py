@@ -8,14 +8,13 @@ from typing import Annotated
 
 import msgspec
 import typer
-from rich.table import Table
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.cli.environment import who
 from qwarden.cli.files import opened
 from qwarden.cli.options import AsJson
 from qwarden.cli.review_store import in_database
-from qwarden.cli.terminal import NO, end, err, show, write, write_json
+from qwarden.cli.terminal import NO, end, err, show, show_rows, write, write_json
 from qwarden.review.person import EVERY, Person, Role
 from qwarden.settings import Review
 
@@ -134,16 +133,23 @@ def user_ls(*, as_json: AsJson = False) -> None:
     async def work(tx: AsyncConnection, limits: Review) -> list[users.User]:
         return list(await users.everybody(tx))
 
-    table = Table("name", "pseudonym", "roles", "tenants", "languages", "", box=None)
-    for user in in_database(work):
-        if as_json:
+    everybody = in_database(work)
+    if as_json:
+        for user in everybody:
             write_json(user)
-            continue
-        person = user.person
-        state = "" if user.is_active else "removed"
-        table.add_row(person.name, person.pseudonym, *_lists(person), state)
-    if not as_json:
-        show(table)
+        return
+    show_rows(
+        ("name", "pseudonym", "roles", "tenants", "languages", ""),
+        [
+            (
+                user.person.name,
+                user.person.pseudonym,
+                *_lists(user.person),
+                "" if user.is_active else "removed",
+            )
+            for user in everybody
+        ],
+    )
 
 
 @app.command("link")

@@ -8,11 +8,10 @@ from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
 from qwarden.cli.environment import client_settings
 from qwarden.cli.options import AsJson, DryRun
-from qwarden.cli.terminal import MISSING, NO, WRONG_USE, end, err, show, write_json
+from qwarden.cli.terminal import MISSING, NO, WRONG_USE, end, err, show, show_rows, write_json
 
 Queue = Annotated[str | None, typer.Option(help="Only of this queue.")]
 Tenant = Annotated[str | None, typer.Option(help="Only of this tenant.")]
@@ -68,18 +67,18 @@ def queues(*, as_json: AsJson = False) -> None:
     if as_json:
         write_json(found)
         return
-    table = Table("queue", "open", "held", "late", "oldest", "languages", box=None)
-    for each in found["queues"]:
-        oldest = each["oldest_arrived_at"]
-        table.add_row(
+    rows = [
+        (
             each["queue"],
             str(each["open"]),
             str(each["held"]),
             str(each["breached"]),
-            "" if oldest is None else _age(found["now"] - oldest),
+            _age(found["now"] - each["oldest_arrived_at"]),
             " ".join(f"{name} {count}" for name, count in sorted(each["languages"].items())),
         )
-    show(table)
+        for each in found["queues"]
+    ]
+    show_rows(("queue", "open", "held", "late", "oldest", "languages"), rows)
 
 
 def items(
@@ -103,20 +102,23 @@ def items(
         write_json(found)
         return
     now = time.time()
-    table = Table("item", "queue", "tenant", "lang", "category", "rule", "due", "holder", box=None)
-    for each in found["items"]:
-        due = each["breach_at"] - now
-        table.add_row(
+    rows = [
+        (
             each["item_id"],
             each["queue"],
             each["tenant"],
             each["language"],
-            each["category"],
+            each["category"] or "-",
             each["rule"],
-            f"in {_age(due)}" if due > 0 else f"{_age(-due)} late",
+            f"in {_age(each['breach_at'] - now)}"
+            if each["breach_at"] > now
+            else f"{_age(now - each['breach_at'])} late",
             each["holder"] or "",
         )
-    show(table)
+        for each in found["items"]
+    ]
+    head = ("item", "queue", "tenant", "language", "category", "rule", "due", "holder")
+    show_rows(head, rows)
     if found["next"]:
         err.print(f"there are more than {limit}; --limit shows up to 200")
 
@@ -161,10 +163,12 @@ def decide_in_bulk(
         typer.confirm(f"{action} all of them?", abort=True, err=True)
     said = {"action": action, "reason": reason, "ground": ground, "clause": clause}
     done = asked(
-        "POST", "/v1/bulk", body={**wanted, "preview": preview["preview"], **said, "categories": []}
+        "POST",
+        "/v1/bulk",
+        body={"preview": preview["preview"], "of": wanted, **said, "categories": []},
     )
     left = max(0, done["take_back_until"] - time.time())
-    show(f"decided: {done['decided']}; left alone: {done['skipped']}")
+    show(f"{done['bulk_id']}: decided {done['decided']}, left alone {done['skipped']}")
     err.print(f"for {left:.0f} s: qwarden review undo {done['bulk_id']}", markup=False)
 
 
@@ -180,31 +184,40 @@ def quality(*, days: Days = 30, as_json: AsJson = False) -> None:
     if as_json:
         write_json(found)
         return
-    people = Table("reviewer", "decisions", "goldens right", "agreed", "kappa", box=None)
-    for each in found["reviewers"]:
-        people.add_row(
-            each["pseudonym"],
-            str(each["decisions"]),
-            f"{each['golden_right']} of {each['goldens']}",
-            _share(each["agreed"]),
-            _number(each["kappa"]),
-        )
-    show(people)
-    kinds = Table("category", "pairs", "kappa", box=None)
-    for each in found["categories"]:
-        kinds.add_row(each["category"], str(each["pairs"]), _number(each["kappa"]))
-    show(kinds)
-    wrong = Table("automatic", "language", "looked at", "wrong", "share", "95 %", box=None)
-    for each in found["errors"]:
-        wrong.add_row(
-            each["action"],
-            each["language"],
-            str(each["reviewed"]),
-            str(each["wrong"]),
-            _share(each["share"]),
-            f"{_share(each['low'])} to {_share(each['high'])}",
-        )
-    show(wrong)
+    show_rows(
+        ("reviewer", "decisions", "goldens right", "agreed", "kappa"),
+        [
+            (
+                each["pseudonym"],
+                str(each["decisions"]),
+                f"{each['golden_right']} of {each['goldens']}",
+                _share(each["agreed"]),
+                _number(each["kappa"]),
+            )
+            for each in found["reviewers"]
+        ],
+    )
+    show_rows(
+        ("category", "pairs", "kappa"),
+        [
+            (each["category"] or "-", str(each["pairs"]), _number(each["kappa"]))
+            for each in found["categories"]
+        ],
+    )
+    show_rows(
+        ("automatic", "language or category", "looked at", "wrong", "share", "95 %"),
+        [
+            (
+                each["action"],
+                each["language"] or each["category"] or "all",
+                str(each["reviewed"]),
+                str(each["wrong"]),
+                _share(each["share"]),
+                f"{_share(each['low'])} to {_share(each['high'])}",
+            )
+            for each in found["errors"]
+        ],
+    )
 
 
 def appeal(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
 
 import msgspec
@@ -45,6 +45,15 @@ def write(data: bytes) -> None:
 def write_json(record: object) -> None:
     """Writes a record as a line of JSON. Raises `OutputLost`."""
     write(msgspec.json.encode(record) + b"\n")
+
+
+def show_rows(head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Prints rows in columns, whole whatever the window's width: ids are copied from them. Raises
+    `OutputLost`."""
+    every = [head, *rows]
+    widths = [max(len(row[at]) for row in every) for at in range(len(head))]
+    for row in every:
+        show("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
 @contextlib.contextmanager

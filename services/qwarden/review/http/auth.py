@@ -124,6 +124,19 @@ class SignIn(BaseModel):
     """What stands behind the # of a sign-in link."""
 
 
+class Ways(BaseModel):
+    """How people sign in here."""
+
+    oidc: bool
+    """With OpenID Connect, beside links."""
+
+
+@router.get("/v1/sign-in")
+async def ways(request: Request) -> Ways:
+    """How people sign in here, for who has not yet."""
+    return Ways(oidc=door_of(request).issuer is not None)
+
+
 @router.post("/v1/sessions", status_code=204)
 async def sign_in(body: SignIn, request: Request) -> Response:
     """Spends a sign-in link and sets the session's cookie."""

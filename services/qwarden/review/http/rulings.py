@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Path, Query
 
@@ -22,7 +22,6 @@ async def read_rulings(
     tx: Reading,
     person: Reviewer,
     served: Serves,
-    mine: Literal[True] = True,
     limit: Annotated[int, Query(ge=1, le=200)] = 20,
 ) -> list[RulingRow]:
     """This person's latest decisions, the latest first."""

@@ -7,7 +7,9 @@ export const OWN = "";
  * verdict's rule named, where the policies have changed since. */
 export function clausesOf({ verdict, clauses }) {
   const named = verdict.notice;
-  const isThere = clauses.some((one) => one.ground === named?.ground && one.clause === named?.clause);
+  const isThere = clauses.some(
+    (one) => one.ground === named?.ground && one.clause === named?.clause,
+  );
   return named && !isThere ? [named, ...clauses] : clauses;
 }
 
@@ -41,9 +43,7 @@ export function acting(draft, action, reasons) {
 /** With the next clause of the list after the one that is chosen. */
 export function nextClause(draft, clauses) {
   if (!clauses.length) return draft;
-  const at = clauses.findIndex(
-    (one) => one.ground === draft.ground && one.clause === draft.clause,
-  );
+  const at = clauses.findIndex((one) => one.ground === draft.ground && one.clause === draft.clause);
   const { ground, clause } = clauses[(at + 1) % clauses.length];
   return { ...draft, ground, clause };
 }

@@ -34,7 +34,8 @@ export async function takeUp() {
   const unknown = leases.filter(({ item_id: id, fence }) => of(id)?.lease.fence !== fence);
   const items = await Promise.all(unknown.map(({ item_id: id }) => get(`/items/${id}`)));
   return unknown.map(({ token, fence, until }, at) =>
-    hold({ item: items[at], lease: { token, fence, until } }));
+    hold({ item: items[at], lease: { token, fence, until } }),
+  );
 }
 
 /** All of them, the oldest first. A hand is `{item, lease, draft, content, isClear, lost}`:

@@ -31,7 +31,10 @@ export function listen() {
     if (!isOn || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
     if (event.isComposing || isTaken(event) || document.querySelector("dialog[open]")) return;
     const name = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-    const [pair, single] = [`${pressed} ${name}`, event.shiftKey && name.length > 1 ? `Shift+${name}` : name];
+    const [pair, single] = [
+      `${pressed} ${name}`,
+      event.shiftKey && name.length > 1 ? `Shift+${name}` : name,
+    ];
     const all = [...bindings.values()].flat();
     const found = all.find(({ keys }) => keys === pair) ?? all.find(({ keys }) => keys === single);
     pressed = found ? "" : name;
@@ -64,7 +67,16 @@ export function help() {
       "dl",
       { class: "keys" },
       rows.map(({ keys, says }) =>
-        h("div", {}, h("dt", {}, keys.split(/ /).map((one) => key(shown(one)))), h("dd", {}, says)),
+        h(
+          "div",
+          {},
+          h(
+            "dt",
+            {},
+            keys.split(/ /).map((one) => key(shown(one))),
+          ),
+          h("dd", {}, says),
+        ),
       ),
     ),
     h("form", { method: "dialog" }, h("button", { class: "plain" }, t("act.close"), key("Esc"))),

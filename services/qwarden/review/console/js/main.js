@@ -45,7 +45,11 @@ async function begin() {
   draw();
   keyboard.bind("page", [
     { keys: "?", says: t("keys.title"), run: keyboard.help },
-    ...mine().map(({ name, keys }) => ({ keys: `g ${keys}`, says: t(`view.${name}`), run: () => (location.hash = `#/${name}`) })),
+    ...mine().map(({ name, keys }) => ({
+      keys: `g ${keys}`,
+      says: t(`view.${name}`),
+      run: () => (location.hash = `#/${name}`),
+    })),
   ]);
   keyboard.listen();
   window.addEventListener("hashchange", show);
@@ -88,20 +92,47 @@ function draw() {
   const wishes = mine().find(({ name }) => name === "wishes");
   fill(
     document.getElementById("bar"),
-    h("a", { class: "mark", href: "#/" }, h("img", { src: "/console/icons/mark.svg", alt: "", width: 22, height: 22 }),
-      h("b", { translate: "no" }, "Qwarden")),
-    h("nav", { "aria-label": t("page.views") }, mine().filter((view) => view !== wishes).map(({ name }) =>
-      h("a", { href: `#/${name}`, "data-view": name }, t(`view.${name}`)))),
-    h("div", { class: "self" },
+    h(
+      "a",
+      { class: "mark", href: "#/" },
+      h("img", { src: "/console/icons/mark.svg", alt: "", width: 22, height: 22 }),
+      h("b", { translate: "no" }, "Qwarden"),
+    ),
+    h(
+      "nav",
+      { "aria-label": t("page.views") },
+      mine()
+        .filter((view) => view !== wishes)
+        .map(({ name }) => h("a", { href: `#/${name}`, "data-view": name }, t(`view.${name}`))),
+    ),
+    h(
+      "div",
+      { class: "self" },
       h("span", { id: "line", class: "line-state", role: "img", "aria-label": t("page.line") }),
-      h("button", { class: "plain", on: { click: keyboard.help }, "aria-label": t("keys.title") }, key("?")),
-      h("a", { href: "#/wishes", "data-view": "wishes", title: me.roles.map((role) => term("role_of", role)).join(", ") }, data(me.pseudonym)),
-      h("button", { class: "plain", on: { click: leave } }, t("page.leave"))),
+      h(
+        "button",
+        { class: "plain", on: { click: keyboard.help }, "aria-label": t("keys.title") },
+        key("?"),
+      ),
+      h(
+        "a",
+        {
+          href: "#/wishes",
+          "data-view": "wishes",
+          title: me.roles.map((role) => term("role_of", role)).join(", "),
+        },
+        data(me.pseudonym),
+      ),
+      h("button", { class: "plain", on: { click: leave } }, t("page.leave")),
+    ),
   );
 }
 
 async function leave() {
-  const done = await trying(async () => { await remove("/sessions"); return true; });
+  const done = await trying(async () => {
+    await remove("/sessions");
+    return true;
+  });
   if (done) location.assign("/sign-in");
 }
 

@@ -42,7 +42,13 @@ export function columns(came, done, label) {
     });
   return drawn(
     "svg",
-    { class: "columns", viewBox: "0 0 100 41", preserveAspectRatio: "none", role: "img", "aria-label": label },
+    {
+      class: "columns",
+      viewBox: "0 0 100 41",
+      preserveAspectRatio: "none",
+      role: "img",
+      "aria-label": label,
+    },
     drawn("line", { class: "track", x1: 0, x2: 100, y1: 40.5, y2: 40.5 }),
     came.map((value, at) => column(value, at, "came", 0)),
     done.map((value, at) => column(value, at, "done", width * 0.22)),
@@ -51,7 +57,10 @@ export function columns(came, done, label) {
 
 /** Parts of a whole, side by side: a list of `{says, count, tone}`. */
 export function parts(list) {
-  const all = Math.max(1, list.reduce((sum, { count }) => sum + count, 0));
+  const all = Math.max(
+    1,
+    list.reduce((sum, { count }) => sum + count, 0),
+  );
   let from = 0;
   const pieces = list.map(({ count, tone }) => {
     const piece = drawn("rect", { class: tone, x: from, width: (100 * count) / all, height: 8 });
@@ -61,11 +70,24 @@ export function parts(list) {
   return h(
     "div",
     { class: "parts" },
-    drawn("svg", { class: "bar-plot", viewBox: "0 0 100 8", preserveAspectRatio: "none", "aria-hidden": "true" },
-      drawn("rect", { class: "track", width: 100, height: 8 }), pieces),
-    h("ul", { class: "legend" },
+    drawn(
+      "svg",
+      {
+        class: "bar-plot",
+        viewBox: "0 0 100 8",
+        preserveAspectRatio: "none",
+        "aria-hidden": "true",
+      },
+      drawn("rect", { class: "track", width: 100, height: 8 }),
+      pieces,
+    ),
+    h(
+      "ul",
+      { class: "legend" },
       list.map(({ says, count, tone }) =>
-        h("li", {}, h("i", { class: `dot ${tone}` }), says, " ", h("b", {}, number(count))))),
+        h("li", {}, h("i", { class: `dot ${tone}` }), says, " ", h("b", {}, number(count))),
+      ),
+    ),
   );
 }
 

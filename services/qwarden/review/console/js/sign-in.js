@@ -1,7 +1,7 @@
 /** The door: a link's token is used at once, by POST, so that who only looks at a link spends
  * nothing. Without one it says how to get in. */
 
-import { Refused, post } from "./api.js";
+import { Refused, get, post } from "./api.js";
 import { fill, h } from "./dom.js";
 import { languageFor, speak, t } from "./strings.js";
 
@@ -24,13 +24,22 @@ async function enter() {
 
 const refused = await enter();
 if (!token || refused) {
+  const { oidc } = await get("/sign-in");
   fill(
     document.getElementById("main"),
-    h("section", { class: "card" },
+    h(
+      "section",
+      { class: "card" },
       h("img", { src: "/console/icons/mark.svg", alt: "", width: 44, height: 44 }),
       h("h1", {}, t("sign_in.title")),
-      refused && h("p", { class: "refused", role: "alert" }, t(refused.status === 429 ? "sign_in.slow" : "sign_in.spent")),
+      refused &&
+        h(
+          "p",
+          { class: "refused", role: "alert" },
+          t(refused.status === 429 ? "sign_in.slow" : "sign_in.spent"),
+        ),
       h("p", {}, t("sign_in.link")),
-      h("a", { class: "button primary", href: "/oidc/start" }, t("sign_in.oidc"))),
+      oidc && h("a", { class: "button primary", href: "/oidc/start" }, t("sign_in.oidc")),
+    ),
   );
 }

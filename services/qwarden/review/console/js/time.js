@@ -33,14 +33,21 @@ export function when(at) {
   return h("time", { datetime: new Date(at * 1000).toISOString() }, moment(at));
 }
 
-const UNITS = [["day", 86400], ["hour", 3600], ["minute", 60]];
+const UNITS = [
+  ["day", 86400],
+  ["hour", 3600],
+  ["minute", 60],
+];
 
 /** How long ago a moment was, as a time element that has the moment itself too. */
 export function ago(at) {
   const past = Math.max(0, now() - at);
   const [unit, length] = UNITS.find(([, seconds]) => past >= seconds) ?? ["second", 1];
-  return h("time", { datetime: new Date(at * 1000).toISOString(), title: moment(at) },
-    past < 10 ? t("time.now") : since(Math.floor(past / length), unit));
+  return h(
+    "time",
+    { datetime: new Date(at * 1000).toISOString(), title: moment(at) },
+    past < 10 ? t("time.now") : since(Math.floor(past / length), unit),
+  );
 }
 
 const ROUND = 2 * Math.PI * 8;

@@ -33,19 +33,29 @@ export async function show(place, me, itemId) {
 
   const acts = {
     reveal,
-    note: (text) => trying(async () => {
-      const id = current().item_id;
-      await post(`/items/${id}/notes`, { text });
-      await renewed(id);
-      return true;
-    }),
+    note: (text) =>
+      trying(async () => {
+        const id = current().item_id;
+        await post(`/items/${id}/notes`, { text });
+        await renewed(id);
+        return true;
+      }),
     send,
     skip: () => away("skip", SKIPS, ({ value }) => ({ reason: value })),
-    urgent: () => away("urgent", URGENT, ({ value, words }) => ({ why: value, note: words || null }), t("urgent.note")),
+    urgent: () =>
+      away(
+        "urgent",
+        URGENT,
+        ({ value, words }) => ({ why: value, note: words || null }),
+        t("urgent.note"),
+      ),
     handOver,
     release: () => leave("release", {}),
     again: () => claim({ item_id: hand.item.item_id }),
-    leave: () => { hands.drop(hand); stay(); },
+    leave: () => {
+      hands.drop(hand);
+      stay();
+    },
   };
 
   function current() {
@@ -77,19 +87,39 @@ export async function show(place, me, itemId) {
   function drawItem() {
     const item = current();
     const before = middle.querySelector("#note")?.value ?? "";
-    fill(middle,
+    fill(
+      middle,
       h("button", { class: "plain back", on: { click: toList } }, t("desk.back")),
-      !hand && h("p", { class: "looking" }, item.lease?.holder ? t("desk.held", { holder: item.lease.holder }) : t("desk.looking"),
-        decides && !item.lease?.holder && item.state !== "decided" &&
-          h("button", { class: "plain", on: { click: () => claim({ item_id: item.item_id }) } }, t("desk.take"))),
+      !hand &&
+        h(
+          "p",
+          { class: "looking" },
+          item.lease?.holder ? t("desk.held", { holder: item.lease.holder }) : t("desk.looking"),
+          decides &&
+            !item.lease?.holder &&
+            item.state !== "decided" &&
+            h(
+              "button",
+              { class: "plain", on: { click: () => claim({ item_id: item.item_id }) } },
+              t("desk.take"),
+            ),
+        ),
       leads && h("button", { class: "plain move", on: { click: move } }, t("move.title"), key("M")),
-      stage({
-        item,
-        content: shown().content,
-        isClear: shown().isClear,
-        isMine: Boolean(hand) || decides,
-        masks: { blurs: (item.verdict.categories ?? []).some((name) => me.preferences.blur.includes(name)) },
-      }, acts));
+      stage(
+        {
+          item,
+          content: shown().content,
+          isClear: shown().isClear,
+          isMine: Boolean(hand) || decides,
+          masks: {
+            blurs: (item.verdict.categories ?? []).some((name) =>
+              me.preferences.blur.includes(name),
+            ),
+          },
+        },
+        acts,
+      ),
+    );
     const note = middle.querySelector("#note");
     if (note) note.value = before;
   }
@@ -100,34 +130,69 @@ export async function show(place, me, itemId) {
   }
 
   function empty() {
-    return h("div", { class: "empty" },
+    return h(
+      "div",
+      { class: "empty" },
       h("img", { src: "/console/icons/calm.svg", alt: "", width: 120, height: 90 }),
       h("h1", { id: "item-title", tabindex: -1 }, t(decides ? "desk.ready" : "desk.pick")),
       decides && h("button", { class: "primary", on: { click: next } }, t("desk.next"), key("N")),
-      h("p", { class: "quiet" }, t("desk.help"), " ", key("?")));
+      h("p", { class: "quiet" }, t("desk.help"), " ", key("?")),
+    );
   }
 
   function others() {
     const rest = hands.all().filter((one) => one !== hand);
-    return rest.length > 0 && h("section", { class: "held" }, h("h2", {}, t("desk.also")),
-      h("ul", {}, rest.map((one) => h("li", {}, h("button", { class: "plain", on: { click: () => turn(one) } },
-        one.item.category ? term("category", one.item.category) : term("task", one.item.task),
-        one.lost && ` (${t("desk.lost")})`)))));
+    return (
+      rest.length > 0 &&
+      h(
+        "section",
+        { class: "held" },
+        h("h2", {}, t("desk.also")),
+        h(
+          "ul",
+          {},
+          rest.map((one) =>
+            h(
+              "li",
+              {},
+              h(
+                "button",
+                { class: "plain", on: { click: () => turn(one) } },
+                one.item.category
+                  ? term("category", one.item.category)
+                  : term("task", one.item.task),
+                one.lost && ` (${t("desk.lost")})`,
+              ),
+            ),
+          ),
+        ),
+      )
+    );
   }
 
   function bind() {
     keyboard.bind("list", list.keys);
-    keyboard.bind("item", current() ? [
-      { keys: "r", says: t("content.reveal"), run: reveal },
-      { keys: "e", says: t("notes.add"), run: () => middle.querySelector("#note")?.focus() },
-      ...(leads ? [{ keys: "m", says: t("move.title"), run: move }] : []),
-    ] : []);
+    keyboard.bind(
+      "item",
+      current()
+        ? [
+            { keys: "r", says: t("content.reveal"), run: reveal },
+            { keys: "e", says: t("notes.add"), run: () => middle.querySelector("#note")?.focus() },
+            ...(leads ? [{ keys: "m", says: t("move.title"), run: move }] : []),
+          ]
+        : [],
+    );
     keyboard.bind("decision", side?.keys ?? []);
-    keyboard.bind("desk", decides ? [
-      { keys: "n", says: t("desk.next"), run: next },
-      { keys: "c", run: next },
-      { keys: "z", says: t("undo.take_back"), run: undo.takeBack },
-    ] : []);
+    keyboard.bind(
+      "desk",
+      decides
+        ? [
+            { keys: "n", says: t("desk.next"), run: next },
+            { keys: "c", run: next },
+            { keys: "z", says: t("undo.take_back"), run: undo.takeBack },
+          ]
+        : [],
+    );
   }
 
   /** Does one thing at a time: a key that is pressed twice does not claim twice. */
@@ -153,8 +218,14 @@ export async function show(place, me, itemId) {
 
   function next() {
     const held = hands.all().find((one) => one !== hand && !one.lost);
-    if (held) { turn(held); return; }
-    if (hand && !hand.lost) { tell(t("desk.decide_first")); return; }
+    if (held) {
+      turn(held);
+      return;
+    }
+    if (hand && !hand.lost) {
+      tell(t("desk.decide_first"));
+      return;
+    }
     const filter = Object.fromEntries(Object.entries(wanted).filter(([, value]) => value));
     claim(filter);
   }
@@ -177,8 +248,14 @@ export async function show(place, me, itemId) {
 
   async function open(row) {
     const held = hands.of(row.item_id);
-    if (held) { turn(held); return; }
-    if (decides && (!row.holder || row.holder === me.pseudonym)) { await claim({ item_id: row.item_id }); return; }
+    if (held) {
+      turn(held);
+      return;
+    }
+    if (decides && (!row.holder || row.holder === me.pseudonym)) {
+      await claim({ item_id: row.item_id });
+      return;
+    }
     await look(row.item_id);
   }
 
@@ -204,7 +281,9 @@ export async function show(place, me, itemId) {
     if (!item?.content) return;
     const view = shown();
     const seen = view.content ?? item.content;
-    const blurs = (item.verdict.categories ?? []).some((name) => me.preferences.blur.includes(name));
+    const blurs = (item.verdict.categories ?? []).some((name) =>
+      me.preferences.blur.includes(name),
+    );
     if (seen.is_masked) {
       const answer = await trying(() => post(`/items/${item.item_id}/reveal`));
       if (!answer) return;
@@ -275,7 +354,11 @@ export async function show(place, me, itemId) {
     const list = await trying(() => get("/colleagues", { item_id: hand.item.item_id }));
     if (!list) return;
     const answers = list.colleagues.map(({ user_id: value, pseudonym: says }) => ({ value, says }));
-    const answer = await choose({ title: t("handover.title"), about: t(answers.length ? "handover.about" : "handover.nobody"), answers });
+    const answer = await choose({
+      title: t("handover.title"),
+      about: t(answers.length ? "handover.about" : "handover.nobody"),
+      answers,
+    });
     if (answer) await leave("handover", { to: answer.value });
   }
 
@@ -284,9 +367,15 @@ export async function show(place, me, itemId) {
     const item = current();
     const all = await trying(() => get("/queues"));
     if (!item || !all) return;
-    const answers = all.queues.map(({ queue }) => queue).filter((queue) => queue !== item.queue)
+    const answers = all.queues
+      .map(({ queue }) => queue)
+      .filter((queue) => queue !== item.queue)
       .map((queue) => ({ value: queue, says: data(queue) }));
-    const answer = await choose({ title: t("move.title"), about: t(answers.length ? "move.about" : "move.nowhere"), answers });
+    const answer = await choose({
+      title: t("move.title"),
+      about: t(answers.length ? "move.about" : "move.nowhere"),
+      answers,
+    });
     if (!answer) return;
     await once(async () => {
       await post(`/items/${item.item_id}/move`, { queue: answer.value });
@@ -315,14 +404,19 @@ export async function show(place, me, itemId) {
   }
 
   function toList() {
-    if (hand) { desk.dataset.has = "none"; return; }
+    if (hand) {
+      desk.dataset.has = "none";
+      return;
+    }
     turn(null);
   }
 
   /** A lease of ours that this page has not asked for: a colleague has handed over an item. What
    * this page has asked for is known a moment later. */
   async function given({ item_id: id, fence }) {
-    await new Promise((resolve) => { setTimeout(resolve, 1500); });
+    await new Promise((resolve) => {
+      setTimeout(resolve, 1500);
+    });
     if (hands.of(id)?.lease.fence >= fence) return;
     const got = await trying(hands.takeUp);
     if (!got?.length) return;
@@ -349,11 +443,15 @@ export async function show(place, me, itemId) {
       const held = hands.of(event.item_id);
       if (!held || held.isSending || held.lost) return;
       if (event.state === "closed") hands.lose(held, "closed");
-      else if (event.state === "open" && event.holder && event.holder !== me.pseudonym) hands.lose(held, "conflict", event.holder);
+      else if (event.state === "open" && event.holder && event.holder !== me.pseudonym)
+        hands.lose(held, "conflict", event.holder);
     },
     lease: given,
     lost(changed) {
-      if (changed === hand) { side?.refresh(); alarmLost(changed); }
+      if (changed === hand) {
+        side?.refresh();
+        alarmLost(changed);
+      }
     },
     tick: () => side?.refresh(),
   };

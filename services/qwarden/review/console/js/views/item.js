@@ -33,17 +33,28 @@ function head(item) {
   return h(
     "header",
     { class: "item-head" },
-    h("h1", { tabindex: -1, id: "item-title" },
-      data(item.queue), h("span", { class: "quiet" }, ` · ${term("task", item.task)}`)),
-    h("div", { class: "chips" },
+    h(
+      "h1",
+      { tabindex: -1, id: "item-title" },
+      data(item.queue),
+      h("span", { class: "quiet" }, ` · ${term("task", item.task)}`),
+    ),
+    h(
+      "div",
+      { class: "chips" },
       item.kind !== "review" && h("span", { class: "chip strong" }, term("kind", item.kind)),
       h("span", { class: "chip" }, languageName(item.language)),
       data(item.tenant, "span", { class: "chip", title: t("item.tenant") }),
       item.count > 1 && h("span", { class: "chip strong" }, t("item.equal", { count: item.count })),
-      item.returned > 0 && h("span", { class: "chip" }, t("item.returned", { count: item.returned }))),
-    h("div", { class: "due", title: t("item.due", { at: moment(item.breach_at) }) },
+      item.returned > 0 &&
+        h("span", { class: "chip" }, t("item.returned", { count: item.returned })),
+    ),
+    h(
+      "div",
+      { class: "due", title: t("item.due", { at: moment(item.breach_at) }) },
       h("span", { class: "quiet" }, t(item.breached ? "item.breached" : "item.answer_in")),
-      clock(item.arrived_at, item.breach_at)),
+      clock(item.arrived_at, item.breach_at),
+    ),
   );
 }
 
@@ -53,10 +64,16 @@ function appeal({ statement, made_at: at, original }) {
     { class: "card appeal" },
     h("h2", {}, t("appeal.title"), " ", ago(at)),
     data(statement, "blockquote"),
-    original && h("p", { class: "quiet" }, t("appeal.original"), " ",
-      h("b", {}, term("action", original.action)),
-      original.reason && [" · ", reasonOf(original.reason)],
-      original.clause && [" · ", data(original.clause)]),
+    original &&
+      h(
+        "p",
+        { class: "quiet" },
+        t("appeal.original"),
+        " ",
+        h("b", {}, term("action", original.action)),
+        original.reason && [" · ", reasonOf(original.reason)],
+        original.clause && [" · ", data(original.clause)],
+      ),
   );
 }
 
@@ -75,20 +92,47 @@ function conversation({ item, content, isClear, masks }, acts) {
   return h(
     "section",
     { class: "conversation", "data-state": state, "aria-labelledby": "said-title" },
-    h("div", { class: "section-head" },
+    h(
+      "div",
+      { class: "section-head" },
       h("h2", { id: "said-title" }, t("content.title")),
-      h("button", { class: "plain", on: { click: acts.reveal } },
-        t(state === "clear" ? "content.hide" : "content.reveal"), key("R"))),
+      h(
+        "button",
+        { class: "plain", on: { click: acts.reveal } },
+        t(state === "clear" ? "content.hide" : "content.reveal"),
+        key("R"),
+      ),
+    ),
     around(t("content.context"), seen.context),
     h("ol", { class: "turns" }, turns),
     link(seen.link),
-    seen.reports?.length > 0 && h("div", { class: "around" },
-      h("h3", {}, t("content.reports", { count: seen.reports.length })),
-      h("ul", {}, seen.reports.map(({ reason }) => data(reason, "li", { class: "said" })))),
-    Object.keys(seen.metadata ?? {}).length > 0 && h("details", { class: "around" },
-      h("summary", {}, t("content.metadata")),
-      h("dl", { class: "pairs" }, Object.entries(seen.metadata).map(([name, value]) => [
-        data(name, "dt"), data(typeof value === "string" ? value : JSON.stringify(value), "dd", { class: "said" })]))),
+    seen.reports?.length > 0 &&
+      h(
+        "div",
+        { class: "around" },
+        h("h3", {}, t("content.reports", { count: seen.reports.length })),
+        h(
+          "ul",
+          {},
+          seen.reports.map(({ reason }) => data(reason, "li", { class: "said" })),
+        ),
+      ),
+    Object.keys(seen.metadata ?? {}).length > 0 &&
+      h(
+        "details",
+        { class: "around" },
+        h("summary", {}, t("content.metadata")),
+        h(
+          "dl",
+          { class: "pairs" },
+          Object.entries(seen.metadata).map(([name, value]) => [
+            data(name, "dt"),
+            data(typeof value === "string" ? value : JSON.stringify(value), "dd", {
+              class: "said",
+            }),
+          ]),
+        ),
+      ),
   );
 }
 
@@ -98,25 +142,54 @@ function turn({ role, content, reasoning }, isLast, task) {
   return h(
     "li",
     { class: ["turn", `of-${role}`, isLast && "is-last"] },
-    h("span", { class: "role" }, term("role", role),
-      judges && h("span", { class: "judged" }, t("content.judged"))),
-    reasoning && h("details", { class: "reasoning", open: task === "thinking" && isLast },
-      h("summary", {}, t("content.reasoning")), data(reasoning, "p", { class: "said" })),
+    h(
+      "span",
+      { class: "role" },
+      term("role", role),
+      judges && h("span", { class: "judged" }, t("content.judged")),
+    ),
+    reasoning &&
+      h(
+        "details",
+        { class: "reasoning", open: task === "thinking" && isLast },
+        h("summary", {}, t("content.reasoning")),
+        data(reasoning, "p", { class: "said" }),
+      ),
     text && data(text, "p", { class: "said" }),
   );
 }
 
 function around(title, text) {
-  return text && h("div", { class: "around" }, h("h3", {}, title), data(text, "p", { class: "said" }));
+  return (
+    text && h("div", { class: "around" }, h("h3", {}, title), data(text, "p", { class: "said" }))
+  );
 }
 
 function link(address) {
   if (!address) return null;
   const opens = /^https?:\/\//i.test(address) && !address.includes("•");
-  return h("div", { class: "around" }, h("h3", {}, t("content.link")),
-    h("p", {}, opens
-      ? h("a", { href: address, rel: "noreferrer noopener", target: "_blank", translate: "no", class: "said" }, address)
-      : data(address, "span", { class: "said" })));
+  return h(
+    "div",
+    { class: "around" },
+    h("h3", {}, t("content.link")),
+    h(
+      "p",
+      {},
+      opens
+        ? h(
+            "a",
+            {
+              href: address,
+              rel: "noreferrer noopener",
+              target: "_blank",
+              translate: "no",
+              class: "said",
+            },
+            address,
+          )
+        : data(address, "span", { class: "said" }),
+    ),
+  );
 }
 
 function guard({ verdict, accuracy }) {
@@ -126,89 +199,224 @@ function guard({ verdict, accuracy }) {
   return h(
     "section",
     { class: "card" },
-    h("h2", {}, t("guard.title"),
-      verdict.safety && h("span", { class: `tone ${verdict.safety.toLowerCase()}` }, term("safety", verdict.safety))),
+    h(
+      "h2",
+      {},
+      t("guard.title"),
+      verdict.safety &&
+        h(
+          "span",
+          { class: `tone ${verdict.safety.toLowerCase()}` },
+          term("safety", verdict.safety),
+        ),
+    ),
     verdict.cause && h("p", {}, t("guard.unjudged"), " ", term("cause", verdict.cause)),
-    scores && h("table", { class: "scores" },
-      h("caption", { class: "unseen" }, t("guard.scores")),
-      h("tbody", {}, ["safe", "controversial", "unsafe"].map((name) =>
-        h("tr", {}, h("th", { scope: "row" }, term("score", name)),
-          h("td", { class: "wide" }, bar(scores[name], name)),
-          h("td", { class: "figure" }, percent(scores[name], 1)))))),
-    sure.size > 0 && h("table", { class: "scores" },
-      h("caption", {}, t("guard.categories")),
-      h("tbody", {}, [...sure].map(([name, score]) => category(name, score, verdict, accuracy?.[name])))),
-    verdict.refusal !== null && verdict.refusal !== undefined &&
+    scores &&
+      h(
+        "table",
+        { class: "scores" },
+        h("caption", { class: "unseen" }, t("guard.scores")),
+        h(
+          "tbody",
+          {},
+          ["safe", "controversial", "unsafe"].map((name) =>
+            h(
+              "tr",
+              {},
+              h("th", { scope: "row" }, term("score", name)),
+              h("td", { class: "wide" }, bar(scores[name], name)),
+              h("td", { class: "figure" }, percent(scores[name], 1)),
+            ),
+          ),
+        ),
+      ),
+    sure.size > 0 &&
+      h(
+        "table",
+        { class: "scores" },
+        h("caption", {}, t("guard.categories")),
+        h(
+          "tbody",
+          {},
+          [...sure].map(([name, score]) => category(name, score, verdict, accuracy?.[name])),
+        ),
+      ),
+    verdict.refusal !== null &&
+      verdict.refusal !== undefined &&
       h("p", { class: "quiet" }, t(verdict.refusal ? "guard.refusal" : "guard.no_refusal")),
-    verdict.views?.length > 1 && h("details", {},
-      h("summary", {}, t("guard.views")),
-      h("table", { class: "scores" }, h("tbody", {}, verdict.views.map((view) =>
-        h("tr", {}, h("th", { scope: "row" }, term("view", view.name), view.piece > 0 && ` ${view.piece + 1}`),
-          h("td", { class: "wide" }, bar(view.scores.unsafe, "unsafe")),
-          h("td", { class: "figure" }, percent(view.scores.unsafe, 1))))))),
-    verdict.dropped?.length > 0 && h("p", { class: "quiet" }, t("guard.dropped"), " ", data(verdict.dropped.join(", "))),
+    verdict.views?.length > 1 &&
+      h(
+        "details",
+        {},
+        h("summary", {}, t("guard.views")),
+        h(
+          "table",
+          { class: "scores" },
+          h(
+            "tbody",
+            {},
+            verdict.views.map((view) =>
+              h(
+                "tr",
+                {},
+                h(
+                  "th",
+                  { scope: "row" },
+                  term("view", view.name),
+                  view.piece > 0 && ` ${view.piece + 1}`,
+                ),
+                h("td", { class: "wide" }, bar(view.scores.unsafe, "unsafe")),
+                h("td", { class: "figure" }, percent(view.scores.unsafe, 1)),
+              ),
+            ),
+          ),
+        ),
+      ),
+    verdict.dropped?.length > 0 &&
+      h("p", { class: "quiet" }, t("guard.dropped"), " ", data(verdict.dropped.join(", "))),
   );
 }
 
 function category(name, score, verdict, known) {
   const named = verdict.categories?.includes(name);
-  return h("tr", { class: named && "is-named" },
+  return h(
+    "tr",
+    { class: named && "is-named" },
     h("th", { scope: "row" }, term("category", name)),
-    h("td", { class: "wide" }, score !== null && bar(score, "accent"),
+    h(
+      "td",
+      { class: "wide" },
+      score !== null && bar(score, "accent"),
       known?.reviewed
-        ? h("span", { class: "accuracy" },
-            interval(known.low, known.share, known.high,
-              t("guard.interval", { low: percent(known.low), high: percent(known.high) })),
-            h("small", {}, t("guard.accuracy", { share: percent(known.share), count: known.reviewed })))
-        : h("small", { class: "quiet" }, t("guard.not_measured"))),
-    h("td", { class: "figure" }, score === null ? "–" : percent(score, 1)));
+        ? h(
+            "span",
+            { class: "accuracy" },
+            interval(
+              known.low,
+              known.share,
+              known.high,
+              t("guard.interval", { low: percent(known.low), high: percent(known.high) }),
+            ),
+            h(
+              "small",
+              {},
+              t("guard.accuracy", { share: percent(known.share), count: known.reviewed }),
+            ),
+          )
+        : h("small", { class: "quiet" }, t("guard.not_measured")),
+    ),
+    h("td", { class: "figure" }, score === null ? "–" : percent(score, 1)),
+  );
 }
 
 function why({ why: policy, rule, verdict, harm, reach, arrived_at: at }) {
   const pairs = [
     [t("why.rule"), data(policy?.rule ?? rule, "b")],
-    [t("why.policy"), policy?.policy && data(`${policy.policy} ${String(policy.version ?? "").slice(0, 8)}`)],
+    [
+      t("why.policy"),
+      policy?.policy && data(`${policy.policy} ${String(policy.version ?? "").slice(0, 8)}`),
+    ],
     [t("why.harm"), h("span", { class: "harm" }, scale(harm), number(harm))],
     [t("why.reach"), reach > 0 && number(reach)],
     [t("why.origin"), verdict.facts?.origin && term("origin", verdict.facts.origin)],
     [t("why.meanwhile"), verdict.meanwhile && term("meanwhile", verdict.meanwhile)],
     [t("why.arrived"), ago(at)],
-    [t("why.guard"), verdict.guard && data(`${verdict.guard.model} ${verdict.guard.revision.slice(0, 8)}`)],
+    [
+      t("why.guard"),
+      verdict.guard && data(`${verdict.guard.model} ${verdict.guard.revision.slice(0, 8)}`),
+    ],
   ];
-  return h("section", { class: "card" }, h("h2", {}, t("why.title")),
-    h("dl", { class: "pairs" }, pairs.filter(([, value]) => value).map(([name, value]) => [
-      h("dt", {}, name), h("dd", {}, value)])));
+  return h(
+    "section",
+    { class: "card" },
+    h("h2", {}, t("why.title")),
+    h(
+      "dl",
+      { class: "pairs" },
+      pairs
+        .filter(([, value]) => value)
+        .map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
+    ),
+  );
 }
 
 function scale(harm) {
-  return drawn("svg", { viewBox: "0 0 50 8", class: "scale", "aria-hidden": "true" },
+  return drawn(
+    "svg",
+    { viewBox: "0 0 50 8", class: "scale", "aria-hidden": "true" },
     Array.from({ length: 10 }, (_, at) =>
-      drawn("rect", { class: at < harm ? "unsafe" : "track", x: at * 5, width: 4, height: 8 })));
+      drawn("rect", { class: at < harm ? "unsafe" : "track", x: at * 5, width: 4, height: 8 }),
+    ),
+  );
 }
 
 function subject({ subject_history: rows }) {
-  return h("section", { class: "card" }, h("h2", {}, t("subject.title")),
+  return h(
+    "section",
+    { class: "card" },
+    h("h2", {}, t("subject.title")),
     rows?.length
-      ? h("ul", { class: "lines" }, rows.map((row) =>
-          h("li", {}, ago(row.at), " ", term("task", row.task), " · ",
-            (row.categories ?? []).map((name) => term("category", name)).join(", ") || term("safety", row.safety ?? "none"),
-            " → ", h("b", { class: `act ${row.decision ?? row.action}` }, term("action", row.decision ?? row.action)),
-            row.decision && h("small", { class: "quiet" }, ` ${t("subject.by_person")}`))))
-      : h("p", { class: "quiet" }, t("subject.none")));
+      ? h(
+          "ul",
+          { class: "lines" },
+          rows.map((row) =>
+            h(
+              "li",
+              {},
+              ago(row.at),
+              " ",
+              term("task", row.task),
+              " · ",
+              (row.categories ?? []).map((name) => term("category", name)).join(", ") ||
+                term("safety", row.safety ?? "none"),
+              " → ",
+              h(
+                "b",
+                { class: `act ${row.decision ?? row.action}` },
+                term("action", row.decision ?? row.action),
+              ),
+              row.decision && h("small", { class: "quiet" }, ` ${t("subject.by_person")}`),
+            ),
+          ),
+        )
+      : h("p", { class: "quiet" }, t("subject.none")),
+  );
 }
 
 function past({ past_decisions: rows }) {
-  return h("section", { class: "card" }, h("h2", {}, t("past.title")),
+  return h(
+    "section",
+    { class: "card" },
+    h("h2", {}, t("past.title")),
     rows?.length
-      ? h("ul", { class: "lines" }, rows.map((row) =>
-          h("li", {}, ago(row.at), " ", h("b", { class: `act ${row.action}` }, term("action", row.action)),
-            " · ", reasonOf(row.reason), row.clause && [" · ", data(row.clause)],
-            row.pseudonym && [" · ", data(row.pseudonym)])))
-      : h("p", { class: "quiet" }, t("past.none")));
+      ? h(
+          "ul",
+          { class: "lines" },
+          rows.map((row) =>
+            h(
+              "li",
+              {},
+              ago(row.at),
+              " ",
+              h("b", { class: `act ${row.action}` }, term("action", row.action)),
+              " · ",
+              reasonOf(row.reason),
+              row.clause && [" · ", data(row.clause)],
+              row.pseudonym && [" · ", data(row.pseudonym)],
+            ),
+          ),
+        )
+      : h("p", { class: "quiet" }, t("past.none")),
+  );
 }
 
 function notes({ notes: rows }, acts) {
-  const words = h("textarea", { id: "note", rows: 2, maxlength: 2000, "aria-label": t("notes.label") });
+  const words = h("textarea", {
+    id: "note",
+    rows: 2,
+    maxlength: 2000,
+    "aria-label": t("notes.label"),
+  });
   const send = async (event) => {
     event.preventDefault();
     if (words.value.trim() && (await acts.note(words.value.trim()))) words.value = "";
@@ -217,10 +425,28 @@ function notes({ notes: rows }, acts) {
     if (event.key === "Escape") words.blur();
     if (event.key === "Enter" && !event.shiftKey && !event.isComposing) send(event);
   });
-  return h("section", { class: "card notes" }, h("h2", {}, t("notes.title")),
-    h("ul", { class: "lines" }, (rows ?? []).map((row) =>
-      h("li", {}, h("span", { class: "quiet" }, data(row.pseudonym), " ", ago(row.at)),
-        data(row.text, "p", { class: "said" })))),
-    acts && h("form", { on: { submit: send } }, words,
-      h("button", { class: "plain" }, t("notes.add"), key("E"))));
+  return h(
+    "section",
+    { class: "card notes" },
+    h("h2", {}, t("notes.title")),
+    h(
+      "ul",
+      { class: "lines" },
+      (rows ?? []).map((row) =>
+        h(
+          "li",
+          {},
+          h("span", { class: "quiet" }, data(row.pseudonym), " ", ago(row.at)),
+          data(row.text, "p", { class: "said" }),
+        ),
+      ),
+    ),
+    acts &&
+      h(
+        "form",
+        { on: { submit: send } },
+        words,
+        h("button", { class: "plain" }, t("notes.add"), key("E")),
+      ),
+  );
 }

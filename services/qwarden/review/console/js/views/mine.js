@@ -15,11 +15,36 @@ export async function show(place) {
   fill(place, h("div", { class: "page" }, h("h1", {}, t("mine.title")), found));
   const answer = await trying(() => get("/rulings", { limit: 100 }));
   if (!answer) return {};
-  fill(found, table(t("mine.title"), [t("mine.at"), t("decision.action"), t("decision.reason"), t("decision.clause"), { figure: t("mine.count") }, t("undo.take_back")],
-    answer.map((row) => [ago(row.decided_at), h("b", { class: `act ${row.action}` }, term("action", row.action)),
-      reasonOf(row.reason), row.clause ? data(row.clause) : "–", { figure: number(row.count) },
-      row.take_back_until > now() ? h("button", { class: "plain", on: { click: () => back(row) } }, t("undo.take_back"), clock(row.decided_at, row.take_back_until)) : "–"]),
-    t("mine.none")));
+  fill(
+    found,
+    table(
+      t("mine.title"),
+      [
+        t("mine.at"),
+        t("decision.action"),
+        t("decision.reason"),
+        t("decision.clause"),
+        { figure: t("mine.count") },
+        t("undo.take_back"),
+      ],
+      answer.map((row) => [
+        ago(row.decided_at),
+        h("b", { class: `act ${row.action}` }, term("action", row.action)),
+        reasonOf(row.reason),
+        row.clause ? data(row.clause) : "–",
+        { figure: number(row.count) },
+        row.take_back_until > now()
+          ? h(
+              "button",
+              { class: "plain", on: { click: () => back(row) } },
+              t("undo.take_back"),
+              clock(row.decided_at, row.take_back_until),
+            )
+          : "–",
+      ]),
+      t("mine.none"),
+    ),
+  );
   return {};
 }
 

@@ -46,8 +46,10 @@ function show() {
   place.hidden = !last;
   if (!last) return;
   place.setAttribute("aria-label", t("undo.title"));
-  fill(place,
+  fill(
+    place,
     h("b", { class: `act ${last.action}` }, term("done", last.action)),
     h("button", { class: "plain", on: { click: takeBack } }, t("undo.take_back"), key("Z")),
-    clock(last.from, last.until));
+    clock(last.from, last.until),
+  );
 }

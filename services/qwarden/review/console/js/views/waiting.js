@@ -22,18 +22,35 @@ export function waiting(me, { open }) {
   let onStage = null;
   const list = h("ul", { class: "rows" });
   const total = h("p", { class: "total quiet" });
-  const more = h("button", { class: "plain more", hidden: true, on: { click: () => load(true) } }, t("waiting.more"));
+  const more = h(
+    "button",
+    { class: "plain more", hidden: true, on: { click: () => load(true) } },
+    t("waiting.more"),
+  );
   const selects = Object.fromEntries(
-    Object.keys(wanted).map((name) => [name, h("select", {
-      id: `wanted-${name}`,
-      "aria-label": t(`waiting.${name}`),
-      on: { change: () => { wanted[name] = selects[name].value; load(); } },
-    })]),
+    Object.keys(wanted).map((name) => [
+      name,
+      h("select", {
+        id: `wanted-${name}`,
+        "aria-label": t(`waiting.${name}`),
+        on: {
+          change: () => {
+            wanted[name] = selects[name].value;
+            load();
+          },
+        },
+      }),
+    ]),
   );
   const element = h(
     "section",
     { class: "waiting", "aria-labelledby": "waiting-title" },
-    h("div", { class: "section-head" }, h("h2", { id: "waiting-title" }, t("waiting.title")), total),
+    h(
+      "div",
+      { class: "section-head" },
+      h("h2", { id: "waiting-title" }, t("waiting.title")),
+      total,
+    ),
     h("div", { class: "wanted" }, Object.values(selects)),
     list,
     more,
@@ -41,7 +58,8 @@ export function waiting(me, { open }) {
 
   async function load(goesOn = false) {
     const page = await trying(() =>
-      get("/items", { ...wanted, state: "open", limit: PAGE, after: goesOn ? next : "" }));
+      get("/items", { ...wanted, state: "open", limit: PAGE, after: goesOn ? next : "" }),
+    );
     if (!page) return;
     rows = goesOn ? rows.concat(page.items) : page.items;
     next = page.next;
@@ -59,16 +77,40 @@ export function waiting(me, { open }) {
 
   function line(row) {
     const isMine = row.holder === me.pseudonym;
-    return h("li", {}, h(
-      "button",
-      { class: ["row", row.holder && !isMine && "is-held"], "data-item": row.item_id, on: { click: () => open(row) } },
-      h("span", { class: "first" }, clock(row.arrived_at, row.breach_at),
-        row.kind !== "review" && h("span", { class: "chip strong" }, term("kind", row.kind)),
-        row.count > 1 && h("span", { class: "chip strong" }, `×${number(row.count)}`)),
-      h("span", { class: "what" }, row.category ? term("category", row.category) : term("task", row.task)),
-      h("span", { class: "quiet" }, data(row.queue), ` · ${languageName(row.language)}`,
-        row.holder && [" · ", isMine ? t("waiting.mine") : [t("waiting.held"), " ", data(row.holder)]]),
-    ));
+    return h(
+      "li",
+      {},
+      h(
+        "button",
+        {
+          class: ["row", row.holder && !isMine && "is-held"],
+          "data-item": row.item_id,
+          on: { click: () => open(row) },
+        },
+        h(
+          "span",
+          { class: "first" },
+          clock(row.arrived_at, row.breach_at),
+          row.kind !== "review" && h("span", { class: "chip strong" }, term("kind", row.kind)),
+          row.count > 1 && h("span", { class: "chip strong" }, `×${number(row.count)}`),
+        ),
+        h(
+          "span",
+          { class: "what" },
+          row.category ? term("category", row.category) : term("task", row.task),
+        ),
+        h(
+          "span",
+          { class: "quiet" },
+          data(row.queue),
+          ` · ${languageName(row.language)}`,
+          row.holder && [
+            " · ",
+            isMine ? t("waiting.mine") : [t("waiting.held"), " ", data(row.holder)],
+          ],
+        ),
+      ),
+    );
   }
 
   function queues({ queues: all }) {
@@ -76,16 +118,33 @@ export function waiting(me, { open }) {
     const sum = (name) => seen.reduce((before, queue) => before + queue[name], 0);
     const counts = `${sum("open")} ${sum("held")}`;
     fill(total, t("waiting.total", { count: sum("open") }));
-    options(selects.queue, "queue", all.map(({ queue, open: count }) => [queue, `${queue} (${number(count)})`, true]));
-    options(selects.language, "language", keysOf(seen, "languages").map((tag) => [tag, languageName(tag)]));
-    options(selects.category, "category", keysOf(seen, "categories").filter(Boolean).map((name) => [name, term("category", name)]));
+    options(
+      selects.queue,
+      "queue",
+      all.map(({ queue, open: count }) => [queue, `${queue} (${number(count)})`, true]),
+    );
+    options(
+      selects.language,
+      "language",
+      keysOf(seen, "languages").map((tag) => [tag, languageName(tag)]),
+    );
+    options(
+      selects.category,
+      "category",
+      keysOf(seen, "categories")
+        .filter(Boolean)
+        .map((name) => [name, term("category", name)]),
+    );
     if (due !== null && due !== counts) soon();
     due = counts;
   }
 
   let timer = null;
   function soon() {
-    timer ??= setTimeout(() => { timer = null; if (element.isConnected && !next) load(); }, 1000);
+    timer ??= setTimeout(() => {
+      timer = null;
+      if (element.isConnected && !next) load();
+    }, 1000);
   }
 
   function item({ item_id: id, state, holder }) {
@@ -129,7 +188,12 @@ function options(select, name, list) {
   const said = JSON.stringify(list);
   if (select.dataset.said === said) return;
   select.dataset.said = said;
-  fill(select, h("option", { value: "" }, t(`waiting.every_${name}`)),
-    list.map(([value, says, isData]) => h("option", { value, translate: isData ? "no" : null }, says)));
+  fill(
+    select,
+    h("option", { value: "" }, t(`waiting.every_${name}`)),
+    list.map(([value, says, isData]) =>
+      h("option", { value, translate: isData ? "no" : null }, says),
+    ),
+  );
   select.value = wanted[name];
 }
