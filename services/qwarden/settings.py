@@ -371,7 +371,8 @@ class Review(Consuming):
     override_days: Annotated[int, Field(ge=1)] = 30
     """How long a decision holds for equal content of the tenant, where a person has said so."""
     bulk_items: Annotated[int, Field(ge=1)] = 1000
-    """Items that a lead decides at once, at most: what one can look over before it is published."""
+    """Decisions that a lead makes at once, at most, one for each escalation of an item: what can be
+    looked over before it is published."""
     urgent_sla_s: Annotated[float, Field(gt=0)] = 900.0
     """Of the urgent queue: a threat to life waits a quarter of an hour at most."""
     appeal_sla_s: Annotated[float, Field(gt=0)] = 7 * 86_400.0

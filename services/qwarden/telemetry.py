@@ -254,7 +254,8 @@ REVIEW_OVERDUE_SECONDS = Gauge(
 REVIEW_UNSERVED = Gauge(
     "qwarden_review_unserved_items",
     "Open items that nobody can be given, by why: language (nobody has it), or their kind (appeal, "
-    "disagreement, second: all who could have it have decided what it is about).",
+    "disagreement: all who could have it have decided what it is about; review: all of those have "
+    "skipped it).",
     ["why"],
 )
 REVIEW_OUTBOX_SECONDS = Gauge(

@@ -25,7 +25,7 @@ from qwarden.contracts.escalation import Content
 from qwarden.contracts.event import Message, Report
 from qwarden.control.kafka import KafkaControl
 from qwarden.review.person import Role
-from qwarden.review.store.schema import outbox
+from qwarden.review.store.schema import duties, outbox
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
 from qwarden.stack.postgres import Postgres
@@ -149,6 +149,26 @@ async def test_a_killed_service_loses_or_doubles_an_item(running: Reviewing, gro
         after = page["next"]
     assert len(seen) == len(set(seen)) == 400
     assert (await decided(lead, claim))["decisions"] == 1
+
+
+async def test_the_next_process_waits_for_one_that_was_stopped(
+    running: Reviewing, group: str
+) -> None:
+    """Nothing is published, and no breach acted on, until one that holds the duties is late."""
+    ann = await running.client("ann", tenants=[group])
+    await running.seed(escalations(1, tenant=group, name=group))
+    await decided(ann, await claimed(ann))
+
+    async def on_duty() -> set[str]:
+        async with running.database.reading() as tx:
+            return set((await tx.execute(select(duties.c.name))).scalars())
+
+    async def has_all() -> bool:
+        return await on_duty() == {"publish", "seal", "sweep"}
+
+    await fleet.until(has_all, "the process is on duty")
+    await asyncio.to_thread(running.service.stop)
+    assert await on_duty() == set()
 
 
 async def events(stream: httpx.Response, seen: list[tuple[str, dict[str, Any]]]) -> None:

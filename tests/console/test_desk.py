@@ -227,6 +227,8 @@ async def test_what_one_does_beside_deciding_needs_a_mouse(console: Console) -> 
     await expect(page.locator("#news")).to_contain_text("urgent queue")
 
     handed = await _claim(page)
+    await page.keyboard.press("r")
+    await expect(page.locator("#news")).to_have_text("The text is shown.")
     await page.keyboard.press("e")
     await page.keyboard.type("See the whole thread.")
     await page.keyboard.press("Enter")
@@ -238,6 +240,8 @@ async def test_what_one_does_beside_deciding_needs_a_mouse(console: Console) -> 
     await expect(page.locator("#news")).to_have_text("Handed over.")
     await expect(other.locator(".decision")).to_have_count(1)
     assert _shown(other) == handed
+    await expect(other.locator(".notes .lines")).to_contain_text("••• ••• ••••• ••••••.")
+    await other.keyboard.press("r")
     await expect(other.locator(".notes .lines")).to_contain_text("See the whole thread.")
 
     back = await _claim(page)
@@ -360,6 +364,8 @@ async def _appeals(console: Console) -> None:
     await page.goto(f"{console.service.url}/#/desk")
     await _ready(page)
     appeal = await _claim(page)
+    await expect(page.locator(".appeal")).to_contain_text("•• ••• • ••••••••• •• ••• •••••.")
+    await page.keyboard.press("r")
     await expect(page.locator(".appeal")).to_contain_text("It was a quotation of the mayor.")
     await expect(page.locator(".appeal")).to_contain_text("Violates the terms")
     await expect(page.locator(".choice.block")).to_contain_text("upholds")
@@ -395,9 +401,10 @@ async def test_content_that_becomes_part_of_the_page(console: Console) -> None:
     await page.keyboard.press("e")
     await page.keyboard.type(HOSTILE)
     await page.keyboard.press("Enter")
-    await expect(page.locator(".notes .lines .said")).to_have_text(HOSTILE)
+    await expect(page.locator(".notes .lines .said")).to_have_count(1)
     await page.locator("h1").focus()
     await page.keyboard.press("r")
+    await expect(page.locator(".notes .lines .said")).to_have_text(HOSTILE)
     await expect(page.locator(".turn.is-last > .said")).to_have_text(HOSTILE)
     for summary in await page.locator(".conversation summary").all():
         await summary.click()

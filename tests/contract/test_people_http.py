@@ -189,6 +189,35 @@ async def test_guesses_from_one_address_are_slowed_and_others_still_sign_in(
     assert signed.status_code == 204
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"authorization": "Bearer qw_{}"}, {"authorization": "Bearer {}"},
+              {"cookie": "qw_session={}"}]
+)  # fmt: skip
+async def test_wrong_tokens_and_cookies_are_tried_without_end_or_shut_others_out(
+    database: Database, wrong: dict[str, str]
+) -> None:
+    clock = Still()
+    service = Service(database, environ={"QWARDEN_REVIEW__REQUESTS_A_MINUTE": "5"}, clock=clock)
+    right = await service.token(await service.person())
+    guesser = httpx.ASGITransport(service.app, client=("10.0.0.1", 1))
+    async with httpx.AsyncClient(transport=guesser, base_url=service.url) as client:
+        guesses = [
+            await client.get(
+                "/v1/me", headers={name: value.format(number) for name, value in wrong.items()}
+            )
+            for number in range(7)
+        ]
+        assert [each.status_code for each in guesses] == [401] * 5 + [429] * 2
+        assert guesses[-1].headers["retry-after"] == "12"
+        assert (await client.get("/v1/me", headers=right)).status_code == 200
+    async with service.browser() as elsewhere:
+        assert (await elsewhere.get("/v1/me")).status_code == 401
+    clock.now += 12.001
+    async with httpx.AsyncClient(transport=guesser, base_url=service.url) as client:
+        assert (await client.get("/v1/me")).status_code == 401
+        assert (await client.get("/v1/me")).status_code == 429
+
+
 async def test_without_an_issuer_nobody_is_sent_to_one(service: Service) -> None:
     async with service.browser() as browser:
         for path in ("/oidc/start", "/oidc/callback?code=a&state=b"):

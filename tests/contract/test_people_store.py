@@ -180,6 +180,15 @@ async def test_what_opens_the_door_stands_nowhere_in_the_database(database: Data
         assert secret.removeprefix("qw_") not in stored
 
 
+async def test_a_tool_gets_no_link(database: Database) -> None:
+    tool = await added(database, is_tool=True)
+    before = await rows(database)
+    with pytest.raises(Invalid, match="token"):
+        async with database.writing() as tx:
+            await links.make(tx, tool.user_id, actor="service", now=NOW, limits=LIMITS)
+    assert await rows(database) == before
+
+
 async def test_a_session_ends_when_its_time_is_over_and_when_one_signs_out(
     database: Database,
 ) -> None:
@@ -285,7 +294,7 @@ async def test_an_item_is_handed_only_to_who_may_have_it(database: Database) -> 
         assert await users.colleagues(tx, anna, "demo", "en") == [fits]
 
 
-SAID = Said("4711", "Anna", frozenset({Role.LEAD}), frozenset({"demo"}), None)
+SAID = Said("4711", "Anna", frozenset({Role.LEAD}), frozenset({"demo"}), None, NOW)
 
 
 async def learn(database: Database, said: Said) -> Person | None:
@@ -346,6 +355,38 @@ async def test_who_has_lost_every_role_is_signed_out_everywhere(database: Databa
         assert await sessions.find(tx, begun.token, now=NOW) is None
         assert await users.of_issuer(tx, ISSUER, without) is None
     assert await learn(database, SAID) == anna
+
+
+async def test_an_older_token_gives_a_role_back_that_was_taken_away(database: Database) -> None:
+    later = dataclasses.replace(SAID, roles=frozenset({Role.REVIEWER}), at=NOW + 60)
+    assert await learn(database, SAID) is not None
+    anna = await learn(database, later)
+    assert anna is not None
+    assert anna.roles == {Role.REVIEWER}
+    async with database.reading() as tx:
+        assert await users.of_issuer(tx, ISSUER, SAID) == anna
+    assert await learn(database, SAID) == anna
+    none = dataclasses.replace(SAID, roles=frozenset(), at=NOW + 30)
+    assert await learn(database, none) == anna, "an older word has taken a role away"
+    gone = dataclasses.replace(none, at=NOW + 90)
+    for said in (gone, later):
+        assert await learn(database, said) is None
+        async with database.reading() as tx:
+            assert await users.of_issuer(tx, ISSUER, said) is None
+
+
+async def test_an_equal_newer_word_lets_an_older_one_act(database: Database) -> None:
+    """What is said again is news: something else may have been said in between."""
+    again = dataclasses.replace(SAID, at=NOW + 60)
+    between = dataclasses.replace(SAID, roles=frozenset({Role.REVIEWER}), at=NOW + 30)
+    anna = await learn(database, SAID)
+    async with database.reading() as tx:
+        assert await users.of_issuer(tx, ISSUER, again) is None
+    assert await learn(database, again) == anna
+    assert await learn(database, between) == anna
+    async with database.reading() as tx:
+        assert await users.of_issuer(tx, ISSUER, between) == anna
+    assert await acts(database) == ["user_added"]
 
 
 async def test_a_stranger_without_a_role_leaves_nothing_behind(database: Database) -> None:

@@ -280,10 +280,41 @@ async def test_a_program_is_let_in_by_a_token_for_this_service_alone(
         assert tool["csrf"] is None
         assert (await browser.post("/v1/post", headers=bearer(own))).status_code == 200
         assert await me(browser, **bearer(theirs)) == 401
-        issuer.account("tool", roles=["billing"])
+        issuer.account("tool", roles=["billing"], tenants=[], languages=[])
         assert await me(browser, **bearer(issuer.access_token())) == 403
     assert service.changed == ["tool"]
     assert await count(service.database, schema.users) == 1
+
+
+@pytest.mark.parametrize("silent", ["roles", "tenants", "languages"])
+async def test_a_token_that_does_not_say_what_one_may_do_takes_it_away(
+    service: Service, issuer: Issuer, silent: str
+) -> None:
+    claims = {"roles": ["reviewer"], "tenants": ["demo"], "languages": ["en"]}
+    issuer.account("tool", **claims)
+    async with service.browser() as browser:
+        before = await me(browser, **bearer(issuer.access_token()))
+        issuer.account("tool", **{name: each for name, each in claims.items() if name != silent})
+        refused = await browser.get("/v1/me", headers=bearer(issuer.access_token()))
+        assert refused.status_code == 401
+        assert "claims" in refused.json()["detail"]
+        async with service.database.reading() as tx:
+            known = await users.get(tx, before["user_id"])
+    assert known is not None
+    assert known.roles == {"reviewer"}
+    assert known.tenants == {"demo"}
+    assert known.languages == {"en"}
+
+
+@pytest.mark.parametrize("wrong", ["no_time", "later"])
+async def test_a_token_that_hides_when_it_was_made_is_believed(
+    service: Service, issuer: Issuer, wrong: str
+) -> None:
+    """One from a time to come would make all that is said until then old."""
+    issuer.say(wrong=wrong)
+    async with service.browser() as browser:
+        assert await me(browser, **bearer(issuer.access_token())) == 401
+    assert await count(service.database, schema.users) == 0
 
 
 async def test_a_program_s_token_is_over_when_it_says_so(

@@ -22,6 +22,7 @@ from qwarden.contracts.escalation import Escalation, Kind, escalation_of
 from qwarden.contracts.verdict import Action, Basis, Facts, Verdict
 from qwarden.review.order import due_of
 from qwarden.review.store import schema
+from qwarden.review.store.closing import DECIDED_BEFORE
 from qwarden.review.store.database import Database
 from qwarden.review.store.intake import Arrived, take
 from qwarden.settings import Review
@@ -75,7 +76,11 @@ def stories(draw: st.DrawFn) -> Story:
         verdicts.append(said)
         kind = escalation_of(said)
         if kind == Kind.REVIEW:
-            how = {"harm": draw(st.integers(1, 10)), "sla_s": draw(st.integers(1, 7200))}
+            how = {
+                "harm": draw(st.integers(1, 10)),
+                "sla_s": draw(st.integers(1, 7200)),
+                "on_breach": draw(st.sampled_from(("allow", "allow", "block", "raise"))),
+            }
             records.append(escalation(said, at, queue="harm" if happens(5) else "general", **how))
         elif kind == Kind.CLOSE:
             records.append(closing(said, at))
@@ -260,6 +265,11 @@ def check(stands: Stands, says: Expected) -> None:
         assert item.verdict_id in of[item.item_id], "it shows what is gone"
         harms = [each.said.harm or 0 for each in mine if isinstance(each.said, Escalation)]
         assert item.harm >= max(harms)
+        # What is gone may have been one with it before, and has then had its say.
+        ways = {_on_breach(each) for each in mine}
+        assert item.on_breach in ways | {"raise"}, "it is decided as no policy of its own says"
+        if len(ways) > 1 or not _others(says, item, of[item.item_id]):
+            assert item.on_breach == (ways.pop() if len(ways) == 1 else "raise")
         for each in mine:
             assert isinstance(each.said, Escalation)
             assert each.said.harm is not None
@@ -271,11 +281,30 @@ def check(stands: Stands, says: Expected) -> None:
             assert item.reach >= reach
     ended = [each for each in stands.items if each.state == "closed"]
     assert len(ended) + len(open_items) == len(stands.items)
+    aside = [each for each in ended if each.ended_why == DECIDED_BEFORE]
+    ended = [each for each in ended if each not in aside]
+    aside = [each for each in ended if each.ended_why == DECIDED_BEFORE]
+    ended = [each for each in ended if each not in aside]
     assert len(ended) == stands.closed
-    for item in ended:
+    for item in [*ended, *aside]:
         assert item.ended_why.endswith(".")
         assert item.ended_at == NOW
         assert not of[item.item_id], "it was closed with something left"
+
+
+def _on_breach(each: Arrived) -> str | None:
+    assert isinstance(each.said, Escalation)
+    return each.said.on_breach
+
+
+def _others(says: Expected, item: Any, own: set[str]) -> bool:
+    """Whether anything else was asked of equal content, which is gone now."""
+    return any(
+        (each.said.verdict.tenant, each.said.verdict.content_hash)
+        == (item.tenant, item.content_hash)
+        for verdict_id, each in says.asked.items()
+        if verdict_id not in own and item.content_hash is not None
+    )
 
 
 @settings(max_examples=100)

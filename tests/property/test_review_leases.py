@@ -48,6 +48,7 @@ class Held:
     language: str
     role: str
     due_at: float
+    is_sent: bool = False
     holder: int | None = None
     token: str | None = None
     fence: int = 0
@@ -140,42 +141,57 @@ class LeasesMachine(RuleBasedStateMachine):
     def let_go(self, item: Held) -> None:
         item.holder, item.token = None, None
 
-    @rule(s=st.sampled_from([0.5, 30, 99, 100, 101]))
-    def wait(self, s: float) -> None:
-        self.now += s
-
-    @rule()
-    def expire(self) -> None:
+    def give_up(self) -> int:
         over = [
             item
             for item in self.items.values()
             if item.holder is not None and not item.is_held(self.now)
         ]
-        assert self.run(leases.expire(self.tx, self.now)) == len(over)
         for item in over:
             self.let_go(item)
             item.returned += 1
+        return len(over)
 
-    @rule(who=people, queue=st.sampled_from([None, "general", "harm", "none"]))
-    def claim_next(self, who: int, queue: str | None) -> None:
-        wanted = Wanted(queue=queue)
-        got = self.run(self._try(leases.claim(self.tx, self.people[who], wanted, self.now, LIMITS)))
-        if self.holds(who) >= LIMITS.held_items:
-            assert isinstance(got, Conflict), "one holds more than one may"
-            return
-        free = [
-            (item.due_at, item_id)
+    def free(self, who: int, queue: str | None) -> list[tuple[bool, bool, float, str]]:
+        """What somebody can get, by its place: sent to urgent, or else there, or late."""
+        return [
+            (
+                not (item.is_sent and item.queue == "urgent"),
+                item.queue != "urgent",
+                item.due_at,
+                item_id,
+            )
             for item_id, item in self.items.items()
             if item.holder is None
             and self.may_have(who, item)
             and who not in item.skipped
             and queue in (None, item.queue)
         ]
+
+    @rule(s=st.sampled_from([0.5, 30, 99, 100, 101]))
+    def wait(self, s: float) -> None:
+        self.now += s
+
+    @rule()
+    def expire(self) -> None:
+        assert self.run(leases.expire(self.tx, self.now)) == self.give_up()
+
+    @rule(who=people, queue=st.sampled_from([None, "general", "harm", "urgent", "none"]))
+    def claim_next(self, who: int, queue: str | None) -> None:
+        wanted = Wanted(queue=queue)
+        got = self.run(self._try(leases.claim(self.tx, self.people[who], wanted, self.now, LIMITS)))
+        if self.holds(who) >= LIMITS.held_items:
+            assert isinstance(got, Conflict), "one holds more than one may"
+            return
+        free = self.free(who, queue)
+        if not free:
+            self.give_up()  # whose leases are over, before there is nothing to do
+            free = self.free(who, queue)
         if not free:
             assert got is None
             return
         assert isinstance(got, Lease), got
-        assert got.item_id == min(free)[1], "it is not the one that is due first"
+        assert got.item_id == min(free)[-1], "it is not the one that is first in turn"
         self.give(who, got)
 
     @rule(who=people, number=numbers)
@@ -314,7 +330,8 @@ class LeasesMachine(RuleBasedStateMachine):
         )
         assert isinstance(got, Stale) is not proves
         if proves:
-            item.queue = "urgent"
+            item.queue, item.is_sent = "urgent", True
+            item.skipped.clear()
             self.let_go(item)
             row = self.row(lease.item_id)
             assert row.due_at <= item.due_at

@@ -20,13 +20,13 @@ from qwarden.review.person import Person, Role
 from qwarden.review.refusals import Conflict, Forbidden, Invalid, NotFound
 from qwarden.review.ruling import Said, ToolSaid
 from qwarden.review.statement import text_of
-from qwarden.review.store import appeals, breaches, bulk, ledger, rulings, statements
+from qwarden.review.store import appeals, breaches, bulk, ledger, retention, rulings, statements
 from qwarden.review.store.appeals import Appeal, Opened
 from qwarden.review.store.asking import stranded
 from qwarden.review.store.database import Database
 from qwarden.review.store.leases import Wanted
 from qwarden.review.store.schema import appeals as table
-from qwarden.review.store.schema import audit, decisions
+from qwarden.review.store.schema import audit, decisions, events
 
 WORDS = "It was a joke among friends."
 LATER = NOW + 3600
@@ -161,6 +161,53 @@ async def test_who_decides_while_the_appeal_waits_does_not_hear_it(database: Dat
         await claim(database, ada, now=LATER, wanted=Wanted(item_id=opened.item_id))
 
 
+async def test_who_samples_while_the_appeal_waits_does_not_hear_it(database: Database) -> None:
+    tool = await someone(database, "platform", Role.LEAD, is_tool=True)
+    ada = await someone(database, "ada")
+    await arrive(database, [evidence(blocked())], PLAIN.model_copy(update={"sample_share": 1.0}))
+    (sample,) = await items_of(database, "sample")
+    opened = await appeal(database, tool)
+    await decide(database, ada, "block", now=LATER, wanted=Wanted(item_id=sample.item_id))
+    with pytest.raises(Forbidden):
+        await claim(database, ada, now=LATER, wanted=Wanted(item_id=opened.item_id))
+
+
+@pytest.mark.parametrize("overrides", [False, True])
+async def test_who_checks_while_the_appeal_waits_does_not_hear_it(
+    database: Database, overrides: bool
+) -> None:
+    """A second review, of a decision on the event or of one that acts on it as an override."""
+    tool = await someone(database, "platform", Role.LEAD, is_tool=True)
+    ada, ben = await someone(database, "ada"), await someone(database, "ben")
+    twice = PLAIN.model_copy(update={"second_share": 1.0})
+    await arrive(database, [escalation(verdict(1))])
+    first = await decide(database, ada, "block", twice)
+    name = 1
+    if overrides:
+        name = 2
+        alike = {"content_hash": verdict(1).content_hash, "decision": first.decisions[0]}
+        await arrive(database, [evidence(blocked(2, basis="human", **alike))])
+    (second,) = await items_of(database, "second")
+    opened = await appeal(database, tool, name)
+    await decide(database, ben, "block", twice, now=LATER, wanted=Wanted(item_id=second.item_id))
+    with pytest.raises(Forbidden):
+        await claim(database, ben, now=LATER, wanted=Wanted(item_id=opened.item_id))
+
+
+async def test_who_decides_on_equal_content_of_another_event_hears_the_appeal(
+    database: Database,
+) -> None:
+    tool = await someone(database, "platform", Role.LEAD, is_tool=True)
+    ada = await someone(database, "ada")
+    await arrive(database, [evidence(blocked())])
+    opened = await appeal(database, tool)
+    alike = verdict(2, content_hash=verdict(1).content_hash)
+    await arrive(database, [escalation(alike, LATER)], now=LATER)
+    (review,) = await items_of(database, "review")
+    await decide(database, ada, "block", now=LATER, wanted=Wanted(item_id=review.item_id))
+    assert await claim(database, ada, now=LATER, wanted=Wanted(item_id=opened.item_id))
+
+
 async def test_a_lead_who_decides_in_bulk_does_not_hear_the_appeal(database: Database) -> None:
     tool = await someone(database, "platform", Role.LEAD, is_tool=True)
     lead = await someone(database, "lead", Role.LEAD)
@@ -207,6 +254,85 @@ async def test_an_outcome_that_is_taken_back_is_open_again(database: Database) -
     assert lease is not None
     (made,) = await of_event(database, tool)
     assert (made.outcome, made.ruling_id) == (None, None)
+
+
+async def test_an_appeal_whose_content_went_hangs_when_its_decision_is_taken_back(
+    database: Database,
+) -> None:
+    tool = await someone(database, "platform", Role.LEAD, is_tool=True)
+    ada, ben = await someone(database, "ada"), await someone(database, "ben")
+    await arrive(database, [escalation(verdict(1))])
+    await decide(database, ada, "block")
+    first = await appeal(database, tool)
+    ruled = await decide(database, ben, "allow", now=LATER)
+    edit = blocked(edit=1, verdict_id=identity("edit"), content_hash=identity("edited"))
+    await arrive(database, [closing(edit, LATER), evidence(edit, LATER)], now=LATER)
+    assert await take_back(database, ben, ruled, LATER) is None
+    (made,) = await of_event(database, tool)
+    assert (made.outcome, made.ruling_id) == ("closed", None)
+    again = await appeal(database, tool)
+    assert again.is_new and again.appeal_id != first.appeal_id
+
+
+async def tells(database: Database, tool: Person, said: ToolSaid, now: float = LATER) -> Any:
+    async with database.writing() as tx:
+        return await rulings.for_tool(tx, tool, said, now, PLAIN)
+
+
+async def test_a_tool_decides_over_a_person_who_hears_the_appeal(database: Database) -> None:
+    tool = await someone(database, "platform", is_tool=True)
+    ada, ben = await someone(database, "ada"), await someone(database, "ben")
+    await arrive(database, [escalation(verdict(1))])
+    first = await decide(database, ada, "block")
+    await appeal(database, tool)
+    assert await claim(database, ben, now=LATER) is not None
+    what = ToolSaid(
+        saying("allow"), "acme", "e1", verdict(1).verdict_id, supersedes=first.decisions[0]
+    )
+    with pytest.raises(Conflict) as refused:
+        await tells(database, tool, what)
+    assert refused.value.holder == ben.pseudonym
+    assert await tells(database, tool, what, LATER + PLAIN.lease_s + 1)
+
+
+async def test_an_appeal_is_upheld_since_somebody_gave_in_before_it_was_heard(
+    database: Database,
+) -> None:
+    tool = await someone(database, "platform", is_tool=True)
+    ada, ben = await someone(database, "ada"), await someone(database, "ben")
+    await arrive(database, [escalation(verdict(1))])
+    first = await decide(database, ada, "block")
+    await appeal(database, tool)
+    what = ToolSaid(
+        saying("allow"), "acme", "e1", verdict(1).verdict_id, supersedes=first.decisions[0]
+    )
+    await tells(database, tool, what)
+    await decide(database, ben, "allow", now=LATER)
+    (made,) = await of_event(database, tool)
+    assert made.outcome == "overturned"
+
+
+async def test_the_time_to_appeal_ends_before_what_was_decided_late_is_old(
+    database: Database,
+) -> None:
+    day = 86_400.0
+    tool = await someone(database, "platform", Role.LEAD, is_tool=True)
+    ada = await someone(database, "ada")
+    came = escalation(verdict(1))
+    await arrive(database, [came])
+    decided_at = NOW + (PLAIN.keep_days - 1) * day
+    ruled = await decide(database, ada, "block", now=decided_at)
+    # The same verdict as evidence, by a lane that lags, and written before: it is kept no shorter.
+    await arrive(database, [evidence(verdict(1), NOW - 5)], now=decided_at)
+    last = decided_at + PLAIN.keep_days * day
+    for now in (NOW + (PLAIN.keep_days + 1) * day, last - 1):
+        async with database.writing() as tx:
+            await retention.sweep(tx, now, PLAIN, 500)
+    opened = await appeal(database, tool, now=last - 1)
+    async with database.reading() as tx:
+        against = select(table.c.decision_id).where(table.c.appeal_id == opened.appeal_id)
+        assert (await tx.execute(against)).scalar_one() == ruled.decisions[0]
+        assert (await tx.execute(select(func.count()).select_from(events))).scalar_one() == 1
 
 
 async def test_what_nobody_has_is_not_found(database: Database) -> None:
@@ -350,6 +476,18 @@ async def test_a_statement_follows_what_happens_to_the_content(database: Databas
     async with database.reading() as tx:
         logged = (await tx.execute(select(audit).where(audit.c.act == "stated"))).all()
     assert len(logged) == 3
+
+
+async def test_an_appeal_that_is_upheld_begins_the_restriction_anew(database: Database) -> None:
+    tool = await someone(database, "platform", Role.LEAD, is_tool=True)
+    ada, ben = await someone(database, "ada"), await someone(database, "ben")
+    await arrive(database, [escalation(verdict(1, meanwhile="show"), meanwhile="show")])
+    await decide(database, ada, "block")
+    await appeal(database, tool)
+    await decide(database, ben, "block", now=LATER)
+    said, _ = await stated(database, tool, now=LATER + PLAIN.take_back_s)
+    assert said.restriction.since == datetime.fromtimestamp(NOW, UTC)
+    assert said.decided_at == datetime.fromtimestamp(LATER, UTC)
 
 
 async def test_the_policy_explains_the_clause_that_a_person_named(database: Database) -> None:

@@ -63,7 +63,7 @@ async def test_what_somebody_holds_is_skipped_and_counted(work: Work) -> None:
 async def test_what_changed_since_the_preview_is_not_decided(work: Work) -> None:
     seen = await previews(work)
     await work.next_one(work.ann, ALLOW)
-    with pytest.raises(Conflict, match="of 5 items, and now there are 4"):
+    with pytest.raises(Conflict, match="of 5 decisions, and now it would be 4"):
         await decides(work, seen.preview)
     seen = await previews(work)
     with pytest.raises(Conflict):
@@ -87,7 +87,7 @@ async def test_a_bulk_that_cannot_be_meant_decides_nothing(work: Work) -> None:
         async with work.database.reading() as tx:
             await bulk.preview(tx, work.ann, ALL, work.now, work.limits)
     work.limits = work.limits.model_copy(update={"bulk_items": 4})
-    with pytest.raises(Invalid, match="5 items are like that, and at most 4"):
+    with pytest.raises(Invalid, match="would be 5 decisions, and at most 4"):
         await decides(work, seen.preview)
     assert await work.waiting() == []
 
@@ -158,6 +158,28 @@ async def test_a_bulk_is_not_undone_in_part(work: Work) -> None:
     with pytest.raises(Conflict, match="later decision"):
         async with work.database.writing() as tx:
             await bulk.undo(tx, work.lead, done.bulk_id, work.now)
+    assert len(await work.decisions()) == 5
+
+
+async def test_a_lead_decides_more_than_was_looked_at_and_allowed(work: Work) -> None:
+    """An item stands for as many escalations as have its content."""
+    content = identity("content", "same")
+    same = Filter(content_hash=content)
+    work.limits = work.limits.model_copy(update={"bulk_items": 4})
+    await work.comes(*(verdict(n, content_hash=content) for n in (20, 21, 22)))
+    seen = await previews(work, same)
+    assert (seen.count, seen.decisions) == (1, 3)
+    await work.comes(verdict(23, content_hash=content))
+    with pytest.raises(Conflict, match="of 3 decisions, and now it would be 4"):
+        await decides(work, seen.preview, which=same)
+    seen = await previews(work, same)
+    await work.comes(verdict(24, content_hash=content))
+    with pytest.raises(Invalid, match="would be 5 decisions, and at most 4"):
+        await decides(work, seen.preview, which=same)
+    with pytest.raises(Invalid, match="would be 5 decisions, and at most 4"):
+        await previews(work, same)
+    work.limits = work.limits.model_copy(update={"bulk_items": 5})
+    assert (await decides(work, (await previews(work, same)).preview, which=same)).decided == 1
     assert len(await work.decisions()) == 5
 
 

@@ -91,7 +91,7 @@ async def test_evidence_is_read_as_an_escalation(database: Database) -> None:
     assert [bool(finished.owed[index]) for index in (0, 1)] == [False, True]
     async with database.reading() as tx:
         row = (await tx.execute(select(ledger))).one()
-    assert (row.sample_rate, row.arrived_at) == (0.25, escalated.NOW)
+    assert (row.sample_rate, row.arrived_at, row.key) == (0.25, escalated.NOW, b"k")
 
 
 async def test_an_outage_is_not_waited_for(

@@ -8,7 +8,7 @@ import pytest
 
 from databases import Databases
 from qwarden.review.store.database import Database
-from qwarden.review.store.duties import hold
+from qwarden.review.store.duties import hold, release
 
 
 async def _hold(database: Database, name: str, holder: str, now: float) -> bool:
@@ -24,6 +24,16 @@ async def test_a_duty_has_one_holder_until_that_one_is_late(database: Database) 
     assert not await _hold(database, "seal", "two", 114.9)
     assert await _hold(database, "seal", "two", 115.0)
     assert not await _hold(database, "seal", "one", 115.1)
+
+
+async def test_the_next_one_waits_for_who_has_stopped(database: Database) -> None:
+    for name, holder in (("seal", "one"), ("sweep", "one"), ("publish", "two")):
+        assert await _hold(database, name, holder, 100.0)
+    async with database.writing() as tx:
+        await release(tx, "one")
+    assert await _hold(database, "seal", "three", 100.1)
+    assert await _hold(database, "sweep", "three", 100.1)
+    assert not await _hold(database, "publish", "three", 100.1)
 
 
 async def test_of_many_that_start_at_once_one_gets_it(database: Database) -> None:

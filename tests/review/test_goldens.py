@@ -11,12 +11,12 @@ import msgspec
 import pytest
 from sqlalchemy import func, select
 
-from deciding import PLAIN, arrive, claim, decide, items_of, take_back
+from deciding import PLAIN, arrive, claim, decide, items_of, saying, take_back
 from escalated import NOW, escalation, open_item, person, put_items, verdict
 from qwarden.contracts.verdict import Guard, PolicyUsed, decode_verdict
 from qwarden.review.person import Person, Role
 from qwarden.review.refusals import Invalid, NotFound
-from qwarden.review.store import goldens, leases, showing
+from qwarden.review.store import goldens, leases, rulings, showing
 from qwarden.review.store.database import Database
 from qwarden.review.store.goldens import Golden, line_of
 from qwarden.review.store.leases import Wanted
@@ -174,13 +174,31 @@ async def test_a_golden_item_that_is_taken_back_counts_nothing(database: Databas
     assert (golden.given, golden.right) == (0, 0)
 
 
+async def test_one_that_is_taken_back_is_given_away_by_an_error(database: Database) -> None:
+    """It is open again then, and only one of each is: nobody else has it while that may be."""
+    await added(database, line())
+    ada, ben = await someone(database, "ada"), await someone(database, "ben")
+    ruled = await decide(database, ada, "block", ALWAYS)
+    end = ruled.take_back_until
+    for at in (NOW, end, end + 4):  # the clocks of two processes differ
+        assert await claim(database, ben, ALWAYS, at) is None
+    lease = await take_back(database, ada, ruled, end - 1)
+    assert lease is not None
+    assert await claim(database, ben, ALWAYS, end) is None, "two have it"
+    async with database.writing() as tx:
+        await rulings.decide(tx, ada, lease.item_id, lease.token, saying("allow"), end, ALWAYS)
+    later = await claim(database, ben, ALWAYS, end + 60)
+    assert later is not None
+    assert later.item_id != lease.item_id
+
+
 async def test_nobody_gets_a_golden_item_twice(database: Database) -> None:
     await added(database, line(1), line(2))
     await arrive(database, [escalation(verdict(number)) for number in range(3)])
     ada, ben = await someone(database, "ada"), await someone(database, "ben")
-    for one in (ada, ben):
+    for one, at in ((ada, NOW), (ben, NOW + 60)):
         for _ in range(2):
-            await decide(database, one, "allow", ALWAYS)
+            await decide(database, one, "allow", ALWAYS, at)
     assert len(await items_of(database, "golden", "decided")) == 4
     assert len(await items_of(database, "review")) == 3
     await decide(database, ada, "allow", ALWAYS)
@@ -217,7 +235,6 @@ async def test_who_added_it_does_not_get_it(database: Database) -> None:
         ({}, {"category": "Violent"}),
         ({}, {"tenant": "other"}),
         ({}, {"rule": "another-rule"}),
-        ({"is_tool": True}, {}),
     ],
 )
 async def test_nobody_gets_one_that_they_could_not_have_asked_for(

@@ -13,7 +13,8 @@ from databases import Databases
 from escalated import NOW, identity, open_item, person, put_items
 from qwarden.review.person import Person, Role
 from qwarden.review.refusals import Conflict, Forbidden, Invalid, NotFound, Refusal, Stale
-from qwarden.review.store import leases, schema
+from qwarden.review.store import breaches, leases, schema
+from qwarden.review.store.asking import stranded
 from qwarden.review.store.database import Database
 from qwarden.review.store.leases import Lease, Wanted
 from qwarden.settings import Review
@@ -135,6 +136,17 @@ async def test_somebody_who_does_not_decide_claims(database: Database) -> None:
         await claim(database, auditor)
 
 
+async def test_a_tool_claims(database: Database) -> None:
+    """And would decide what a person is to decide: an appeal."""
+    tool = await who(database, "tool", Role.LEAD, is_tool=True)
+    await has(database, open_item(1, queue="appeals", kind="appeal"))
+    ways: tuple[dict[str, Any], ...] = ({}, {"queue": "appeals"}, {"item_id": f"{1:032x}"})
+    for wanted in ways:
+        with pytest.raises(Forbidden, match="decisions"):
+            await claim(database, tool, **wanted)
+    assert (await row_of(database, f"{1:032x}")).holder is None
+
+
 @pytest.mark.parametrize(
     ("wanted", "number"),
     [({"queue": "harm"}, 3), ({"language": "pt"}, 2), ({"category": "PII"}, 4),
@@ -172,6 +184,29 @@ async def test_a_skipped_item_comes_again_or_can_be_had_no_more(database: Databa
     async with database.reading() as tx:
         rows = (await tx.execute(select(schema.audit.c.about))).scalars()
         assert not any("too long" in about for about in rows), "a person's words are in the log"
+
+
+async def test_what_everybody_has_skipped_waits_unseen(database: Database) -> None:
+    one, other = await who(database, "one"), await who(database, "other", languages=("en",))
+    await who(database, "pt", languages=("pt",))
+    await who(database, "tool", is_tool=True)
+    sent, raised, last = await has(database, *(open_item(number) for number in range(1, 4)))
+    for who_skips, reviews in ((one, 0), (other, 3)):
+        for _ in range(3):
+            lease = await claimed(database, who_skips)
+            async with database.writing() as tx:
+                await leases.skip(tx, who_skips, lease.item_id, lease.token, "unclear", AT)
+        assert await claim(database, who_skips) is None
+        async with database.reading() as tx:
+            assert (await stranded(tx))["review"] == reviews
+    async with database.writing() as tx:
+        await leases.send_to_urgent(tx, one, sent, None, "other", AT, LIMITS)
+        await tx.execute(update(items).where(items.c.item_id == raised).values(breach_at=AT))
+        await breaches.sweep(tx, AT, LIMITS, lambda tenant: False)
+        assert (await stranded(tx))["review"] == 1
+    for who_skipped, item_id in ((one, sent), (other, raised)):
+        assert (await claimed(database, who_skipped)).item_id == item_id
+    assert (await claimed(database, one, item_id=last)).item_id == last
 
 
 async def test_a_lease_that_is_over_proves_something_before_anybody_took_it_back(
@@ -310,6 +345,33 @@ async def test_an_urgent_item_waits_behind_others(database: Database) -> None:
             await leases.send_to_urgent(tx, one, last, None, "boring", AT, LIMITS)
 
 
+async def test_what_cannot_wait_waits_behind_what_is_late(database: Database) -> None:
+    """Neither behind what lies in other queues, nor behind what was raised from them."""
+    one = await who(database, "one", languages=("en", "pt"))
+    late, raised, sent = await has(
+        database,
+        open_item(1, due_at=NOW - 10**6),
+        open_item(2, due_at=NOW - 10**5, queue="urgent", language="pt"),
+        open_item(3, due_at=NOW + 10**6, breach_at=NOW + 10**6),
+    )
+    async with database.writing() as tx:
+        await leases.send_to_urgent(tx, one, sent, None, "threat_to_life", AT, LIMITS)
+    assert (await row_of(database, sent)).due_at > (await row_of(database, raised)).due_at
+    assert (await claimed(database, one, queue="general")).item_id == late
+    assert [(await claimed(database, one)).item_id for _ in range(2)] == [sent, raised]
+    assert await claim(database, one) is None
+
+
+async def test_an_item_whose_holder_is_gone_waits_for_a_sweep(database: Database) -> None:
+    one, other = await who(database, "one"), await who(database, "other")
+    (item_id,) = await has(database, open_item(1))
+    lease = await claimed(database, one)
+    assert await claim(database, other, lease.until - 0.001) is None
+    assert (await claimed(database, other, lease.until)).item_id == item_id
+    assert await acts(database, item_id) == ["claimed", "expired", "claimed"]
+    assert (await row_of(database, item_id)).returned == 1
+
+
 async def test_items_of_equal_content_lie_in_one_queue(database: Database) -> None:
     lead, one = await who(database, "lead", Role.LEAD), await who(database, "one")
     same = {"content_hash": identity("same")}
@@ -358,8 +420,13 @@ async def test_a_claim_sorts_what_waits(databases: Databases) -> None:
         await has(database, *rows[begin : begin + 1000])
     async with database.writing() as tx:
         await tx.execute(text("ANALYZE items"))
-        for wanted in (Wanted(), Wanted(queue="q1"), Wanted(queue="q1", language="en")):
-            compiled = leases._next(one, wanted).compile(
+        for wanted, *more in (
+            (Wanted(),),
+            (Wanted(), leases._IS_URGENT),
+            (Wanted(queue="q1"),),
+            (Wanted(queue="q1", language="en"),),
+        ):
+            compiled = leases._next(one, wanted, *more).compile(
                 tx.sync_connection, compile_kwargs={"literal_binds": True}
             )
             plan = "\n".join((await tx.execute(text(f"EXPLAIN {compiled}"))).scalars())

@@ -14,7 +14,7 @@ from qwarden.review.agreement import LEAST_PAIRS, wilson
 from qwarden.review.identity import new_id
 from qwarden.review.person import Person, Role
 from qwarden.review.refusals import Conflict, Forbidden
-from qwarden.review.store import quality
+from qwarden.review.store import leases, quality
 from qwarden.review.store.asking import stranded
 from qwarden.review.store.database import Database
 from qwarden.review.store.leases import Wanted
@@ -143,6 +143,27 @@ async def test_nobody_s_second_review_is_opened(
     await arrive(database, [escalation(verdict(1))])
     await decide(database, ada, "block", SECOND)
     assert await items_of(database, "second") == []
+
+
+async def test_an_urgent_second_look_is_decided_for_nobody(database: Database) -> None:
+    ada, ben = await someone(database, "ada"), await someone(database, "ben")
+    carla = await someone(database, "carla")
+    await arrive(database, [escalation(verdict(1))])
+    await decide(database, ada, "allow", SECOND)
+    before = await published(database)
+    held = await claim(database, ben, SECOND)
+    assert held is not None
+    async with database.writing() as tx:
+        await leases.send_to_urgent(
+            tx, ben, held.item_id, held.token, "threat_to_life", NOW + 1, SECOND
+        )
+    assert await claim(database, ada, SECOND) is None
+    await decide(database, carla, "block", SECOND, NOW + 2)
+    assert await published(database) == before + 1
+    async with database.reading() as tx:
+        made = list(await tx.execute(select(decisions.c.value, decisions.c.supersedes)))
+    (last,) = [json.loads(each.value) for each in made if each.supersedes is not None]
+    assert last["action"] == "block"
 
 
 async def test_what_is_urgent_is_not_decided_twice(database: Database) -> None:

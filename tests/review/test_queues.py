@@ -147,6 +147,7 @@ async def test_a_language_that_nobody_reads_waits_unseen(database: Database) -> 
     await who(database, "one", tenants=("acme",), languages=("en", "fi"))
     await who(database, "two", tenants=("other",), languages=("pt",))
     await who(database, "auditor", Role.AUDITOR)
+    await who(database, "tool", Role.LEAD, is_tool=True)
     gone = await who(database, "gone")
     async with database.writing() as tx:
         users = schema.users

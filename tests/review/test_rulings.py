@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from at_work import ALLOW, BLOCK, DISCLAIM, Work
-from escalated import NOW, closing, identity, verdict, withdrawal
+from escalated import NOW, closing, escalation, evidence, identity, verdict, withdrawal
 from qwarden.contracts import topics
 from qwarden.contracts.control import override_key
 from qwarden.contracts.decision import By
@@ -65,6 +65,20 @@ async def test_each_escalation_of_an_item_gets_the_decision_on_it(work: Work) ->
         assert not (await tx.execute(select(escalations).where(escalations.c.is_open))).all()
 
 
+async def test_a_decision_lies_in_another_partition_than_its_event(work: Work) -> None:
+    """By the key that the producer gave, whichever way a person was asked."""
+    work.limits = work.limits.model_copy(update={"sample_share": 1.0})
+    sampled, keyless = evidence(verdict(2, action="block")), escalation(verdict(3), NOW + 9)
+    asked = replace(escalation(verdict(1)), key=b"thread\x00\xff")
+    async with work.database.writing() as tx:
+        records = [asked, replace(sampled, key=b""), keyless]
+        await intake.take(tx, records, work.now, work.limits)
+    for _ in records:
+        await work.next_one(work.ann, ALLOW)
+    keys = {msgspec.json.decode(row.value)["event_id"]: row.key for row in await work.waiting()}
+    assert keys == {"e1": b"thread\x00\xff", "e2": b"", "e3": b"acme/e3"}
+
+
 async def test_a_decision_without_a_lease_changes_nothing(work: Work) -> None:
     await work.comes(verdict(1))
     lease = await work.claims(work.ann)
@@ -79,9 +93,42 @@ async def test_a_decision_without_a_lease_changes_nothing(work: Work) -> None:
     assert await work.waiting() == []
     again = await work.claims(work.ben, lease.item_id)
     await work.decides(work.ben, again, ALLOW)
-    with pytest.raises(Stale):
-        await work.decides(work.ben, again, ALLOW)
+    with pytest.raises(Stale, match="Somebody else"):
+        await work.decides(work.ann, again, ALLOW)
     assert len(await work.decisions()) == 1
+
+
+async def test_who_decides_again_after_a_lost_answer_is_told_that_somebody_else_did(
+    work: Work,
+) -> None:
+    same = identity("content", "same")
+    await work.comes(verdict(1, content_hash=same), verdict(2, content_hash=same))
+    lease = await work.claims(work.ann)
+    said = replace(BLOCK, override=True)
+    ruled = await work.decides(work.ann, lease, said)
+    waits = await work.waiting()
+    assert (await work.decides(work.ann, lease, said)) == ruled
+    assert (ruled.count, await work.waiting()) == (2, waits)
+    for other in (ALLOW, BLOCK):
+        with pytest.raises(Stale, match="You have decided"):
+            await work.decides(work.ann, lease, other)
+    again = await work.takes_back(work.ann, ruled.ruling_id)
+    assert again is not None
+    with pytest.raises(Stale, match="claim it again"):
+        await work.decides(work.ann, lease, said)
+    assert (await work.decides(work.ann, again, ALLOW)).ruling_id != ruled.ruling_id
+
+
+async def test_a_decision_that_is_only_compared_shows_when_it_is_sent_again(work: Work) -> None:
+    golden = b'{"tenant": "acme", "queue": "general", "action": "allow", "text": "Good day."}'
+    await work.comes(verdict(1))
+    async with work.database.writing() as tx:
+        await goldens.add(tx, [golden], actor="test", now=NOW)
+    work.limits = work.limits.model_copy(update={"golden_share": 1.0})
+    lease = await work.claims(work.ann)
+    said = replace(BLOCK, override=True)
+    ruled = await work.decides(work.ann, lease, said)
+    assert ruled.decisions == () and await work.decides(work.ann, lease, said) == ruled
 
 
 async def test_a_decision_supersedes_the_last_one_of_its_chain_alone(work: Work) -> None:
@@ -151,6 +198,54 @@ async def test_an_override_is_set_and_ended_by_the_last_word(work: Work) -> None
     assert {row.key for row in await work.waiting() if row.topic == topics.CONTROL} == {
         override_key("acme", content).encode()
     }
+
+
+async def logged_override(work: Work, ruling_id: str) -> bool:
+    """What the audit log says of a ruling."""
+    async with work.database.reading() as tx:
+        rows = (await tx.execute(select(log.c.about).where(log.c.act == Act.DECIDED))).scalars()
+        about = [msgspec.json.decode(row) for row in rows]
+    (said,) = [each for each in about if each["ruling_id"] == ruling_id]
+    return bool(said["overrides"])
+
+
+async def test_an_override_on_a_sample_that_agrees_is_not_set(work: Work) -> None:
+    work.limits = work.limits.model_copy(update={"sample_share": 1.0})
+    async with work.database.writing() as tx:
+        await intake.take(tx, [evidence(verdict(1, action="block"))], work.now, work.limits)
+    ruled = await work.next_one(work.ann, replace(BLOCK, override=True))
+    (record,) = await work.overrides()
+    assert record is not None and (record.decision_id,) == ruled.decisions
+    assert await logged_override(work, ruled.ruling_id)
+    assert await work.takes_back(work.ann, ruled.ruling_id) is not None
+    assert await work.waiting() == []
+
+
+async def test_an_override_of_a_lead_who_sides_with_the_first_is_not_set(work: Work) -> None:
+    work.limits = work.limits.model_copy(update={"second_share": 1.0})
+    await work.comes(verdict(1))
+    first = await work.next_one(work.ann, BLOCK)
+    second = await work.next_one(work.ben, replace(ALLOW, override=True))
+    assert not await logged_override(work, second.ruling_id)
+    ruled = await work.next_one(work.lead, replace(BLOCK, override=True))
+    (record,) = await work.overrides()
+    assert record is not None and (record.decision_id,) == ruled.decisions
+    *_, last = await work.decisions()
+    assert (last.supersedes, last.action) == (first.decisions[0], "block")
+
+
+async def test_an_override_is_set_against_what_was_decided_since(work: Work) -> None:
+    work.limits = work.limits.model_copy(update={"sample_share": 1.0})
+    blocked = verdict(1, action="block")
+    async with work.database.writing() as tx:
+        await intake.take(tx, [evidence(blocked)], work.now, work.limits)
+        what = ToolSaid(ALLOW, "acme", "e1", blocked.verdict_id)
+        await rulings.for_tool(tx, work.tool, what, work.now, work.limits)
+    lease = await work.claims(work.ann)
+    with pytest.raises(Conflict, match="decide without one"):
+        await work.decides(work.ann, lease, replace(BLOCK, override=True))
+    assert (await work.decides(work.ann, lease, BLOCK)).decisions == ()
+    assert await work.overrides() == []
 
 
 async def test_an_override_of_another_tenant_is_left_alone(work: Work) -> None:
@@ -270,6 +365,19 @@ async def test_a_tool_decides_what_nobody_holds(work: Work) -> None:
     assert ruled.decisions == (decision.decision_id,)
     with pytest.raises(Stale):
         await work.decides(work.ann, lease, BLOCK)
+
+
+async def test_a_tool_decides_by_another_verdict_what_a_person_holds(work: Work) -> None:
+    allowed = verdict(1, action="allow")
+    async with work.database.writing() as tx:
+        await intake.take(tx, [evidence(allowed)], work.now, work.limits)
+    await work.comes(verdict(1, verdict_id=identity("again")), verdict(2))
+    lease = await work.claims(work.ann)
+    with pytest.raises(Conflict) as refused:
+        await tells(work, told(verdict_id=allowed.verdict_id))
+    assert refused.value.holder == work.ann.pseudonym
+    assert await tells(work, told(event_id="e2", verdict_id=verdict(2).verdict_id))
+    assert (await work.decides(work.ann, lease, ALLOW)).decisions
 
 
 async def test_a_tool_names_what_it_supersedes(work: Work) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 import escalated
 from qwarden import settings as settings_module
 from qwarden.policy.tenants import Freezes
-from qwarden.review.store import audit, intake
+from qwarden.review.store import audit, intake, leases, overrides
 from qwarden.review.store.audit import Act
 from qwarden.review.store.database import Database
 from qwarden.review.store.schema import audit as log
-from qwarden.review.store.schema import items, outbox
+from qwarden.review.store.schema import items, outbox, superseded
 from qwarden.review.sweeping import Duty, seals, sweeps
 from reviewing import settings_of
 
@@ -68,3 +70,24 @@ async def test_two_processes_seal_one_log(database: Database) -> None:
         unplaced = select(func.count()).where(log.c.position.is_(None))
         assert (await tx.execute(unplaced)).scalar_one() == 0
     assert (verified.rows, verified.broken_at) == (1200, None)
+
+
+async def test_one_step_that_fails_stops_the_others(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(tx: AsyncConnection, *about: object) -> int:
+        await tx.execute(insert(outbox).values(topic=None))  # which no row may have
+        return 1
+
+    for module, step in ((leases, "expire"), (overrides, "end_due")):
+        monkeypatch.setattr(module, step, fail)
+    async with database.writing() as tx:
+        arrived = escalated.escalation(escalated.verdict(1), on_breach="block")
+        await intake.take(tx, [arrived], escalated.NOW, LIMITS)
+        old = {"verdict_id": "1" * 32, "kept_until": escalated.NOW}
+        await tx.execute(insert(superseded).values(old))
+    with pytest.raises(IntegrityError):
+        await sweeps(duty(database, "sweep"), LIMITS, Freezes)()
+    assert await queued(database) == ("general", 1)
+    async with database.reading() as tx:
+        assert (await tx.execute(select(superseded))).all() == []

@@ -19,8 +19,18 @@ from escalated import NOW, closing, escalation, evidence, identity, verdict, wit
 from qwarden.contracts import topics
 from qwarden.review.person import Person
 from qwarden.review.refusals import Conflict, NotFound
-from qwarden.review.ruling import Said
-from qwarden.review.store import appeals, intake, leases, outbox, overrides, rulings, schema
+from qwarden.review.ruling import Said, ToolSaid
+from qwarden.review.store import (
+    appeals,
+    bulk,
+    intake,
+    leases,
+    outbox,
+    overrides,
+    retention,
+    rulings,
+    schema,
+)
 from qwarden.review.store.database import Database
 from qwarden.review.store.leases import Wanted
 
@@ -151,6 +161,109 @@ async def test_equal_content_that_came_meanwhile_is_one_with_it(work: Work, held
     assert {each.event_id for each in await work.decisions()} == {"e1", "e2"}
 
 
+async def comes_again(work: Work, **fields: Any) -> str:
+    """Another verdict on the first event, whose people are asked in a queue of their own."""
+    of = verdict(1, **{"verdict_id": identity("again"), **fields})
+    await work.comes(of, queue="severe", harm=10)
+    return of.verdict_id
+
+
+async def open_verdicts(work: Work) -> set[str]:
+    async with work.database.reading() as tx:
+        wanted = select(schema.escalations.c.verdict_id).join(
+            schema.items, schema.items.c.item_id == schema.escalations.c.item_id
+        )
+        is_open = schema.escalations.c.is_open, schema.items.c.state == "open"
+        return set((await tx.execute(wanted.where(*is_open))).scalars())
+
+
+async def a_tool_blocks(work: Work, name: object) -> str:
+    """Content that nobody had open; returns the ruling."""
+    allowed = verdict(name, action="allow")
+    async with work.database.writing() as tx:
+        await intake.take(tx, [evidence(allowed)], work.now, work.limits)
+        what = ToolSaid(BLOCK, "acme", allowed.event_id, allowed.verdict_id)
+        return (await rulings.for_tool(tx, work.tool, what, work.now, work.limits)).ruling_id
+
+
+@pytest.mark.parametrize("content", ["equal", "another"])
+async def test_what_came_while_a_decision_stood_is_lost_when_it_is_taken_back(
+    work: Work, content: str
+) -> None:
+    await work.comes(verdict(1))
+    ruled = await work.next_one(work.ann, ALLOW)
+    content_hash = identity("content", 1 if content == "equal" else content)
+    again = await comes_again(work, content_hash=content_hash)
+    assert await open_verdicts(work) == set()
+    await work.takes_back(work.ann, ruled.ruling_id)
+    both_of_them = {verdict(1).verdict_id, again}
+    assert await open_verdicts(work) == both_of_them
+    await work.comes(verdict(1))
+    await comes_again(work, content_hash=content_hash)
+    assert await open_verdicts(work) == both_of_them
+
+
+async def test_what_came_while_a_tool_had_decided_is_lost_when_that_is_taken_back(
+    work: Work,
+) -> None:
+    ruling_id = await a_tool_blocks(work, 1)
+    again = await comes_again(work)
+    assert await open_verdicts(work) == set()
+    assert await work.takes_back(work.tool, ruling_id) is None
+    assert await open_verdicts(work) == {again}
+
+
+async def test_a_verdict_whose_place_another_has_taken_is_opened_again(work: Work) -> None:
+    await work.comes(verdict(1))
+    ruled = await work.next_one(work.ann, ALLOW)
+    again = await comes_again(work, supersedes=verdict(1).verdict_id)
+    await work.takes_back(work.ann, ruled.ruling_id)
+    assert await open_verdicts(work) == {again}
+
+
+async def test_what_came_and_went_while_a_decision_stood_is_opened(work: Work) -> None:
+    await work.comes(verdict(1))
+    ruled = await work.next_one(work.ann, ALLOW)
+    await comes_again(work)
+    async with work.database.writing() as tx:
+        await intake.take(tx, [closing(withdrawal(1))], work.now, work.limits)
+    await work.takes_back(work.ann, ruled.ruling_id)
+    assert await open_verdicts(work) == set()
+
+
+async def test_an_undone_bulk_loses_what_came_meanwhile(work: Work) -> None:
+    await work.comes(verdict(1))
+    which = bulk.Filter(queue="general")
+    async with work.database.writing() as tx:
+        seen = await bulk.preview(tx, work.lead, which, work.now, work.limits)
+        done = await bulk.decide(tx, work.lead, which, seen.preview, ALLOW, work.now, work.limits)
+    again = await comes_again(work)
+    async with work.database.writing() as tx:
+        assert await bulk.undo(tx, work.lead, done.bulk_id, work.now) == 1
+    assert await open_verdicts(work) == {verdict(1).verdict_id, again}
+
+
+async def test_what_was_decided_late_is_deleted_before_it_can_be_taken_back(work: Work) -> None:
+    await work.comes(verdict(1))
+    work.now += (work.limits.keep_days + 1) * 86_400
+    ruled = await work.next_one(work.ann, BLOCK)
+    async with work.database.writing() as tx:
+        await retention.sweep(tx, work.now + 1, work.limits, 500)
+    lease = await work.takes_back(work.ann, ruled.ruling_id)
+    assert lease is not None
+    assert (await work.decides(work.ann, lease, ALLOW)).decisions
+
+
+async def test_nobody_gets_an_item_whose_content_is_kept_no_more(work: Work) -> None:
+    await work.comes(verdict(1))
+    ruled = await work.next_one(work.ann, BLOCK)
+    async with work.database.writing() as tx:
+        await tx.execute(schema.ledger.delete())
+    assert await work.takes_back(work.ann, ruled.ruling_id) is None
+    async with work.database.reading() as tx:
+        assert (await tx.execute(select(schema.items.c.state))).scalar_one() == "closed"
+
+
 async def test_an_appeal_that_was_decided_is_open_again(work: Work) -> None:
     blocked = verdict(1, action="block")
     async with work.database.writing() as tx:
@@ -199,7 +312,7 @@ async def test_a_lead_who_sides_with_the_second_supersedes_the_first(work: Work)
     assert (last.supersedes, last.action) == (first.decisions[0], "allow")
     assert await work.takes_back(work.lead, ruled.ruling_id) is not None
     again = await work.claims(work.lead, lease.item_id)
-    agrees = await work.decides(work.lead, again, replace(BLOCK, override=True))
+    agrees = await work.decides(work.lead, again, BLOCK)
     assert agrees.decisions == ()
     assert len(await work.waiting()) == 1
     assert await work.takes_back(work.lead, agrees.ruling_id) is not None
@@ -240,6 +353,17 @@ async def test_what_is_deleted_at_that_moment_is_not_opened_again(work: Work) ->
     assert await taking_back is None
     async with work.database.reading() as tx:
         assert (await tx.execute(select(schema.items.c.state))).scalar_one() == "closed"
+
+
+async def test_what_comes_while_a_decision_is_taken_back_is_lost(work: Work) -> None:
+    for round_ in range(8):
+        ruling_id = await a_tool_blocks(work, round_)
+        again = verdict(round_, verdict_id=identity("again", round_))
+        takes_back = partial(work.takes_back, work.tool, ruling_id)
+        comes = partial(work.comes, again)
+        found = await both(*((takes_back, comes) if round_ % 2 else (comes, takes_back)))
+        assert found == [None, None]
+        assert again.verdict_id in await open_verdicts(work)
 
 
 async def test_it_is_taken_back_or_published_and_never_both(work: Work) -> None:

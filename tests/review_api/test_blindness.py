@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from msgspec.structs import replace
+
+from qwarden.contracts.verdict import Facts
 from qwarden.review.person import Role
 from qwarden.review.store.database import Database
+from qwarden.review.store.intake import Arrived
 from review_api.desk import Desk, claimed, decided, open_desk
 from reviewing import escalations
 
@@ -42,9 +46,9 @@ def comparable(claim: dict[str, Any]) -> Any:
     return shape({**claim, "item": item})
 
 
-async def add_golden(desk: Desk) -> None:
+async def add_golden(desk: Desk, **more: str) -> None:
     lead = await desk.client("lead", Role.LEAD)
-    answer = await lead.post("/v1/goldens", content=json.dumps(GOLDEN).encode())
+    answer = await lead.post("/v1/goldens", content=json.dumps({**GOLDEN, **more}).encode())
     assert answer.status_code == 201, answer.text
     assert len(answer.json()["golden_ids"]) == 1
 
@@ -99,6 +103,46 @@ async def test_a_golden_item_can_be_told_from_another(database: Database) -> Non
             for each in reversed(said)
         ]
         assert comparable(back[0]) == comparable(back[1])
+
+
+async def test_a_golden_item_says_another_reach_than_its_row(database: Database) -> None:
+    async with open_desk(database, QWARDEN_REVIEW__GOLDEN_SHARE="1") as desk:
+        await add_golden(desk)
+        (made,) = escalations(1)
+        facts = Facts(origin="user_report", reach=5000)
+        said = replace(made.said, verdict=replace(made.said.verdict, facts=facts))
+        await desk.take([Arrived(said, made.at)])
+        ann = await desk.client("ann")
+        golden, other = (await claimed(ann))["item"], (await claimed(ann))["item"]
+        assert await kinds(desk, golden["item_id"]) == "golden"
+        assert golden["reach"] == other["reach"] == 5000
+        assert golden["verdict"]["facts"] == other["verdict"]["facts"]
+
+
+async def test_a_golden_item_in_an_empty_queue_has_no_guard(database: Database) -> None:
+    async with open_desk(database, QWARDEN_REVIEW__GOLDEN_SHARE="1") as desk:
+        ann, ben = await desk.client("ann"), await desk.client("ben")
+        await desk.take(escalations(1))
+        other = await claimed(ben)
+        await decided(ben, other)
+        await add_golden(desk)
+        golden = (await claimed(ann))["item"]
+        assert await kinds(desk, golden["item_id"]) == "golden"
+        assert golden["verdict"]["guard"] == other["item"]["verdict"]["guard"] is not None
+        assert golden["verdict"]["facts"] == {}
+
+
+async def test_a_golden_item_cannot_come_with_a_thread_as_others_do(database: Database) -> None:
+    async with open_desk(database, QWARDEN_REVIEW__GOLDEN_SHARE="1") as desk:
+        await add_golden(desk, context="A thread.", link="https://forum.example/t/7")
+        await desk.take(escalations(1))
+        ann = await desk.client("ann")
+        golden, other = await claimed(ann), await claimed(ann)
+        assert await kinds(desk, golden["item"]["item_id"]) == "golden"
+        for name in ("context", "link"):
+            assert shape(golden["item"]["content"][name]) == shape(other["item"]["content"][name])
+        shown = await ann.post(f"/v1/items/{golden['item']['item_id']}/reveal")
+        assert shown.json()["content"]["link"] == "https://forum.example/t/7"
 
 
 async def test_a_golden_item_that_was_let_go_is_seen_by_others(database: Database) -> None:

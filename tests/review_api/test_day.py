@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
+from msgspec.structs import replace
 from sqlalchemy import select
 
 from qwarden.contracts.decision import decode_decision
+from qwarden.contracts.verdict import Facts
 from qwarden.review.person import Role
+from qwarden.review.store.intake import Arrived
 from qwarden.review.store.schema import audit, decisions, outbox
 from review_api.desk import Desk, claimed, decided
 from reviewing import TEXTS, escalations
@@ -36,6 +40,40 @@ async def test_content_is_seen_before_it_is_asked_for(desk: Desk) -> None:
     assert not revealed["is_masked"]
     assert revealed["messages"][0]["content"] == text
     assert await acts(desk, item_id) == ["claimed", "saw", "revealed"]
+
+
+async def test_words_about_content_are_seen_before_they_are_asked_for(desk: Desk) -> None:
+    """What rules read of its metadata, what colleagues note, and what its author appeals with."""
+    ann, ben = await desk.client("ann"), await desk.client("ben", Role.LEAD)
+    tool = await desk.client("hub", is_tool=True)
+    (arrived,) = escalations(1)
+    facts = Facts(reach=9, metadata={"room": "WORDS", "age": 7})
+    said = replace(arrived.said, verdict=replace(arrived.said.verdict, facts=facts))
+    await desk.take([Arrived(said, arrived.at)])
+    first = await claimed(ann)
+    item_id = first["item"]["item_id"]
+    note = {"text": "WORDS, they write."}
+    assert (await ann.post(f"/v1/items/{item_id}/notes", json=note)).is_success
+    seen = (await ann.get(f"/v1/items/{item_id}")).json()
+    assert "WORDS" not in json.dumps(seen)
+    assert seen["verdict"]["facts"]["reach"] == 9
+    assert seen["verdict"]["facts"]["metadata"] == {"room": "•••••", "age": "•"}
+    assert [each["text"] for each in seen["notes"]] == ["•••••, •••• •••••."]
+    revealed = (await ann.post(f"/v1/items/{item_id}/reveal")).json()
+    assert revealed["metadata"] == facts.metadata
+    assert [each["text"] for each in revealed["notes"]] == [note["text"]]
+    assert revealed["statement"] is None
+    await decided(ann, first, "block")
+    desk.clock.ahead_s += desk.settings.review.take_back_s + 1
+    event = {"tenant": "acme", "event_id": arrived.said.verdict.event_id}
+    assert (await tool.post("/v1/appeals", json={**event, "statement": "WORDS?"})).is_success
+    appeal = await claimed(ben, queue="appeals")
+    listed = (await ben.get("/v1/ledger", params=event)).json()
+    assert "WORDS" not in json.dumps([appeal, listed])
+    shown = await ben.post(f"/v1/items/{appeal['item']['item_id']}/reveal")
+    assert shown.json()["statement"] == "WORDS?"
+    shown = await ben.post(f"/v1/ledger/{listed['rows'][0]['verdict_id']}/reveal")
+    assert shown.json()["metadata"] == facts.metadata
 
 
 async def test_a_decision_covers_less_than_its_item(desk: Desk) -> None:
@@ -123,7 +161,8 @@ async def test_an_item_does_not_go_where_it_is_sent(desk: Desk) -> None:
     assert done.status_code == 200, done.text
     urgent = await claimed(lead, queue="urgent")
     assert urgent["item"]["item_id"] == done.json()["item_id"]
-    assert urgent["item"]["notes"][0]["text"] == "Please look."
+    seen = (await lead.post(f"/v1/items/{urgent['item']['item_id']}/reveal")).json()
+    assert seen["notes"][0]["text"] == "Please look."
     moved = await lead.post(f"/v1/items/{item_id}/move", json={"queue": "quality"})
     assert moved.status_code == 200, moved.text
 
@@ -166,7 +205,9 @@ async def test_an_appeal_goes_to_who_decided_before(desk: Desk) -> None:
     assert (await ann.get(f"/v1/items/{made.json()['item_id']}")).status_code == 404
     claim = await claimed(ben, queue="appeals")
     assert claim["item"]["kind"] == "appeal"
-    assert claim["item"]["appeal"]["statement"] == "I only asked who comes."
+    assert claim["item"]["appeal"]["statement"] == "• •••• ••••• ••• •••••."
+    shown = (await ben.post(f"/v1/items/{claim['item']['item_id']}/reveal")).json()
+    assert shown["statement"] == "I only asked who comes."
     assert claim["item"]["appeal"]["original"]["by"] == "person"
     assert claim["item"]["appeal"]["original"]["action"] == "block"
     await decided(ben, claim)
@@ -198,6 +239,33 @@ async def test_erased_content_is_still_there(desk: Desk) -> None:
     assert "library" not in repr(await desk.stored())
 
 
+async def test_what_people_wrote_of_erased_content_is_still_there(desk: Desk) -> None:
+    admin, tool = await desk.client("ada", Role.ADMIN), await desk.client("hub", is_tool=True)
+    ann, ben = await desk.client("ann"), await desk.client("ben")
+    other, arrived = escalations(2)
+    event = {"tenant": "acme", "event_id": arrived.said.verdict.event_id}
+    await desk.take([arrived])
+    first = await claimed(ann)
+    await ann.post(f"/v1/items/{first['item']['item_id']}/notes", json={"text": "WORDS, I read"})
+    await decided(ann, first, "block")
+    desk.clock.ahead_s += desk.settings.review.take_back_s + 1
+    assert (await tool.post("/v1/appeals", json={**event, "statement": "WORDS, I said"})).is_success
+    appeal = await claimed(ben, queue="appeals")
+    await ben.post(f"/v1/items/{appeal['item']['item_id']}/notes", json={"text": "WORDS, they say"})
+    await desk.take([other])
+    beside = await claimed(ann, queue="general")
+    await ann.post(f"/v1/items/{beside['item']['item_id']}/notes", json={"text": "Another thing."})
+    assert repr(await desk.stored()).count("WORDS") == 3
+    for _ in range(2):
+        assert (await admin.delete("/v1/contents", params=event)).is_success
+    kept = repr(await desk.stored())
+    assert "WORDS" not in kept
+    assert "Another thing." in kept
+    async with desk.database.reading() as tx:
+        erased = await tx.execute(select(audit.c.number).where(audit.c.act == "erased"))
+        assert len(erased.all()) == 1, "the second time there was nothing left to erase"
+
+
 async def test_the_log_is_not_whole(desk: Desk) -> None:
     auditor, ann = await desk.client("aud", Role.AUDITOR), await desk.client("ann")
     await desk.take(escalations(2))
@@ -215,6 +283,35 @@ async def test_the_log_is_not_whole(desk: Desk) -> None:
     assert proof["broken_at"] is None and proof["rows"] == 0 and proof["unsealed"] > 0
     exported = await auditor.get("/v1/audit/export")
     assert exported.headers["content-type"] == "application/x-ndjson"
+
+
+async def test_who_reads_the_ledger_leaves_no_trace(desk: Desk) -> None:
+    auditor, lead = await desk.client("aud", Role.AUDITOR), await desk.client("lena", Role.LEAD)
+    foreign = await desk.client("otto", Role.LEAD, tenants=["other"])
+    await desk.take(escalations(1))
+    event = {"tenant": "acme", "event_id": "eitem-0"}
+    await foreign.get("/v1/ledger", params=event)
+    (row,) = (await lead.get("/v1/ledger", params=event)).json()["rows"]
+    (logged,) = (await auditor.get("/v1/audit?act=saw")).json()["rows"]
+    assert logged["tenant"] == "acme"
+    assert logged["about"] == {"verdict_id": row["verdict_id"]}
+    assert logged["actor"] == (await lead.get("/v1/me")).json()["pseudonym"]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        f"/v1/audit?after={2**63}",
+        f"/v1/audit?after={'9' * 30}",
+        "/v1/audit/verify?position=0",
+        f"/v1/audit/verify?chained={'0' * 64}",
+    ],
+)
+async def test_half_a_head_or_a_number_of_no_row_is_taken(desk: Desk, asked: str) -> None:
+    auditor = await desk.client("aud", Role.AUDITOR)
+    refused = await auditor.get(asked)
+    assert refused.status_code == 422, refused.text
+    assert (await auditor.get(f"/v1/audit?after={2**63 - 1}")).status_code == 200
 
 
 async def test_figures_do_not_add_up(desk: Desk) -> None:

@@ -17,6 +17,9 @@ from reviewing import escalations, reviewing
 DOC = Path(__file__).parents[2] / "docs" / "review-api.md"
 LINES = 25
 OUR_TOOL = """
+import logging
+logging.basicConfig(filename="answers.log", level=logging.INFO)
+
 async def ask(asked):
     return {"action": "block", "reason": "spam", "ground": "terms", "clause": "4.1"}
 """
@@ -34,6 +37,9 @@ async def test_the_tool_of_the_documentation_decides_nothing(
     with Kafka(home) as kafka:
         async with reviewing(home, kafka, f"sqlite:///{tmp_path / 'review.db'}") as running:
             tool = await running.client("their tool", is_tool=True)
+            await running.seed(escalations(5))
+            person = await running.client("a person")
+            held = (await person.post("/v1/claims", json={})).json()
             child = await asyncio.create_subprocess_exec(
                 sys.executable,
                 "main.py",
@@ -46,7 +52,9 @@ async def test_the_tool_of_the_documentation_decides_nothing(
                 },
             )
             try:
-                await running.seed(escalations(5))
+                await answered(tmp_path / "answers.log", "409 Conflict")
+                released = f"/v1/items/{held['item']['item_id']}/release"
+                await person.post(released, json={"lease": held["lease"]["token"]})
                 for _ in range(120):
                     mine = (await tool.get("/v1/rulings")).json()
                     if len(mine) == 5:
@@ -56,3 +64,12 @@ async def test_the_tool_of_the_documentation_decides_nothing(
             finally:
                 child.terminate()
                 await child.wait()
+
+
+async def answered(log: Path, what: str) -> None:
+    """Waits until the tool was told that."""
+    for _ in range(120):
+        if log.exists() and what in log.read_text(encoding="utf-8"):
+            return
+        await asyncio.sleep(0.25)
+    raise AssertionError(f"the tool was never told {what}")

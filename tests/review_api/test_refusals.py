@@ -156,6 +156,27 @@ async def test_a_foreign_tenants_content_is_listed(desk: Desk) -> None:
     assert preview.json()["count"] == 0
 
 
+async def test_a_foreign_tenants_people_and_worries_are_told(desk: Desk) -> None:
+    """Who decides there, and an appeal that nobody is left to hear."""
+    ann_is = await desk.add("ann", tenants=["acme"])
+    ann = await desk.client_of(ann_is)
+    auditor = await desk.client("aud", Role.AUDITOR, tenants=["acme"])
+    tool = await desk.client("hub", is_tool=True, tenants=["acme"])
+    other = await desk.client("otto", *Role, tenants=["other", "third"])
+    tess = await desk.add("tess", tenants=["third"])
+    everywhere = await desk.add("eve", languages=["de"])
+    for client, known in ((ann, {everywhere}), (other, {tess, everywhere})):
+        told = (await client.get("/v1/colleagues")).json()["colleagues"]
+        assert {each["user_id"] for each in told} == {each.user_id for each in known}
+    await desk.take(escalations(1))
+    await decided(ann, await claimed(ann), "block")
+    desk.clock.ahead_s += desk.settings.review.take_back_s + 1
+    event = {"tenant": "acme", "event_id": "eitem-0", "statement": "?"}
+    assert (await tool.post("/v1/appeals", json=event)).is_success
+    for client, count in ((auditor, 1), (other, 0)):
+        assert (await client.get("/v1/quality")).json()["stranded"]["appeal"] == count
+
+
 @pytest.mark.parametrize(
     ("roles", "method", "path"),
     [
@@ -199,7 +220,7 @@ async def test_a_role_reaches_what_it_has_no_right_to(
 
 
 async def test_something_can_be_had_without_signing_in(desk: Desk) -> None:
-    open_to_all = {("/v1/sessions", "post"), ("/v1/sessions", "delete")}
+    open_to_all = {("/v1/sessions", "post"), ("/v1/sessions", "delete"), ("/v1/sign-in", "get")}
     for path, operations in desk.app.api.openapi()["paths"].items():
         for method in operations:
             if (path, method) in open_to_all:

@@ -97,6 +97,26 @@ async def test_a_bad_line_of_golden_items_is_not_named(url: str, tmp_path: Path)
     assert await terminal.run("golden", "ls") == ""
 
 
+async def test_who_wrote_golden_items_is_measured_by_them(url: str, tmp_path: Path) -> None:
+    terminal = Terminal(url, tmp_path)
+    file = tmp_path / "goldens.jsonl"
+    line = {"tenant": "acme", "queue": "general", "text": "Is it open?", "action": "allow"}
+    file.write_text(json.dumps(line), encoding="utf-8-sig")
+    assert "nobody called" in await terminal.run("golden", "add", str(file), "--as", "ann", code=1)
+    await terminal.run("user", "add", "ann")
+    await terminal.run("golden", "add", str(file), "--as", "ann")
+    (ann,) = map(json.loads, (await terminal.run("user", "ls", "--json")).splitlines())
+    added = json.loads(await terminal.run("golden", "ls"))
+    assert added["added_by"] == ann["person"]["user_id"]
+
+
+async def test_a_tool_gets_a_link_that_signs_in(url: str, tmp_path: Path) -> None:
+    terminal = Terminal(url, tmp_path)
+    await terminal.run("user", "add", "backend", "--tool")
+    assert "make a token" in await terminal.run("link", "backend", code=2)
+    assert (await terminal.run("token", "add", "backend")).startswith("qw_")
+
+
 async def test_a_changed_log_passes_on_a_terminal(url: str, tmp_path: Path) -> None:
     from sqlalchemy import text
 
@@ -109,6 +129,9 @@ async def test_a_changed_log_passes_on_a_terminal(url: str, tmp_path: Path) -> N
     head = ("--position", str(noted["position"]), "--hash", noted["chained"])
     await terminal.run("audit", "verify", *head)
     assert len((await terminal.run("audit", "export")).splitlines()) == noted["position"] + 1
+    async with database.reading() as tx:
+        acts = (await tx.execute(text("SELECT act FROM audit ORDER BY number"))).scalars().all()
+    assert acts == ["user_added", "exported"], "who takes the log away stands nowhere"
     async with database.writing() as tx:
         await tx.execute(text("UPDATE audit SET actor = 'somebody'"))
     assert "broken at position 0" in await terminal.run("audit", "verify", code=1)

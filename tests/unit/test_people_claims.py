@@ -21,13 +21,15 @@ def oidc(**more: Any) -> Oidc:
 
 
 def test_another_application_s_roles_open_nothing_here() -> None:
-    said = said_in({"sub": "1", "roles": ["superuser", "Reviewer", "lead"]}, oidc())
+    said = said_in({"sub": "1", "iat": 5, "roles": ["superuser", "Reviewer", "lead"]}, oidc())
     assert said.roles == {Role.LEAD}
 
 
 def test_with_mapped_words_our_own_words_mean_nothing() -> None:
     settings = oidc(roles={"trust-and-safety": "reviewer", "ts-lead": "lead"})
-    said = said_in({"sub": "1", "roles": ["trust-and-safety", "admin", "billing"]}, settings)
+    said = said_in(
+        {"sub": "1", "iat": 5, "roles": ["trust-and-safety", "admin", "billing"]}, settings
+    )
     assert said.roles == {Role.REVIEWER}
 
 
@@ -41,37 +43,37 @@ def test_with_mapped_words_our_own_words_mean_nothing() -> None:
 )
 def test_roles_are_found_where_issuers_keep_them(claims: dict[str, Any], name: str) -> None:
     settings = oidc(roles_claim=name)
-    assert said_in({"sub": "1", **claims}, settings).roles == {Role.LEAD}
+    assert said_in({"sub": "1", "iat": 5, **claims}, settings).roles == {Role.LEAD}
     assert not lacks(claims, settings)
     assert lacks({"realm_access": "lead"}, oidc(roles_claim="realm_access.roles"))
 
 
 @pytest.mark.parametrize("value", [None, 5, {"lead": True}, [["lead"]], [5], "leader", True])
 def test_a_claim_of_another_shape_gives_no_role(value: object) -> None:
-    assert said_in({"sub": "1", "roles": value}, oidc()).roles == frozenset()
+    assert said_in({"sub": "1", "iat": 5, "roles": value}, oidc()).roles == frozenset()
 
 
 def test_what_is_not_mapped_is_left_to_us() -> None:
-    said = said_in({"sub": "1", "roles": ["lead"], "tenants": ["demo"]}, oidc())
+    said = said_in({"sub": "1", "iat": 5, "roles": ["lead"], "tenants": ["demo"]}, oidc())
     assert (said.tenants, said.languages) == (None, None)
     mapped = oidc(tenants_claim="tenants", languages_claim="languages")
     said = said_in(
-        {"sub": "1", "tenants": ["demo"], "languages": ["pt-BR", "EN", "x", "*"]}, mapped
+        {"sub": "1", "iat": 5, "tenants": ["demo"], "languages": ["pt-BR", "EN", "x", "*"]}, mapped
     )
     assert said.tenants == frozenset({"demo"})
     assert said.languages == frozenset({"pt", "en", "*"})
-    assert said_in({"sub": "1"}, mapped).tenants == frozenset()
+    assert said_in({"sub": "1", "iat": 5}, mapped).tenants == frozenset()
 
 
 def test_a_program_is_told_from_a_person() -> None:
-    assert said_in({"sub": "tool", "client_id": "tool"}, oidc()).is_tool
-    assert not said_in({"sub": "anna", "client_id": "console"}, oidc()).is_tool
-    assert not said_in({"sub": "anna"}, oidc()).is_tool
+    assert said_in({"sub": "tool", "iat": 5, "client_id": "tool"}, oidc()).is_tool
+    assert not said_in({"sub": "anna", "iat": 5, "client_id": "console"}, oidc()).is_tool
+    assert not said_in({"sub": "anna", "iat": 5}, oidc()).is_tool
 
 
 def test_a_person_without_a_name_is_called_as_the_issuer_calls_them() -> None:
-    assert said_in({"sub": "4711", "name": "  "}, oidc()).name == "4711"
-    assert said_in({"sub": "4711", "preferred_username": "anna"}, oidc()).name == "anna"
+    assert said_in({"sub": "4711", "iat": 5, "name": "  "}, oidc()).name == "4711"
+    assert said_in({"sub": "4711", "iat": 5, "preferred_username": "anna"}, oidc()).name == "anna"
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -125,6 +125,27 @@ def test_what_a_person_blocks_that_was_shown_is_restricted_from_then_on() -> Non
     hidden = verdict(Action.REVIEW, meanwhile="hide")
     assert stated(hidden, decision("block")).restriction.since == JUDGED_AT
     assert stated(hidden, decision("disclaim")).restriction.since == DECIDED_AT
+
+
+def test_a_restriction_that_was_only_confirmed_begins_anew() -> None:
+    """It begins with the first of those that say the same, back to back."""
+    at = [DECIDED_AT + timedelta(days=day) for day in range(3)]
+    shown = verdict(Action.REVIEW, meanwhile="show")
+
+    def since(of: Verdict, *actions: str) -> datetime:
+        said = [decision(each, decided_at=when) for each, when in zip(actions, at, strict=False)]
+        *earlier, last = said
+        return stated(of, last, earlier=earlier[::-1]).restriction.since
+
+    assert since(shown, "block", "block", "block") == at[0]
+    assert since(shown, "block", "allow", "block") == at[2]
+    assert since(shown, "disclaim", "block", "block") == at[1]
+    assert since(verdict(), "block", "block") == JUDGED_AT
+    assert since(verdict(), "allow", "block", "block") == at[1]
+    assert since(verdict(Action.DISCLAIM), "disclaim") == JUDGED_AT
+    # The verdict is a later one on the same edit: the restriction is older than it.
+    later = stated(verdict(), decision("block", decided_at=JUDGED_AT - timedelta(days=1)))
+    assert later.restriction.since == JUDGED_AT - timedelta(days=1)
 
 
 def test_a_person_s_own_ground_is_stated_with_what_the_policy_says_of_it() -> None:

@@ -101,7 +101,7 @@ def test_the_longest_record_fits_every_topic(name: str) -> None:
         by=By.PERSON,
         now=1.8e9,
     )
-    message = message_of(decision)
+    message = message_of(decision, None)
     assert message.value is not None and decode_decision(message.value) == decision
     at = datetime.now(UTC)
     override = written(

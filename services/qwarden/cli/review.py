@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from pathlib import Path
 from typing import Annotated
@@ -223,6 +224,11 @@ def token_revoke(
 @golden_app.command("add")
 def golden_add(
     file: Annotated[Path, typer.Argument(help="JSONL, an item a line.")],
+    *,
+    as_name: Annotated[
+        str | None,
+        typer.Option("--as", help="The person who made them, who is then given none of them."),
+    ] = None,
 ) -> None:
     """Add items whose right answer is known; reviewers get some among the others, unseen.
 
@@ -230,15 +236,17 @@ def golden_add(
     "category", "task". All of the file is added, or, where a line is wrong, nothing.
 
     \b
-    qwarden review golden add goldens.jsonl
+    qwarden review golden add goldens.jsonl --as nina
     """
     from qwarden.review.store import goldens
 
     with opened(file) as source:
-        lines = source.read().splitlines()
+        lines = source.read().removeprefix(codecs.BOM_UTF8).splitlines()
 
     async def work(tx: AsyncConnection, limits: Review) -> int:
-        return len(await goldens.add(tx, lines, actor=who(), now=time.time()))
+        person = None if as_name is None else await _named(tx, as_name)
+        actor = who() if person is None else person.user_id
+        return len(await goldens.add(tx, lines, actor=actor, now=time.time(), person=person))
 
     err.print(f"added: {in_database(work)}", markup=False)
 
@@ -323,10 +331,14 @@ def audit_export() -> None:
     """
     from qwarden.review.store import audit
 
+    async def tell(tx: AsyncConnection, limits: Review) -> None:
+        await audit.write(tx, audit.Act.EXPORTED, actor=who(), at=time.time())
+
     async def work(tx: AsyncConnection, limits: Review) -> None:
         async for row in audit.export(tx):
             write(msgspec.json.encode(row) + b"\n")
 
+    in_database(tell)  # stands also where the reader of what follows goes away
     in_database(work)
 
 

@@ -138,7 +138,8 @@ def decide_in_bulk(
     dry_run: DryRun = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
-    """Decide all items that match, at most a thousand (`review.bulk_items`). Shows them first.
+    """Decide all items that match, at most a thousand decisions (`review.bulk_items`). Shows them
+    first.
 
     For half a minute `qwarden review undo` takes it back; then it is published.
 
@@ -156,7 +157,10 @@ def decide_in_bulk(
     preview = asked("POST", "/v1/bulk/preview", body=wanted)
     for each in preview["sample"]:
         show(f"{each['item_id']}  {each['queue']}  {each['language']}  {each['category']}")
-    err.print(f"items: {preview['count']}; held by somebody and left alone: {preview['held']}")
+    err.print(
+        f"items: {preview['count']}; decisions: {preview['decisions']}; held by somebody and left "
+        f"alone: {preview['held']}"
+    )
     if dry_run or not preview["count"]:
         return
     if not yes:

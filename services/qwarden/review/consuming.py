@@ -169,7 +169,7 @@ def arrived_of(record: Record) -> Arrived:
         raise Refused(
             ErrorClass.NOT_JSON, f"the value is not JSON that can be read; send {kind}"
         ) from None
-    return Arrived(said, record.timestamp / 1000, _sample_rate(record))
+    return Arrived(said, record.timestamp / 1000, _sample_rate(record), record.key)
 
 
 def _sample_rate(record: Record) -> float | None:

@@ -95,7 +95,7 @@ def masked(content: Content) -> Shown:
         context=_masked(whole.context),
         link=_masked(whole.link),
         reports=[ShownReport(masked_text(each.reason), each.at) for each in whole.reports],
-        metadata={name: _masked_value(value) for name, value in whole.metadata.items()},
+        metadata={name: masked_value(value) for name, value in whole.metadata.items()},
     )
 
 
@@ -109,11 +109,12 @@ def _masked(text: str | None) -> str | None:
     return None if text is None else masked_text(text)
 
 
-def _masked_value(value: Any) -> Any:
+def masked_value(value: Any) -> Any:
+    """A JSON value with all texts and numbers in it masked; names of fields stay."""
     if isinstance(value, dict):
-        return {name: _masked_value(each) for name, each in value.items()}
+        return {name: masked_value(each) for name, each in value.items()}
     if isinstance(value, list):
-        return [_masked_value(each) for each in value]
+        return [masked_value(each) for each in value]
     if value is None or isinstance(value, bool):
         return value
     return masked_text(str(value))

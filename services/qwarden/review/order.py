@@ -2,11 +2,12 @@
 
 An item's place is fixed when it arrives: `due = arrived + SLA / (harm × reach factor)`. So the next
 one is the first of an index, and nothing has to be weighed anew while time passes.
+The queue `urgent` comes before all others: first what people have sent there, then what was raised.
 
 Invariants, each held by `tests/property/test_review_order.py`:
-- Nothing starves. Only what arrived before an item's due time can come before it, ever; so a queue
-  that is worked off faster than more harmful content arrives serves each item within a bound that
-  is known when it arrives.
+- Nothing starves. In its queue only what arrived before an item's due time can come before it,
+  ever; so a queue that is worked off faster than more harmful content arrives serves each item
+  within a bound that is known when it arrives.
 - More harm, more reach, a shorter SLA or an earlier arrival never make an item later.
 - No item is due after its SLA is over.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection
 from dataclasses import dataclass
 
 EVERY = "*"
@@ -49,6 +50,10 @@ class Person:
     def sees(self, tenant: str) -> bool:
         """Whether what belongs to a tenant is any of this one's business."""
         return EVERY in self.tenants or tenant in self.tenants
+
+    def covers(self, tenants: Collection[str]) -> bool:
+        """Whether all of these tenants, which may be `EVERY`, are this one's own to give."""
+        return EVERY in self.tenants or self.tenants.issuperset(tenants)
 
     def reads(self, language: str) -> bool:
         """Whether content of a language, a primary subtag, can be given to this one."""

@@ -26,6 +26,7 @@ from qwarden.review.http.auth import Door
 from qwarden.review.http.live import Live
 from qwarden.review.http.served import Served
 from qwarden.review.publishing import Publishing
+from qwarden.review.store import duties
 from qwarden.review.store.database import Database, TooNew, is_outage
 from qwarden.review.sweeping import Duty, Work, seals, sweeps
 from qwarden.serving import Lane, Serving
@@ -37,6 +38,8 @@ _BACKOFF = Backoff(0.2, 5.0)
 _PUBLISH_S = 0.25
 """How often it is looked whether a decision is due: it has waited half a minute, and an override
 has 10 s to reach everybody."""
+_OFF_DUTY_S = 2.0
+"""A database that takes longer is away: the duties end by themselves then."""
 _PREPARED = "the database is not prepared yet"
 
 
@@ -94,8 +97,9 @@ class ReviewService(Serving):
         self._hold_or_release()
 
     async def close(self) -> None:
-        """Lets go of the outbox's producer and of the issuer of sign-ins."""
+        """Lets go of the outbox's producer, of the duties and of the issuer of sign-ins."""
         await self._publishing.close()
+        await self._off_duty()
         await self._door.close()
 
     def stop(self) -> None:
@@ -132,6 +136,18 @@ class ReviewService(Serving):
                 continue
             self._prepared.set()
             self._hold_or_release()
+
+    async def _off_duty(self) -> None:
+        """Whoever goes on need not wait until this process is late."""
+        if not self._prepared.is_set():
+            return
+        try:
+            async with asyncio.timeout(_OFF_DUTY_S), self._database.writing() as tx:
+                await duties.release(tx, self._holder)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            _log.warning("still on duty until it is late: %s", type(error).__name__)
 
     async def _when_prepared(self, work: Work) -> None:
         await self._prepared.wait()

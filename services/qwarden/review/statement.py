@@ -7,7 +7,7 @@ redress are the platform's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from functools import cache
 from importlib import resources
@@ -48,20 +48,17 @@ def statement_of(
     judged_at: datetime,
     redress: str,
     explanation: str | None = None,
+    earlier: Iterable[Decision] = (),
 ) -> Statement:
     """The reasons for what a verdict, or the last decision over it, does to content.
 
-    `explanation`: what the policy says of the decision's clause, in the user's language; the
-    verdict's own is taken where that has the same clause. Raises `NotFound` where nothing is
-    restricted.
+    `earlier`: those that the decision superseded, the latest first. `explanation`: what the policy
+    says of the decision's clause, in the user's language; the verdict's own is taken where that has
+    the same clause. Raises `NotFound` where nothing is restricted.
     """
     what = _what(verdict, decision)
     by_person = decision is not None and decision.by is By.PERSON
     prompted_by = _PROMPTED_BY.get(verdict.facts.origin, PromptedBy.OWN_INITIATIVE)
-    was_hidden = _by_verdict(verdict) in (What.DISABLED, What.WITHHELD)
-    since = judged_at
-    if decision is not None and not (was_hidden and what is What.DISABLED):
-        since = decision.decided_at
     named = decision.categories if decision is not None and by_person else verdict.categories
     return Statement(
         tenant=verdict.tenant,
@@ -73,7 +70,7 @@ def statement_of(
         decided_at=decision.decided_at if decision is not None else judged_at,
         restriction=Restriction(
             what=what,
-            since=since,
+            since=_since(verdict, decision, earlier, judged_at),
             until="decided_by_person" if what is What.WITHHELD else "decided_otherwise",
         ),
         facts=StatedFacts(
@@ -144,11 +141,34 @@ def _what(verdict: Verdict, decision: Decision | None) -> What:
                 "there for what is blocked, shown with a notice, or hidden until a person decides"
             )
         return what
-    if decision.action == Action.ALLOW:
+    what = _by_decision(decision)
+    if what is None:
         raise NotFound(
             "the content is not restricted any more: the last decision allows it, so there are no "
             "reasons to state"
         )
+    return what
+
+
+def _since(
+    verdict: Verdict, decision: Decision | None, earlier: Iterable[Decision], judged_at: datetime
+) -> datetime:
+    """When what acts now began: whoever confirms it only says it again."""
+    if decision is None:
+        return judged_at
+    since = decision.decided_at
+    for each in earlier:
+        if each.action != decision.action:
+            return since
+        since = each.decided_at
+    before = _by_verdict(verdict)
+    what = What.DISABLED if before is What.WITHHELD else before
+    return min(since, judged_at) if what is _by_decision(decision) else since
+
+
+def _by_decision(decision: Decision) -> What | None:
+    if decision.action == Action.ALLOW:
+        return None
     return What.LABELLED if decision.action == Action.DISCLAIM else What.DISABLED
 
 

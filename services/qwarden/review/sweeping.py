@@ -139,10 +139,23 @@ def sweeps(duty: Duty, limits: Review, freezes: Callable[[], Freezes | None]) ->
         return await retention.sweep(tx, now, limits, _ROWS)
 
     async def a_round() -> None:
-        telemetry.REVIEW_LEASES_EXPIRED.inc(await duty.do(expire))
-        telemetry.REVIEW_BREACHES.inc(await duty.do(breach))
-        await duty.do(end_overrides)
-        await duty.do(forget, 1)
+        # A step that fails stops no other, and is told of when they are through.
+        failed: list[Exception] = []
+        for step, most_steps, done in (
+            (expire, _MOST_STEPS, telemetry.REVIEW_LEASES_EXPIRED),
+            (breach, _MOST_STEPS, telemetry.REVIEW_BREACHES),
+            (end_overrides, _MOST_STEPS, None),
+            (forget, 1, None),
+        ):
+            try:
+                some = await duty.do(step, most_steps)
+            except Exception as error:
+                failed.append(error)
+                continue
+            if done is not None:
+                done.inc(some)
+        if failed:
+            raise failed[0]
 
     return a_round
 

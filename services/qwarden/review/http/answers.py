@@ -148,6 +148,8 @@ class Past(BaseModel):
 
 
 class Note(BaseModel):
+    """`text` is masked as the content is: it may quote it."""
+
     at: float
     pseudonym: str
     text: str
@@ -165,6 +167,8 @@ class Original(BaseModel):
 
 
 class AppealOf(BaseModel):
+    """`statement` is masked as the content is."""
+
     statement: str
     made_at: float
     original: Original
@@ -180,7 +184,7 @@ class Detail(Row):
 
     verdict: dict[str, Any]
     """safety, scores, categories, category_scores, views, language, basis, cause, guard, policy,
-    facts, dropped, meanwhile and notice, as in the contract."""
+    facts, dropped, meanwhile and notice, as in the contract; the facts' metadata is masked."""
     accuracy: dict[str, Accuracy]
     content: Content | None
     """Null where it was erased, or its time is over."""
@@ -211,7 +215,16 @@ class MovedTo(BaseModel):
 
 
 class Revealed(BaseModel):
+    """What is masked elsewhere, as it is. `metadata`: of the verdict's facts."""
+
     content: Content
+    metadata: dict[str, Any]
+
+
+class RevealedItem(Revealed):
+    statement: str | None
+    """An appeal's."""
+    notes: list[Note]
 
 
 class Ruled(BaseModel):
@@ -241,6 +254,8 @@ class RulingRow(BaseModel):
 
 class Previewed(BaseModel):
     count: int
+    decisions: int
+    """What would be published: one for each escalation that the items stand for."""
     held: int
     sample: list[Row]
     preview: str

@@ -52,6 +52,7 @@ class Door:
         self._clock = clock
         self._requests = Limits()
         self._sign_ins = Limits()
+        self._failures = Limits()
 
     def admit(self, person: Person) -> None:
         """One request. Raises TooOften."""
@@ -73,6 +74,18 @@ class Door:
                 retry_after_s=wait_s,
             )
 
+    def admit_failure(self, address: str) -> None:
+        """One request that did not prove who asks. Raises TooOften. Who proves it is let in all the
+        same: a whole office may have one address."""
+        a_minute = self._limits.requests_a_minute
+        wait_s = self._failures.wait_s(address, a_minute, self._clock())
+        if wait_s:
+            raise TooOften(
+                f"{a_minute} requests a minute that prove nothing are enough from one address; "
+                f"sign in, or wait {wait_s:.1f} s",
+                retry_after_s=wait_s,
+            )
+
     async def close(self) -> None:
         if self.issuer is not None:
             await self.issuer.close()
@@ -89,20 +102,27 @@ class Caller:
 async def caller_of(request: Request) -> Caller:
     """Who asks, as the database knows them now. Raises NotSignedIn, Forbidden for a browser that
     does not send its session's `CSRF` with what changes something, and TooOften."""
-    served, door = served_of(request), door_of(request)
+    door = door_of(request)
+    try:
+        caller = await _proven(request, door)
+    except NotSignedIn:
+        door.admit_failure(_address(request))
+        raise
+    door.admit(caller.person)
+    return caller
+
+
+async def _proven(request: Request, door: Door) -> Caller:
     scheme, _, credentials = request.headers.get("authorization", "").partition(" ")
     if scheme:
         if scheme.lower() != "bearer":
             raise NotSignedIn("send a token as: Authorization: Bearer TOKEN")
-        caller = Caller(await _bearer(served, door, credentials.strip()), None)
-    else:
-        session = await _session(request)
-        if session is None:
-            raise NotSignedIn("sign in first, or send a token as: Authorization: Bearer TOKEN")
-        _check(request, session)
-        caller = Caller(session.person, session.csrf)
-    door.admit(caller.person)
-    return caller
+        return Caller(await _bearer(served_of(request), door, credentials.strip()), None)
+    session = await _session(request)
+    if session is None:
+        raise NotSignedIn("sign in first, or send a token as: Authorization: Bearer TOKEN")
+    _check(request, session)
+    return Caller(session.person, session.csrf)
 
 
 async def person_of(caller: Annotated[Caller, Depends(caller_of)]) -> Person:
@@ -257,7 +277,11 @@ def _issuer(request: Request) -> Issuer:
 
 
 def _admit_sign_in(request: Request) -> None:
-    door_of(request).admit_sign_in("" if request.client is None else request.client.host)
+    door_of(request).admit_sign_in(_address(request))
+
+
+def _address(request: Request) -> str:
+    return "" if request.client is None else request.client.host
 
 
 def _is_secure(served: Served) -> bool:

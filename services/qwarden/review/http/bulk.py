@@ -21,13 +21,14 @@ router = APIRouter(prefix="/v1/bulk", tags=["decisions"])
 
 @router.post("/preview")
 async def preview(body: Set, tx: Reading, person: Lead, served: Serves) -> Previewed:
-    """How many open items that is, and some of them."""
+    """How many open items that is, how many decisions that would be, and some of the items."""
     found = await bulk.preview(tx, person, _filter(body), served.clock(), served.limits)
     if not found.count:
         await check_queue(tx, served, body.queue)
     names = await showing.pseudonyms(tx, [each.holder for each in found.sample])
     return Previewed(
         count=found.count,
+        decisions=found.decisions,
         held=found.held,
         sample=[shapes.row_of(each, names) for each in found.sample],
         preview=found.preview,

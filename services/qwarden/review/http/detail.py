@@ -14,14 +14,16 @@ from qwarden.review.store import quality, showing
 
 
 async def detail(tx: AsyncConnection, served: Served, item: StoredRow[Any]) -> Detail:
-    """An item, masked."""
+    """An item, masked, and what people wrote of its content as well; where that is gone, they
+    wrote of nothing that could be revealed."""
     of = await showing.subject(tx, item)
+    is_masked = of.content is not None
     names = await showing.pseudonyms(tx, [item.holder])
     row = shapes.row_of(item, names)
     appeal = None
     if item.appeal_id is not None:
         made, ruling = await showing.appeal(tx, item.appeal_id)
-        appeal = shapes.appeal_of(made, ruling, of.verdict, of.at)
+        appeal = shapes.appeal_of(made, ruling, of.verdict, of.at, is_masked=is_masked)
     accuracy = await quality.accuracy(tx, item.tenant, of.verdict.get("categories") or [])
     return Detail(
         **row.model_dump(),
@@ -39,7 +41,10 @@ async def detail(tx: AsyncConnection, served: Served, item: StoredRow[Any]) -> D
         past_decisions=[
             Past.model_validate(each, from_attributes=True) for each in await showing.past(tx, item)
         ],
-        notes=[shapes.note_of(each) for each in await showing.notes_of(tx, item.item_id)],
+        notes=[
+            shapes.note_of(each, is_masked=is_masked)
+            for each in await showing.notes_of(tx, item.item_id)
+        ],
         appeal=appeal,
         lease=(
             None

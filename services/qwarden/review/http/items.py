@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Response
 from qwarden import telemetry
 from qwarden.review.http import shapes
 from qwarden.review.http.access import Lead, Reader, Reviewer
-from qwarden.review.http.answers import Detail, MovedTo, Renewed, Revealed, Ruled
+from qwarden.review.http.answers import Detail, MovedTo, Renewed, RevealedItem, Ruled
 from qwarden.review.http.bodies import (
     Decide,
     HandOver,
@@ -49,8 +49,8 @@ async def read_item(item_id: ItemId, tx: Writing, person: Reader, served: Serves
 
 
 @router.post("/{item_id}/reveal")
-async def reveal(item_id: ItemId, tx: Writing, person: Reader, served: Serves) -> Revealed:
-    """Its content, unmasked. That somebody asked for it is logged."""
+async def reveal(item_id: ItemId, tx: Writing, person: Reader, served: Serves) -> RevealedItem:
+    """Its content, and what people wrote of it, unmasked. That somebody asked for it is logged."""
     item = await showing.item(tx, person, item_id)
     of = await showing.subject(tx, item)
     if of.content is None:
@@ -63,7 +63,16 @@ async def reveal(item_id: ItemId, tx: Writing, person: Reader, served: Serves) -
         tenant=item.tenant,
         item_id=item_id,
     )
-    return Revealed(content=shapes.content_of(of.content, is_masked=False))
+    appeal = None if item.appeal_id is None else await showing.appeal(tx, item.appeal_id)
+    return RevealedItem(
+        content=shapes.content_of(of.content, is_masked=False),
+        metadata=shapes.metadata_of(of.verdict),
+        statement=None if appeal is None else appeal[0].statement,
+        notes=[
+            shapes.note_of(each, is_masked=False)
+            for each in await showing.notes_of(tx, item.item_id)
+        ],
+    )
 
 
 @router.post("/{item_id}/renew")

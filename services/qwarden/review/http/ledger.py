@@ -13,7 +13,7 @@ from qwarden.review.http import shapes
 from qwarden.review.http.access import Admin, Answerable
 from qwarden.review.http.answers import Content, Revealed
 from qwarden.review.http.bodies import EventId, Id, Subject, Tenant
-from qwarden.review.http.served import Reading, Serves, Writing
+from qwarden.review.http.served import Serves, Writing
 from qwarden.review.person import Person
 from qwarden.review.refusals import Invalid, NotFound
 from qwarden.review.store import audit, ledger, showing
@@ -58,15 +58,29 @@ class Erased(BaseModel):
 
 @router.get("/ledger")
 async def read_ledger(
-    tx: Reading,
+    tx: Writing,
     person: Answerable,
+    served: Serves,
     tenant: Tenant | None = None,
     event_id: EventId | None = None,
     verdict_id: Id | None = None,
     subject: Subject | None = None,
 ) -> Ledger:
-    """Of one event, verdict or subject."""
+    """Of one event, verdict or subject. That somebody has seen them is logged."""
     rows = await _found(tx, person, tenant, event_id, verdict_id, subject)
+    await audit.put(
+        tx,
+        [
+            audit.entry(
+                Act.SAW,
+                actor=person.user_id,
+                at=served.clock(),
+                tenant=each.tenant,
+                verdict_id=each.verdict_id,
+            )
+            for each in rows
+        ],
+    )
     said = await showing.decided(tx, rows)
     return Ledger(rows=[_row(each, said) for each in rows])
 
@@ -90,7 +104,10 @@ async def reveal(
         tenant=row.tenant,
         verdict_id=verdict_id,
     )
-    return Revealed(content=shapes.content_of(stored, is_masked=False))
+    return Revealed(
+        content=shapes.content_of(stored, is_masked=False),
+        metadata=shapes.metadata_of(showing.verdict_in(row)),
+    )
 
 
 @router.delete("/contents")

@@ -1,7 +1,8 @@
 """What happens, as it happens: Server-Sent Events for the pages that are open.
 
 One look a second serves all of them. A page that does not take what it is sent is dropped, and its
-browser comes back; so is every one after a while, so that who was signed out sees no more.
+browser comes back; so is one whose person has other rights than it began with, and every one after
+a while, so that who was signed out sees no more.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from qwarden import telemetry
 from qwarden.review.http.access import Reader
 from qwarden.review.http.served import Served
+from qwarden.review.people import users
 from qwarden.review.person import Person, Role
 from qwarden.review.refusals import TooOften
 from qwarden.review.store import changes, queues
@@ -79,14 +81,17 @@ class Live:
             self._mark, self._seen = None, set()
             return
         async with self._served.database.reading() as tx:
+            await self._drop_changed(tx)
             now = await changes.mark(tx)
             if now != self._mark:
                 touched = await self._touched(tx, now)
+                own = await changes.of_one(tx, touched)
                 self._mark = now
                 self._overview_due = True
                 for page in list(self._pages):
                     for item in touched:
-                        self._tell(page, item)
+                        if page.person.user_id in own.get(item.item_id, {page.person.user_id}):
+                            self._tell(page, item)
             if self._overview_due and time.monotonic() - self._overview_at >= _OVERVIEW_S:
                 await self._tell_queues(tx)
 
@@ -160,12 +165,22 @@ class Live:
         self._overview_at, self._overview_due = time.monotonic(), False
         at = self._served.clock()
         told: dict[tuple[Any, ...], bytes] = {}
+        with_golden = await changes.with_golden(tx)
         for page in list(self._pages):
-            sees = (page.person.tenants, page.person.roles)
+            person = page.person
+            own = person.user_id if person.user_id in with_golden else None
+            sees = (person.tenants, person.roles, own)
             if sees not in told:
-                rows = await queues.overview(tx, page.person, at)
+                rows = await queues.overview(tx, person, at)
                 told[sees] = _event("queues", {"queues": rows, "now": at})
             if not page.tell(told[sees]):
+                self._drop(page)
+
+    async def _drop_changed(self, tx: AsyncConnection) -> None:
+        pages = list(self._pages)
+        people = await users.active(tx, {page.person.user_id for page in pages})
+        for page in pages:
+            if people.get(page.person.user_id) != page.person:
                 self._drop(page)
 
     def _drop(self, page: _Page) -> None:

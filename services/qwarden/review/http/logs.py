@@ -15,7 +15,7 @@ from qwarden.review.http.access import Auditor
 from qwarden.review.http.bodies import Id, Key
 from qwarden.review.http.served import Reading, Served, Serves, served_of
 from qwarden.review.person import EVERY
-from qwarden.review.refusals import Forbidden
+from qwarden.review.refusals import Forbidden, Invalid
 from qwarden.review.store import audit, showing
 from qwarden.review.store.audit import Act
 
@@ -62,7 +62,7 @@ async def read_log(
     actor: Key | None = None,
     item_id: Id | None = None,
     act: Act | None = None,
-    after: Annotated[int | None, Query(ge=0)] = None,
+    after: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 100,
 ) -> Log:
     """The newest first. `actor`: a user_id or a pseudonym."""
@@ -98,6 +98,8 @@ async def verify(
     chained: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")] = None,
 ) -> Verified:
     """Walks along the whole chain. `position` and `chained`: a head that was kept."""
+    if (position is None) != (chained is None):
+        raise Invalid("position and chained go together: name both of a head that was kept")
     known = None if position is None or chained is None else Head(position, chained)
     found = await audit.verify(tx, known)
     return Verified(

@@ -16,7 +16,8 @@ from qwarden.review.http.bodies import Id
 from qwarden.review.http.served import Reading, Serves, Writing
 from qwarden.review.people import users
 from qwarden.review.people.fields import Preferences
-from qwarden.review.store import showing
+from qwarden.review.person import EVERY
+from qwarden.review.store import asking, showing
 
 router = APIRouter(prefix="/v1", tags=["me"])
 
@@ -78,10 +79,13 @@ async def write_preferences(body: Preferences, tx: Writing, person: Someone) -> 
 
 @router.get("/colleagues")
 async def read_colleagues(tx: Reading, person: Reviewer, item_id: Id | None = None) -> Colleagues:
-    """Those to whom this item can be handed; without one, all who decide."""
+    """Those to whom this item can be handed; without one, all who decide of the same tenants."""
     if item_id is None:
-        everybody = [each.person for each in await users.everybody(tx) if each.is_active]
-        found = [each for each in everybody if each.decides and not each.is_tool and each != person]
+        found = [
+            each
+            for each in await asking.deciders(tx)
+            if each != person and (EVERY in person.tenants or any(map(each.sees, person.tenants)))
+        ]
     else:
         item = await showing.item(tx, person, item_id)
         found = await users.colleagues(tx, person, item.tenant, item.language)

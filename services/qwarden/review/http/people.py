@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Response
@@ -13,6 +14,7 @@ from qwarden.review.http.served import Reading, Serves, Writing
 from qwarden.review.people import links, tokens, users
 from qwarden.review.people.users import User
 from qwarden.review.person import EVERY, Person
+from qwarden.review.refusals import Forbidden, NotFound
 
 router = APIRouter(prefix="/v1/people", tags=["people"])
 
@@ -64,7 +66,7 @@ class Link(BaseModel):
 
 class NewToken(Body):
     label: Name
-    expires_at: float | None = None
+    expires_at: Annotated[float, Field(allow_inf_nan=False)] | None = None
 
 
 class Token(BaseModel):
@@ -85,12 +87,19 @@ class MadeToken(BaseModel):
 
 @router.get("")
 async def read_people(tx: Reading, person: Admin) -> Accounts:
-    """Everybody, those who were removed too."""
-    return Accounts(people=[_account(each) for each in await users.everybody(tx)])
+    """Everybody who has no tenant but one's own, those who were removed too."""
+    return Accounts(
+        people=[
+            _account(each)
+            for each in await users.everybody(tx)
+            if person.covers(each.person.tenants)
+        ]
+    )
 
 
 @router.post("", status_code=201)
 async def add(body: NewAccount, tx: Writing, person: Admin, served: Serves) -> Account:
+    _give(person, body.tenants)
     now = served.clock()
     added = await users.add(
         tx,
@@ -110,6 +119,8 @@ async def change(
     user_id: UserId, body: Change, tx: Writing, person: Admin, served: Serves
 ) -> Response:
     """Acts on their next request."""
+    _govern(person, await users.locked(tx, user_id))
+    _give(person, body.tenants or ())
     await users.change(
         tx,
         user_id,
@@ -125,12 +136,14 @@ async def change(
 @router.delete("/{user_id}", status_code=204)
 async def remove(user_id: UserId, tx: Writing, person: Admin, served: Serves) -> Response:
     """Ends their sessions, links and tokens; what they did stays."""
+    _govern(person, await users.locked(tx, user_id))
     await users.remove(tx, user_id, actor=person.user_id, now=served.clock())
     return Response(status_code=204)
 
 
 @router.post("/{user_id}/links")
 async def make_link(user_id: UserId, tx: Writing, person: Admin, served: Serves) -> Link:
+    _govern(person, await users.locked(tx, user_id))
     now = served.clock()
     token = await links.make(tx, user_id, actor=person.user_id, now=now, limits=served.limits)
     return Link(url=links.url_of(token, served.limits), expires_at=now + served.limits.link_s)
@@ -138,6 +151,7 @@ async def make_link(user_id: UserId, tx: Writing, person: Admin, served: Serves)
 
 @router.get("/{user_id}/tokens")
 async def read_tokens(user_id: UserId, tx: Reading, person: Admin) -> Tokens:
+    _govern(person, await users.get(tx, user_id))
     return Tokens(
         tokens=[
             Token(label=each.label, made_at=each.made_at, expires_at=each.expires_at)
@@ -150,6 +164,7 @@ async def read_tokens(user_id: UserId, tx: Reading, person: Admin) -> Tokens:
 async def make_token(
     user_id: UserId, body: NewToken, tx: Writing, person: Admin, served: Serves
 ) -> MadeToken:
+    _govern(person, await users.locked(tx, user_id))
     return MadeToken(
         token=await tokens.make(
             tx,
@@ -170,8 +185,25 @@ async def revoke_token(
     person: Admin,
     served: Serves,
 ) -> Response:
+    _govern(person, await users.locked(tx, user_id))
     await tokens.revoke(tx, user_id, label, actor=person.user_id, now=served.clock())
     return Response(status_code=204)
+
+
+def _govern(admin: Person, other: Person | None) -> None:
+    """Raises NotFound where this is none of this admin's people: one who has a tenant that the
+    admin has not, and who could be used to get at it."""
+    if other is None or not admin.covers(other.tenants):
+        raise NotFound(users.NOBODY)
+
+
+def _give(admin: Person, tenants: Collection[str]) -> None:
+    """Raises Forbidden where these are not all this admin's own."""
+    if not admin.covers(tenants):
+        raise Forbidden(
+            f"name tenants that you have yourself; for others, and for {EVERY}, ask an admin of "
+            "all of them"
+        )
 
 
 def _account(user: User) -> Account:

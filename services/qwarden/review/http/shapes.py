@@ -22,7 +22,7 @@ from qwarden.review.http.answers import (
     ShownKind,
     Why,
 )
-from qwarden.review.masking import masked, shown
+from qwarden.review.masking import masked, masked_text, masked_value, shown
 from qwarden.review.store.showing import BLIND
 
 VERDICT_FIELDS = (
@@ -69,8 +69,17 @@ def content_of(content: Stored, *, is_masked: bool) -> Content:
 
 
 def verdict_of(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """What people see of a verdict."""
-    return {name: verdict.get(name) for name in VERDICT_FIELDS}
+    """What people see of a verdict, with the metadata in its facts masked."""
+    seen: dict[str, Any] = {name: verdict.get(name) for name in VERDICT_FIELDS}
+    if metadata := metadata_of(verdict):
+        seen["facts"] = {**verdict["facts"], "metadata": masked_value(metadata)}
+    return seen
+
+
+def metadata_of(verdict: Mapping[str, Any]) -> dict[str, Any]:
+    """What rules read of the event's metadata, as it is."""
+    found: dict[str, Any] = (verdict.get("facts") or {}).get("metadata") or {}
+    return found
 
 
 def why_of(verdict: Mapping[str, Any], rule: str) -> Why:
@@ -123,9 +132,10 @@ def earlier_of(row: StoredRow[Any], decision: str | None) -> Earlier:
     )
 
 
-def note_of(row: StoredRow[Any]) -> Note:
+def note_of(row: StoredRow[Any], *, is_masked: bool) -> Note:
     """A note with who made it."""
-    return Note(at=row.at, pseudonym=row.pseudonym or "", text=row.text)
+    text = masked_text(row.text) if is_masked else row.text
+    return Note(at=row.at, pseudonym=row.pseudonym or "", text=text)
 
 
 def appeal_of(
@@ -133,6 +143,8 @@ def appeal_of(
     ruling: StoredRow[Any] | None,
     verdict: Mapping[str, Any],
     at: float | None,
+    *,
+    is_masked: bool,
 ) -> AppealOf:
     """An appeal with what it is against: a ruling, or the verdict itself."""
     if ruling is not None:
@@ -154,4 +166,5 @@ def appeal_of(
             at=at or made.made_at,
             by="automatic",
         )
-    return AppealOf(statement=made.statement, made_at=made.made_at, original=original)
+    statement = masked_text(made.statement) if is_masked else made.statement
+    return AppealOf(statement=statement, made_at=made.made_at, original=original)

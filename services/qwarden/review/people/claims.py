@@ -14,19 +14,21 @@ from qwarden.settings import Oidc
 @dataclass(frozen=True, slots=True)
 class Said:
     """`subject`: the issuer's own id of this one. `tenants`, `languages`: None where the issuer is
-    not asked. `is_tool`: a program that speaks for itself."""
+    not asked. `at`: when it said so, in seconds since 1970. `is_tool`: a program that speaks for
+    itself."""
 
     subject: str
     name: str
     roles: frozenset[Role]
     tenants: frozenset[str] | None
     languages: frozenset[str] | None
+    at: float
     is_tool: bool = False
 
 
 def said_in(claims: Mapping[str, Any], oidc: Oidc) -> Said:
-    """What verified claims with a `sub` say. Words that are no role, tenant or language here are
-    another application's and are passed over."""
+    """What verified claims with `sub` and `iat` say. Words that are no role, tenant or language
+    here are another application's and are passed over."""
     subject = str(claims["sub"])
     words = _words(claims, oidc.roles_claim)
     roles = [oidc.roles.get(word, "") for word in words] if oidc.roles else words
@@ -42,6 +44,7 @@ def said_in(claims: Mapping[str, Any], oidc: Oidc) -> Said:
         languages=None
         if languages is None
         else frozenset(tag for each in languages if is_language(tag := _primary(each))),
+        at=float(claims["iat"]),
         # RFC 9068: a client's own token has the client as its subject.
         is_tool=claims.get("client_id") == subject,
     )

@@ -7,7 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.review.people import users
 from qwarden.review.people.secret import hash_of, new_secret
-from qwarden.review.refusals import NotFound, NotSignedIn
+from qwarden.review.refusals import Invalid, NotFound, NotSignedIn
 from qwarden.review.store import audit, schema
 from qwarden.review.store.audit import Act
 from qwarden.settings import Review
@@ -22,9 +22,13 @@ def url_of(token: str, limits: Review) -> str:
 
 
 async def make(tx: AsyncConnection, user_id: str, *, actor: str, now: float, limits: Review) -> str:
-    """The token of a new link, good for `limits.link_s` seconds. Raises NotFound."""
-    if await users.get(tx, user_id) is None:
-        raise NotFound("there is nobody with that id; GET /v1/people lists who there is")
+    """The token of a new link, good for `limits.link_s` seconds. Raises NotFound, and Invalid for a
+    tool, which has no browser."""
+    person = await users.get(tx, user_id)
+    if person is None:
+        raise NotFound(users.NOBODY)
+    if person.is_tool:
+        raise Invalid("a tool does not sign in; make a token for it")
     await tx.execute(delete(_links).where(_links.c.expires_at <= now))
     token = new_secret()
     await tx.execute(

@@ -136,7 +136,8 @@ class Issuer:
         return said_in(claims, self._oidc)
 
     async def caller(self, token: str, *, now: float) -> Said:
-        """Whose access token, a JWT for `oidc.audience`, this is. Raises NotSignedIn, and Away."""
+        """Whose access token, a JWT for `oidc.audience`, this is. Raises NotSignedIn, also where a
+        claim that is to be read is not in it, and Away."""
         if self._oidc.audience is None:
             raise NotSignedIn("this is no token of ours; an admin makes one")
         audience = self._oidc.audience
@@ -147,7 +148,13 @@ class Issuer:
             jwt.JWTClaimsRegistry(int(now), _LEEWAY_S, **expected).validate(claims)
             return claims
 
-        return said_in(await self._proven(checked), self._oidc)
+        claims = await self._proven(checked)
+        if lacks(claims, self._oidc):  # what it does not say would be taken away
+            raise NotSignedIn(
+                "this token says nothing of roles, or of tenants or languages that are asked for; "
+                "have the sign-in service put those claims into access tokens too"
+            )
+        return said_in(claims, self._oidc)
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -308,6 +315,7 @@ def _expected(published: _Published, audience: str) -> dict[str, Any]:
         "aud": {"essential": True, "value": audience},
         "sub": {"essential": True},
         "exp": {"essential": True},
+        "iat": {"essential": True},
     }
 
 

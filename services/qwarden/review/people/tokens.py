@@ -47,7 +47,7 @@ async def make(
     if expires_at is not None and expires_at <= now:
         raise Invalid("a token ends in the future; leave its end out for one that stays good")
     if await users.get(tx, user_id) is None:
-        raise NotFound("there is nobody with that id; GET /v1/people lists who there is")
+        raise NotFound(users.NOBODY)
     await tx.execute(
         delete(_tokens).where(_tokens.c.user_id == user_id, _tokens.c.expires_at <= now)
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from random import SystemRandom
+from typing import Any
 
 from sqlalchemy import ColumnElement, RowMapping, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -39,6 +40,7 @@ AS_PERSON = (
     _users.is_tool,
 )
 """The columns that `person` reads."""
+NOBODY = "there is nobody with that id; GET /v1/people lists who there is"
 _random = SystemRandom()
 
 
@@ -73,6 +75,27 @@ async def get(tx: AsyncConnection, user_id: str) -> Person | None:
     )
     row = found.mappings().one_or_none()
     return None if row is None else person(row)
+
+
+async def locked(tx: AsyncConnection, user_id: str) -> Person:
+    """One who is active, as they are until the transaction ends. Raises NotFound."""
+    found = await tx.execute(
+        select(*AS_PERSON)
+        .where(_users.user_id == user_id, _users.is_active.is_(True))
+        .with_for_update()
+    )
+    row = found.mappings().one_or_none()
+    if row is None:
+        raise NotFound(NOBODY)
+    return person(row)
+
+
+async def active(tx: AsyncConnection, user_ids: Collection[str]) -> dict[str, Person]:
+    """Those of them who are active, by user_id."""
+    found = await tx.execute(
+        select(*AS_PERSON).where(_users.user_id.in_(sorted(user_ids)), _users.is_active.is_(True))
+    )
+    return {row["user_id"]: person(row) for row in found.mappings()}
 
 
 async def named(tx: AsyncConnection, name: str) -> Person | None:
@@ -151,7 +174,7 @@ async def change(
 
     Raises Invalid, and NotFound where there is no such one, or no longer.
     """
-    old = await _locked(tx, user_id)
+    old = await locked(tx, user_id)
     new = replace(
         old,
         roles=old.roles if roles is None else roles_of(roles),
@@ -170,7 +193,7 @@ async def remove(tx: AsyncConnection, user_id: str, *, actor: str, now: float) -
 
     Raises NotFound where there is no such one, or no longer.
     """
-    old = await _locked(tx, user_id)
+    old = await locked(tx, user_id)
     await tx.execute(update(schema.users).where(_users.user_id == user_id).values(is_active=False))
     for table in (schema.sessions, schema.tokens, schema.links):
         await tx.execute(delete(table).where(table.c.user_id == user_id))
@@ -182,7 +205,7 @@ async def preferences(tx: AsyncConnection, user_id: str) -> Preferences:
     found = await tx.execute(select(_users.preferences).where(_users.user_id == user_id))
     stored = found.scalar_one_or_none()
     if stored is None:
-        raise NotFound(_NOBODY)
+        raise NotFound(NOBODY)
     return Preferences.model_validate_json(stored)
 
 
@@ -196,25 +219,32 @@ async def prefer(tx: AsyncConnection, user_id: str, wanted: Preferences) -> None
 
 
 async def of_issuer(tx: AsyncConnection, issuer: str, said: Said) -> Person | None:
-    """The one of whom an issuer says this, where we know it all already."""
+    """The one of whom an issuer says this, where we know it all already, or know what is newer."""
     found = await tx.execute(
-        select(*AS_PERSON).where(*_is_issued(issuer, said), _users.is_active.is_(True))
+        select(*AS_PERSON, _users.claims_at).where(
+            *_is_issued(issuer, said), _users.is_active.is_(True)
+        )
     )
     row = found.mappings().one_or_none()
-    if row is None:
+    if row is None or row["claims_at"] < said.at:
         return None
     known = person(row)
-    return known if _as_said(known, said) == known and known.roles else None
+    is_known = said.at < row["claims_at"] or _as_said(known, said) == known
+    return known if is_known and known.roles else None
 
 
 async def learn(tx: AsyncConnection, issuer: str, said: Said, *, now: float) -> Person | None:
-    """The one of whom an issuer says this, who is added or changed where that is new.
+    """The one of whom an issuer says this, who is added or changed where that is new. What it has
+    said before its last word changes nothing: a token that is still good may have been made before
+    a role was taken away.
 
     None where the issuer gives them no role of ours: their sessions are over then. Raises Forbidden
     where we have removed them.
     """
     found = await tx.execute(
-        select(*AS_PERSON, _users.is_active).where(*_is_issued(issuer, said)).with_for_update()
+        select(*AS_PERSON, _users.is_active, _users.claims_at)
+        .where(*_is_issued(issuer, said))
+        .with_for_update()
     )
     row = found.mappings().one_or_none()
     if row is None:
@@ -222,9 +252,11 @@ async def learn(tx: AsyncConnection, issuer: str, said: Said, *, now: float) -> 
     if not row["is_active"]:
         raise Forbidden("you were removed here; ask an admin of the review service")
     old = person(row)
+    if said.at < row["claims_at"]:
+        return old if old.roles else None
     new = _as_said(old, said)
+    await _update(tx, new, claims_at=said.at)
     if new != old:
-        await _update(tx, new)
         await _tell(tx, Act.USER_CHANGED, new, "service", now)
     if not new.roles:
         await tx.execute(delete(schema.sessions).where(schema.sessions.c.user_id == new.user_id))
@@ -236,7 +268,9 @@ async def _first_seen(tx: AsyncConnection, issuer: str, said: Said, now: float) 
     nobody = Person(new_id(now), said.name, "", frozenset(), frozenset(), frozenset(), said.is_tool)
     new = _as_said(nobody, said)
     for number in itertools.count(2):
-        added = await _insert(tx, new, now, issuer=issuer, issued_subject=said.subject)
+        added = await _insert(
+            tx, new, now, issuer=issuer, issued_subject=said.subject, claims_at=said.at
+        )
         if added is not None:
             await _tell(tx, Act.USER_ADDED, added, "service", now)
             return added
@@ -261,7 +295,7 @@ def _as_said(known: Person, said: Said) -> Person:
     )
 
 
-async def _insert(tx: AsyncConnection, new: Person, now: float, **issued: str) -> Person | None:
+async def _insert(tx: AsyncConnection, new: Person, now: float, **issued: Any) -> Person | None:
     """The one with a pseudonym, stored; None where the name, or what the issuer calls them, is
     somebody's."""
     while True:
@@ -289,21 +323,9 @@ async def _insert(tx: AsyncConnection, new: Person, now: float, **issued: str) -
             return None
 
 
-async def _locked(tx: AsyncConnection, user_id: str) -> Person:
-    found = await tx.execute(
-        select(*AS_PERSON)
-        .where(_users.user_id == user_id, _users.is_active.is_(True))
-        .with_for_update()
-    )
-    row = found.mappings().one_or_none()
-    if row is None:
-        raise NotFound(_NOBODY)
-    return person(row)
-
-
-async def _update(tx: AsyncConnection, new: Person) -> None:
+async def _update(tx: AsyncConnection, new: Person, **issued: Any) -> None:
     await tx.execute(
-        update(schema.users).where(_users.user_id == new.user_id).values(**_lists(new))
+        update(schema.users).where(_users.user_id == new.user_id).values(**_lists(new), **issued)
     )
 
 
@@ -317,6 +339,3 @@ def _lists(of: Person) -> dict[str, str]:
         "tenants": json.dumps(sorted(of.tenants)),
         "languages": json.dumps(sorted(of.languages)),
     }
-
-
-_NOBODY = "there is nobody with that id; GET /v1/people lists who there is"

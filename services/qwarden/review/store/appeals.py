@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Row, exists, insert, literal, or_, select, update
+from sqlalchemy import CompoundSelect, Row, exists, insert, or_, select, union, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from qwarden.contracts.verdict import Action, Verdict
+from qwarden.contracts.verdict import Action, Verdict, decode_verdict
 from qwarden.review.identity import new_id
 from qwarden.review.person import Person
 from qwarden.review.refusals import Conflict, Invalid, NotFound
@@ -22,14 +22,15 @@ from qwarden.review.store.schema import (
     appeals,
     decisions,
     escalations,
-    exclusions,
     items,
+    ledger,
     rulings,
 )
+from qwarden.review.store.scope import is_open
 from qwarden.review.store.standing import Stands
 from qwarden.settings import Review
 
-UPHELD, OVERTURNED = "upheld", "overturned"
+UPHELD, OVERTURNED, CLOSED = "upheld", "overturned", "closed"
 
 _HARM = 1
 """Users are answered in the order in which they ask, the more people see it the sooner."""
@@ -156,45 +157,41 @@ async def of_event(tx: AsyncConnection, person: Person, tenant: str, event_id: s
 
 
 async def decided(tx: AsyncConnection, item: Row[Any], ruling: Row[Any]) -> None:
-    """Writes the outcome: upheld where the same action stood before, the verdict's where nobody had
-    decided."""
+    """Writes the outcome: upheld where the action is that which the user appealed against, whatever
+    was decided while they waited."""
     of = appeals.c.appeal_id == item.appeal_id
     appeal = (await tx.execute(select(appeals).where(of))).one()
-    before = await _stood(tx, appeal, ruling)
+    before = await _stood(tx, appeal)
     outcome = UPHELD if ruling.action == before else OVERTURNED
     await tx.execute(update(appeals).where(of).values(outcome=outcome, ruling_id=ruling.ruling_id))
 
 
 async def undecided(tx: AsyncConnection, ruling_id: str) -> None:
-    """As if the ruling on an appeal had not been made. Raises `Conflict` where the user has
-    appealed anew meanwhile."""
+    """As if the ruling on an appeal had not been made; where its item is not open again, since the
+    content is gone, nobody is to decide it any more. Raises `Conflict` where the user has appealed
+    anew meanwhile."""
     of = appeals.c.ruling_id == ruling_id
     appeal = (await tx.execute(select(appeals).where(of))).one_or_none()
     if appeal is None:
         return
-    if await _waiting(tx, appeal) is not None:
+    waits = select(exists().where(items.c.item_id == appeal.item_id, is_open))
+    outcome = None if (await tx.execute(waits)).scalar_one() else CLOSED
+    if outcome is None and await _waiting(tx, appeal) is not None:
         raise Conflict("there is a new appeal against it, so it cannot be taken back any more")
-    await tx.execute(update(appeals).where(of).values(outcome=None, ruling_id=None))
+    await tx.execute(update(appeals).where(of).values(outcome=outcome, ruling_id=None))
 
 
 async def keep_off(tx: AsyncConnection, user_id: str, ruling_ids: Sequence[str]) -> None:
-    """Keeps the open appeals about what these rulings of one person decided from that person."""
+    """Keeps this person, whose rulings these are, from the open appeals that they had a part in
+    thereby, as `_had_part` has it: one that checks or confirms publishes nothing and is one too."""
     about = (
-        select(appeals.c.item_id, literal(user_id), literal(DECIDED))
-        .join(
-            decisions,
-            (decisions.c.tenant == appeals.c.tenant)
-            & (decisions.c.event_id == appeals.c.event_id)
-            & (decisions.c.task == appeals.c.task),
-        )
-        .where(decisions.c.ruling_id.in_(ruling_ids), appeals.c.outcome.is_(None))
-        .distinct()
+        select(appeals.c.item_id, ledger)
+        .join(ledger, ledger.c.verdict_id == appeals.c.verdict_id)
+        .where(appeals.c.item_id.in_(_near(ruling_ids)), appeals.c.outcome.is_(None))
     )
-    await tx.execute(
-        conflicting(tx, exclusions)
-        .from_select(["item_id", "user_id", "why"], about)
-        .on_conflict_do_nothing()
-    )
+    for row in (await tx.execute(about)).all():
+        if user_id in await _had_part(tx, row, decode_verdict(row.verdict)):
+            await asking.exclude(tx, row.item_id, [user_id], DECIDED)
 
 
 def _check(statement: str) -> None:
@@ -241,6 +238,33 @@ async def _waiting(tx: AsyncConnection, of: Row[Any]) -> Opened | None:
     return None if found is None else Opened(found.appeal_id, found.item_id, is_new=False)
 
 
+def _near(ruling_ids: Sequence[str]) -> CompoundSelect[tuple[str]]:
+    """The items of all appeals that these rulings may have to do with, each way by an index: about
+    what they decided, what they checked, equal content that acts by it, and what they looked at."""
+    at = items.alias()
+    ruled = select(at).join(rulings, rulings.c.item_id == at.c.item_id)
+    ruled = ruled.where(rulings.c.ruling_id.in_(ruling_ids))
+    checked = ruled.with_only_columns(at.c.ruling_id).where(at.c.ruling_id.is_not(None))
+    of_event = select(appeals.c.item_id).join(
+        decisions,
+        (decisions.c.tenant == appeals.c.tenant)
+        & (decisions.c.event_id == appeals.c.event_id)
+        & (decisions.c.task == appeals.c.task),
+    )
+    of_content = select(items.c.item_id).join(
+        rulings,
+        (rulings.c.tenant == items.c.tenant) & (rulings.c.content_hash == items.c.content_hash),
+    )
+    return union(
+        of_event.where(decisions.c.ruling_id.in_(ruling_ids)),
+        of_event.where(decisions.c.ruling_id.in_(checked)),
+        of_content.where(rulings.c.ruling_id.in_(checked), items.c.kind == "appeal"),
+        select(items.c.item_id).where(
+            is_open, items.c.verdict_id.in_(ruled.with_only_columns(at.c.verdict_id))
+        ),
+    )
+
+
 async def _had_part(tx: AsyncConnection, row: Row[Any], verdict: Verdict) -> Sequence[str]:
     """Everybody who decided on this before: of the event and task, of equal content where that
     decision acted here, and of what checked or sampled it."""
@@ -272,16 +296,12 @@ async def _had_part(tx: AsyncConnection, row: Row[Any], verdict: Verdict) -> Seq
     return list(found.scalars())
 
 
-async def _stood(tx: AsyncConnection, appeal: Row[Any], ruling: Row[Any]) -> str:
-    """The action that stood before a ruling on an appeal: of what its decision supersedes, else of
-    the verdict."""
-    mine = decisions.c
-    superseded = (
-        await tx.execute(select(mine.supersedes).where(mine.ruling_id == ruling.ruling_id))
-    ).scalar_one_or_none()
-    if superseded is not None:
-        of = select(rulings.c.action).join(decisions, mine.ruling_id == rulings.c.ruling_id)
-        return str((await tx.execute(of.where(mine.decision_id == superseded))).scalar_one())
+async def _stood(tx: AsyncConnection, appeal: Row[Any]) -> str:
+    """The action that an appeal is against: of its decision, else of the verdict."""
+    if appeal.decision_id is not None:
+        of = select(rulings.c.action).join(decisions, decisions.c.ruling_id == rulings.c.ruling_id)
+        of = of.where(decisions.c.decision_id == appeal.decision_id)
+        return str((await tx.execute(of)).scalar_one())
     verdict = await standing.verdict(tx, appeal.verdict_id)
     if verdict.action is Action.REVIEW:
         return Action.BLOCK if verdict.meanwhile == "hide" else Action.ALLOW

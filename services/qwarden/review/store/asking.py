@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Row, delete, exists, select, text, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.review.identity import new_id
@@ -14,7 +14,7 @@ from qwarden.review.people import users
 from qwarden.review.person import Person, Role
 from qwarden.review.store.conflict import insert
 from qwarden.review.store.schema import exclusions, items
-from qwarden.review.store.scope import is_open
+from qwarden.review.store.scope import SKIPPED, is_open, seen_by
 
 URGENT, QUALITY, APPEALS = "urgent", "quality", "appeals"
 """Queues of ours: nothing that only checks somebody is ever in the first."""
@@ -62,6 +62,12 @@ async def exclude(tx: AsyncConnection, item_id: str, user_ids: Sequence[str], wh
         )
 
 
+async def offer_again(tx: AsyncConnection, item_id: str) -> None:
+    """Gives an item to those too who have skipped it: it matters more now than it did then."""
+    skips = exclusions.c.item_id == item_id, exclusions.c.why == SKIPPED
+    await tx.execute(delete(exclusions).where(*skips))
+
+
 async def deciders(tx: AsyncConnection) -> list[Person]:
     """All people, no tools, who can be given items."""
     return [
@@ -78,19 +84,22 @@ def can_have(person: Person, tenant: str, language: str, role: str) -> bool:
     return person.sees(tenant) and person.reads(language)
 
 
-async def stranded(tx: AsyncConnection) -> dict[str, int]:
-    """How many open items nobody can take, by kind: appeals and disagreements of which everybody
-    who could have them is excluded, or that nobody could have."""
+async def stranded(tx: AsyncConnection, person: Person | None = None) -> dict[str, int]:
+    """How many open items nobody is given, by kind: appeals and disagreements of which everybody
+    who could have them is excluded, or that nobody could have; and reviews that everybody who
+    could have them has skipped. `person`: whose tenants alone count."""
     asked = ("appeal", "disagreement")
-    wanted = (
-        select(items.c.item_id, items.c.kind, items.c.tenant, items.c.language, items.c.role)
-        # The queues where they are, or are raised to: an index leads there.
-        .where(is_open, items.c.queue.in_((APPEALS, QUALITY, URGENT)), items.c.kind.in_(asked))
-        .order_by(items.c.item_id)
-        .limit(_AT_ONCE)
+    # The queues where they are, or are raised to: an index leads there.
+    in_queues = items.c.queue.in_((APPEALS, QUALITY, URGENT)), items.c.kind.in_(asked)
+    skipped = exists().where(
+        exclusions.c.item_id == items.c.item_id, exclusions.c.why == text(f"'{SKIPPED}'")
     )
-    waiting = (await tx.execute(wanted)).all()
-    counts = dict.fromkeys(asked, 0)
+    its = true() if person is None else seen_by(person)
+    waiting = [
+        *await _waiting(tx, its, *in_queues),
+        *await _waiting(tx, its, items.c.kind == text("'review'"), skipped),
+    ]
+    counts = dict.fromkeys((*asked, "review"), 0)
     if not waiting:
         return counts
     kept_off: dict[str, set[str]] = {}
@@ -107,3 +116,13 @@ async def stranded(tx: AsyncConnection) -> dict[str, int]:
         ):
             counts[item.kind] += 1
     return counts
+
+
+async def _waiting(tx: AsyncConnection, *conditions: ColumnElement[bool]) -> list[Row[Any]]:
+    wanted = (
+        select(items.c.item_id, items.c.kind, items.c.tenant, items.c.language, items.c.role)
+        .where(is_open, *conditions)
+        .order_by(items.c.item_id)
+        .limit(_AT_ONCE)
+    )
+    return list(await tx.execute(wanted))

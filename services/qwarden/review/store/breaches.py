@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from qwarden.review.store import audit, joining, rulings
+from qwarden.review.failing import where
+from qwarden.review.store import asking, audit, joining, rulings
 from qwarden.review.store.asking import URGENT
 from qwarden.review.store.audit import SERVICE, Act
+from qwarden.review.store.database import is_outage
 from qwarden.review.store.schema import items
 from qwarden.review.store.scope import is_open
 from qwarden.settings import Review
+
+_log = logging.getLogger(__name__)
 
 _AT_ONCE = 100
 """Each is a decision on every escalation of an item: some milliseconds."""
@@ -26,43 +31,67 @@ async def sweep(
     tx: AsyncConnection, now: float, limits: Review, is_frozen: Callable[[str], bool]
 ) -> int:
     """Does what the policies say of items whose time is over, once; returns of how many, and 0
-    where there are no more. `is_frozen`: whether nothing automatic may block a tenant's content
-    now: then people look instead."""
+    where there are no more. One that fails stops no other. `is_frozen`: whether nothing automatic
+    may block a tenant's content now: then people look instead."""
     over = (
-        select(items)
+        select(items.c.item_id)
         .where(is_open, items.c.breached_at.is_(None), items.c.breach_at <= now)
         .order_by(items.c.breach_at)
         .limit(_AT_ONCE)
     )
     # Whoever has such a row locked may be deciding it; if not, it is here again in a second.
-    rows = list(await tx.execute(over.with_for_update(skip_locked=True)))
-    for row in rows:
-        done = _done(row, is_frozen)
-        await audit.write(
-            tx,
-            Act.BREACHED,
-            actor=SERVICE,
-            at=now,
-            tenant=row.tenant,
-            item_id=row.item_id,
-            done=done,
+    late = (await tx.execute(over.with_for_update(skip_locked=True))).scalars().all()
+    done = 0
+    for item_id in late:
+        # Only now: one before it may have been joined with it, and then another way is its own.
+        row = (await tx.execute(select(items).where(items.c.item_id == item_id))).one()
+        what = _done(row, is_frozen)
+        # What cannot be decided is for people: nothing else would ever come of it.
+        ways = (what, "raise") if what in ("allow", "block") else (what,)
+        for way in ways:
+            if await _tried(tx, row, way, now, limits):
+                done += 1
+                break
+    return done
+
+
+async def _tried(
+    tx: AsyncConnection, item: Row[Any], what: str | None, now: float, limits: Review
+) -> bool:
+    """Whether that could be done; if not, nothing of it is, and the others go on."""
+    try:
+        async with tx.begin_nested():
+            await _do(tx, item, what, now, limits)
+    except Exception as error:
+        if is_outage(error):
+            raise
+        _log.error("the breach of item %s fails (%s): %s", item.item_id, what, where(error))
+        return False
+    return True
+
+
+async def _do(
+    tx: AsyncConnection, item: Row[Any], what: str | None, now: float, limits: Review
+) -> None:
+    await audit.write(
+        tx,
+        Act.BREACHED,
+        actor=SERVICE,
+        at=now,
+        tenant=item.tenant,
+        item_id=item.item_id,
+        done=what,
+    )
+    if what == "raise":
+        urgent_until = now + limits.urgent_sla_s
+        lies = await joining.put(
+            tx, item, now, queue=URGENT, breached_at=now, breach_at=urgent_until
         )
-        if done == "raise":
-            await joining.put(
-                tx,
-                row,
-                now,
-                queue=URGENT,
-                breached_at=now,
-                breach_at=now + limits.urgent_sla_s,
-            )
-            continue
-        if done is not None:
-            await rulings.breach(tx, row, now, limits)
-        await tx.execute(
-            update(items).where(items.c.item_id == row.item_id).values(breached_at=now)
-        )
-    return len(rows)
+        await asking.offer_again(tx, lies)
+        return
+    if what is not None:
+        await rulings.breach(tx, item, now, limits)
+    await tx.execute(update(items).where(items.c.item_id == item.item_id).values(breached_at=now))
 
 
 def _done(item: Row[Any], is_frozen: Callable[[str], bool]) -> str | None:

@@ -42,10 +42,12 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Preview:
-    """`count`: the items, `held` of them by somebody; `sample`: the first of them in due order;
-    `preview`: what `decide` knows them by."""
+    """`count`: the items, `held` of them by somebody; `decisions`: the escalations that they stand
+    for, each of which would get one; `sample`: the first of them in due order; `preview`: what
+    `decide` knows them by."""
 
     count: int
+    decisions: int
     held: int
     sample: Sequence[Row[Any]]
     preview: str
@@ -69,6 +71,7 @@ async def preview(
     in_order = sorted(found, key=lambda item: (item.due_at, item.item_id))
     return Preview(
         len(found),
+        _stood_for(found),
         sum(_is_held(item, now) for item in found),
         in_order[:_SHOWN],
         _Token.of(which, found, now).text,
@@ -86,8 +89,9 @@ async def decide(
 ) -> Decided:
     """Decides every item of a preview that nobody holds; what has come since is left out.
 
-    Raises `Forbidden`, `Invalid` for what cannot be meant, too, and `Conflict` where the items are
-    not those of the preview any more, or are more than `bulk_items`.
+    Raises `Forbidden`, `Invalid` for what cannot be meant, or would be more than `bulk_items`
+    decisions, and `Conflict` where the items are not those of the preview any more, or stand for
+    others.
     """
     said = checked(said)
     token = _Token.read(previewed)
@@ -95,8 +99,8 @@ async def decide(
     present = _Token.of(which, found, token.at)
     if present != token:
         raise Conflict(
-            f"The preview was of {token.count} items, and now there are {present.count}, or others "
-            "than then; look at a new preview."
+            f"The preview was of {token.count} decisions, and now it would be {present.count}, or "
+            "others than then; look at a new preview."
         )
     free = [item for item in found if not _is_held(item, now)]
     if not free:
@@ -168,8 +172,8 @@ async def undo(tx: AsyncConnection, lead: Person, bulk_id: str, now: float) -> i
 
 @dataclass(frozen=True, slots=True)
 class _Token:
-    """A preview in few characters: when it was, how many items it was of, and a hash of those and
-    of what was asked for."""
+    """A preview in few characters: when it was, how many decisions it was of, and a hash of the
+    items and of what was asked for."""
 
     at: float
     count: int
@@ -181,7 +185,7 @@ class _Token:
         written = msgspec.json.encode(parts, order="sorted")
         person = b"qwarden.preview"
         hashed = hashlib.blake2b(written, digest_size=16, person=person).hexdigest()
-        return cls(at, len(found), hashed)
+        return cls(at, _stood_for(found), hashed)
 
     @classmethod
     def read(cls, text: str) -> _Token:
@@ -215,15 +219,20 @@ async def _found(
     if not conditions:
         raise Invalid("Name what the items have in common, such as their queue and rule.")
     conditions += [is_open, seen_by(lead), items.c.kind == "review", items.c.arrived_at <= at]
-    counted = select(func.count()).select_from(items).where(*conditions)
+    counted = select(func.coalesce(func.sum(items.c.count), 0)).where(*conditions)
     count = (await tx.execute(counted)).scalar_one()
     if count > limits.bulk_items:
         raise Invalid(
-            f"{count} items are like that, and at most {limits.bulk_items} are decided at once; "
-            "say more closely which."
+            f"That would be {count} decisions, and at most {limits.bulk_items} are made at once; "
+            "say more closely which, or decide items that stand for many by themselves."
         )
     wanted: Select[Any] = select(items).where(*conditions).order_by(items.c.item_id)
     return list(await tx.execute(wanted.with_for_update() if lock else wanted))
+
+
+def _stood_for(found: Sequence[Row[Any]]) -> int:
+    """How many escalations these items are."""
+    return sum(item._mapping["count"] for item in found)
 
 
 def _is_held(item: Row[Any], now: float) -> bool:

@@ -20,6 +20,8 @@ DELETED = "Its content was deleted."
 EDITED = "Its content was edited; the edit has a verdict of its own."
 SUPERSEDED = "Another verdict has taken the place of its own."
 ERASED = "Its content was erased."
+DECIDED_BEFORE = "A person had decided on it before it came."
+OVER = "The time for which its content is kept is over."
 
 ENDED: dict[str, Any] = {"holder": None, "lease": None, "leased_until": None}
 """Of an item that is not open any more: nobody holds it."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import Row, exists, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.contracts import topics
@@ -18,14 +18,16 @@ from qwarden.contracts.names import name_of
 from qwarden.contracts.verdict import encode
 from qwarden.review.ruling import Link, Said
 from qwarden.review.store import outbox
-from qwarden.review.store.closing import DELETED, EDITED, ERASED
+from qwarden.review.store.closing import DECIDED_BEFORE, DELETED, EDITED, ERASED, OVER
 from qwarden.review.store.schema import (
     appeals,
     decisions,
     escalations,
     events,
+    items,
     ledger,
     rulings,
+    superseded,
 )
 
 MOST_AT_ONCE = 1000
@@ -52,9 +54,9 @@ Chain = tuple[str, str, str]
 """Tenant, event and task."""
 
 
-async def of_items(tx: AsyncConnection, items: Sequence[Row[Any]]) -> dict[str, list[Target]]:
+async def of_items(tx: AsyncConnection, which: Sequence[Row[Any]]) -> dict[str, list[Target]]:
     """The open escalations of items of kind `review`, by item, in the order of their arrival."""
-    hashes = {item.item_id: item.content_hash for item in items}
+    hashes = {item.item_id: item.content_hash for item in which}
     found: dict[str, list[Target]] = {item_id: [] for item_id in hashes}
     for some in in_parts(sorted(hashes)):
         wanted = (
@@ -142,13 +144,54 @@ async def gone(tx: AsyncConnection, verdict_ids: Iterable[str]) -> dict[str, str
             .outerjoin_from(ledger, events, is_its)
             .where(ledger.c.verdict_id.in_(some))
         )
+        found |= dict.fromkeys(some, OVER)
         for row in await tx.execute(wanted):
+            del found[row.verdict_id]
             if row.withdrawn:
                 found[row.verdict_id] = DELETED
             elif row.highest is not None and row.highest > row.edit:
                 found[row.verdict_id] = EDITED
             elif row.is_erased:
                 found[row.verdict_id] = ERASED
+    return found
+
+
+async def replaced(tx: AsyncConnection, verdict_ids: Iterable[str]) -> set[str]:
+    """Which of these verdicts others have taken the place of."""
+    found: set[str] = set()
+    for some in in_parts(sorted(verdict_ids)):
+        wanted = select(superseded.c.verdict_id).where(superseded.c.verdict_id.in_(some))
+        found |= set((await tx.execute(wanted)).scalars())
+    return found
+
+
+async def set_aside(tx: AsyncConnection, chains: Iterable[Chain]) -> list[Row[Any]]:
+    """The items of these events, locked, that were not opened since a person had decided, where
+    nothing that one has decided stands any more."""
+    mine = escalations.c
+    is_decided = exists().where(
+        decisions.c.tenant == mine.tenant,
+        decisions.c.event_id == mine.event_id,
+        decisions.c.task == mine.task,
+        decisions.c.edit == mine.edit,
+        decisions.c.by == By.PERSON.value,
+    )
+    found: list[Row[Any]] = []
+    for tenant, event_ids in _by_tenant(chains):
+        for some in in_parts(event_ids):
+            wanted = (
+                select(items)
+                .join_from(items, escalations, mine.item_id == items.c.item_id)
+                .where(
+                    mine.tenant == tenant,
+                    mine.event_id.in_(some),
+                    items.c.state == "closed",
+                    items.c.ended_why == DECIDED_BEFORE,
+                    ~is_decided,
+                )
+                .order_by(items.c.item_id)
+            )
+            found += await tx.execute(wanted.with_for_update(of=items))
     return found
 
 
@@ -220,11 +263,11 @@ async def reopen(tx: AsyncConnection, verdict_ids: Iterable[str]) -> None:
         )
 
 
-def message_of(said: Decision) -> outbox.Message:
-    """The record as it is published: keyed as the event is where its producer gave no key."""
+def message_of(said: Decision, key: bytes | None) -> outbox.Message:
+    """The record as it is published. `key`: the event's; None where its producer gave none."""
     return outbox.Message(
         topics.DECISIONS,
-        name_of(said.tenant, said.event_id).encode(),
+        name_of(said.tenant, said.event_id).encode() if key is None else key,
         encode(said),
         cloud_event("decision", said.decision_id, by=REVIEW_SERVICE),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import or_
+from sqlalchemy import delete, or_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.review.store.conflict import insert
@@ -22,3 +22,8 @@ async def hold(tx: AsyncConnection, name: str, holder: str, now: float, for_s: f
         where=or_(duties.c.holder == holder, duties.c.until <= now),
     ).returning(duties.c.name)
     return (await tx.execute(taken)).one_or_none() is not None
+
+
+async def release(tx: AsyncConnection, holder: str) -> None:
+    """Gives up all duties of this holder: whoever asks next has them, and waits for nothing."""
+    await tx.execute(delete(duties).where(duties.c.holder == holder))

@@ -18,7 +18,7 @@ from qwarden.contracts.decision import By, Decision
 from qwarden.review.identity import new_id
 from qwarden.review.refusals import Conflict, Invalid
 from qwarden.review.ruling import Link, Said, Unneeded, place_of
-from qwarden.review.store import closing, decisions, joining, outbox, overrides
+from qwarden.review.store import closing, decisions, joining, ledger, outbox, overrides
 from qwarden.review.store.decisions import Chain, Target, in_parts
 from qwarden.review.store.overrides import Standing
 from qwarden.review.store.schema import decisions as decided
@@ -26,7 +26,6 @@ from qwarden.review.store.schema import escalations, items, rulings
 from qwarden.review.store.schema import outbox as waiting
 from qwarden.settings import Review
 
-_DAY_S = 86_400.0
 _TOO_LATE = (
     "It is on its way to those who act on it and cannot be taken back any more; decide anew, which "
     "supersedes it."
@@ -65,10 +64,12 @@ class Case:
 
 @dataclass(slots=True)
 class Settled:
-    """What was written. `made`: the decisions of each ruling, by its id."""
+    """What was written. `made`: the decisions of each ruling, by its id; `overriding`: the rulings
+    that have set an override."""
 
     publish_at: float
     made: dict[str, list[Decision]] = field(default_factory=dict)
+    overriding: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -137,6 +138,7 @@ async def settle(
             settled.made[case.ruling_id] = made
     written = [case for case in cases if case.ruling_id in settled.made]
     changes = await _override(tx, written, settled.made, ruler, now=now, limits=limits)
+    settled.overriding = changes.begun
     for tenant, contents in changes.contents.items():
         settled.publish_at = max(settled.publish_at, await _latest(tx, tenant, contents))
     if written:
@@ -146,7 +148,14 @@ async def settle(
         await tx.execute(insert(rulings), values)
     said = [(ruling_id, each) for ruling_id, made in settled.made.items() for each in made]
     await decisions.write(tx, said)
-    messages = [(ruling_id, decisions.message_of(each)) for ruling_id, each in said]
+    until = now + limits.keep_days * ledger.DAY_S
+    verdict_ids = [each.verdict_id for _, each in said]
+    await ledger.keep_on(tx, verdict_ids, until)
+    keys = await ledger.keys(tx, verdict_ids)
+    messages = [
+        (ruling_id, decisions.message_of(each, keys.get(each.verdict_id)))
+        for ruling_id, each in said
+    ]
     await outbox.put(tx, [*messages, *changes.messages], publish_at=settled.publish_at)
     return settled
 
@@ -193,7 +202,9 @@ async def undo(tx: AsyncConnection, taken_back: Sequence[Row[Any]], now: float) 
     verdicts: dict[str, list[str]] = {}
     for row in made:
         verdicts.setdefault(row.item_id, []).append(row.verdict_id)
-    return await _reopen(tx, ended, verdicts, now)
+    opened = await _reopen(tx, ended, verdicts, now)
+    await _open_set_aside(tx, chains, now)
+    return opened
 
 
 # Decisions and overrides.
@@ -294,7 +305,7 @@ def _record(case: Case, first: Decision, ruler: Ruler, now: float, limits: Revie
         ground=first.ground,
         clause=first.clause,
         decision_id=first.decision_id,
-        until=datetime.fromtimestamp(now + limits.override_days * _DAY_S, UTC),
+        until=datetime.fromtimestamp(now + limits.override_days * ledger.DAY_S, UTC),
         at=first.decided_at,
         by=ruler.reviewer,
     )
@@ -460,7 +471,11 @@ async def _reopen(
     """Opens items with those of their verdicts whose content is still there, if any; returns the id
     of what each is part of now. `verdicts`: what was decided, by item."""
     about = {item.item_id: _about(item, verdicts) for item in ended}
-    gone = await decisions.gone(tx, [each for some in about.values() for each in some])
+    reviews = [item.item_id for item in ended if item.kind == "review"]
+    asked = [each for item_id in reviews for each in about[item_id]]
+    # What people check or users appeal against stands all the same.
+    gone = dict.fromkeys(await decisions.replaced(tx, asked), closing.SUPERSEDED)
+    gone |= await decisions.gone(tx, [each for some in about.values() for each in some])
     opened: dict[str, str] = {}
     whole: list[Row[Any]] = []
     for item in ended:
@@ -476,9 +491,19 @@ async def _reopen(
             opened[item.item_id] = await joining.put(
                 tx, item, now, ended_at=None, count=len(left), verdict_id=shown
             )
-    reviews = [item.item_id for item in ended if item.kind == "review"]
-    await decisions.reopen(tx, [v for each in reviews for v in about[each] if v not in gone])
+    await decisions.reopen(tx, [each for each in asked if each not in gone])
     return opened | await _open_whole(tx, whole, now)
+
+
+async def _open_set_aside(tx: AsyncConnection, chains: Iterable[Chain], now: float) -> None:
+    """Opens what came while these decisions stood."""
+    aside = await decisions.set_aside(tx, chains)
+    ids = [item.verdict_id for item in aside]
+    gone = (await decisions.gone(tx, ids)).keys() | await decisions.replaced(tx, ids)
+    left = [item for item in aside if item.verdict_id not in gone]
+    await decisions.reopen(tx, [item.verdict_id for item in left])
+    for item in left:
+        await joining.put(tx, item, now, ended_at=None, ended_why=None)
 
 
 def _about(item: Row[Any], verdicts: dict[str, list[str]]) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
-from sqlalchemy import Row, exists, func, insert, literal, select, text, update
+from sqlalchemy import Row, Select, exists, func, insert, literal, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.contracts.escalation import Content
@@ -41,7 +41,7 @@ from qwarden.review.store import asking, audit, closing, ledger
 from qwarden.review.store.asking import APPEALS, QUALITY, URGENT
 from qwarden.review.store.audit import Act
 from qwarden.review.store.conflict import insert as conflicting
-from qwarden.review.store.schema import checks, exclusions, goldens, is_free, items, users
+from qwarden.review.store.schema import checks, exclusions, goldens, is_free, items, rulings, users
 from qwarden.review.store.schema import ledger as kept
 from qwarden.review.store.scope import is_open
 from qwarden.settings import Review
@@ -57,6 +57,13 @@ _CHOICE = 100
 _HARM, _SLA_S, _RULE = 3, 86_400.0, "controversial"
 """Of one that comes to an empty queue: as the built-in policy `default` sends them."""
 
+_CLOCKS_APART_S = 5.0
+"""How far those of two processes may be: one still takes back what the other would give anew."""
+
+_RECENT = 1000
+"""Verdicts that are looked through for a tenant's latest: in the order of an index, however many
+are kept and however few of them are the tenant's."""
+
 _GIVEN = "given"
 _RETIRED = "The item was taken out of use."
 
@@ -71,6 +78,9 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     messages: list[Message] | None = None
     text: str | None = None
     """The short form of one user turn."""
+    context: str | None = None
+    link: str | None = None
+    """Where platforms send these two with their events, an item without them tells what it is."""
     language: str | None = None
     category: str | None = None
     task: Literal["prompt", "response", "thinking"] | None = None
@@ -236,9 +246,9 @@ async def for_claim(
     Which claims get one is told by a hash of the person, the next item and the golden one: a share
     `golden_share` of them, the same whenever it is asked, so that nobody can fish for one.
     """
-    if limits.golden_share <= 0 or wanted.item_id is not None or person.is_tool:
+    if limits.golden_share <= 0 or wanted.item_id is not None:
         return None
-    golden = await _choose(tx, person, wanted)
+    golden = await _choose(tx, person, wanted, now, limits)
     if golden is None or await _is_urgent(tx):
         return None
     model = await _next(tx, golden.queue, wanted.rule)
@@ -284,7 +294,11 @@ def line_of(data: bytes) -> Line:
 
 
 def _content(line: Line) -> Content:
-    return Content(messages=line.messages or [Message(role="user", content=line.text or "")])
+    return Content(
+        messages=line.messages or [Message(role="user", content=line.text or "")],
+        context=line.context,
+        link=line.link,
+    )
 
 
 def _task(line: Line) -> Task:
@@ -379,7 +393,9 @@ async def _in_use(tx: AsyncConnection, tenants: set[str]) -> dict[tuple[str, str
     return {(row.tenant, row.queue, row.content): row.action for row in found}
 
 
-async def _choose(tx: AsyncConnection, person: Person, wanted: Wanted) -> Row[Any] | None:
+async def _choose(
+    tx: AsyncConnection, person: Person, wanted: Wanted, now: float, limits: Review
+) -> Row[Any] | None:
     """The golden item that this person gets next, of those that fit: each in an order of its own,
     so that nobody knows from a colleague what comes."""
     of = goldens.c
@@ -390,6 +406,7 @@ async def _choose(tx: AsyncConnection, person: Person, wanted: Wanted) -> Row[An
             exclusions.c.item_id == of.golden_id, exclusions.c.user_id == person.user_id
         ),
         ~exists().where(items.c.golden_id == of.golden_id, is_open),
+        of.golden_id.not_in(_just_decided(now, limits)),
     ]
     if EVERY not in person.tenants:
         conditions.append(of.tenant.in_(sorted(person.tenants)))
@@ -409,6 +426,16 @@ async def _choose(tx: AsyncConnection, person: Person, wanted: Wanted) -> Row[An
         select(*(of[name] for name in names)).where(*conditions).limit(_CHOICE)
     )
     return min(found, key=lambda row: _rank(person, row.golden_id), default=None)
+
+
+def _just_decided(now: float, limits: Review) -> Select[Any]:
+    """Those that may be taken back, and are open again then: of each only one can be."""
+    since = now - limits.take_back_s - _CLOCKS_APART_S
+    return (
+        select(items.c.golden_id)
+        .join_from(rulings, items, items.c.item_id == rulings.c.item_id)
+        .where(rulings.c.decided_at > since, items.c.golden_id.is_not(None))
+    )
 
 
 def _rank(person: Person, golden_id: str) -> bytes:
@@ -458,8 +485,7 @@ async def _open(
     if written.rowcount != 1:
         return None
     item_id: str = opened["item_id"]
-    if model is not None and model.said is not None:
-        await _show_as(tx, golden, model)
+    await _show_as(tx, golden, model)
     await asking.exclude(tx, golden.golden_id, [person.user_id], _GIVEN)
     await _keep_off(tx, item_id, golden, person)
     return item_id
@@ -469,18 +495,38 @@ def _jitter_s(golden_id: str) -> float:
     return 0.1 + 0.8 * int(golden_id[-4:], 16) / 0xFFFF
 
 
-async def _show_as(tx: AsyncConnection, golden: Row[Any], model: Row[Any]) -> None:
-    """Has the golden one show the guard of the other, and the policy where their tenant is one."""
+async def _show_as(tx: AsyncConnection, golden: Row[Any], model: Row[Any] | None) -> None:
+    """Has the golden one show the guard, origin and reach of the other, and the policy where their
+    tenant is one; where nothing waits, the guard that judges now."""
     of = goldens.c.golden_id == golden.golden_id
     stored = (await tx.execute(select(goldens.c.verdict).where(of))).scalar_one()
     shown = msgspec.json.decode(stored, type=_Kept)
-    said = decode_verdict(model.said)
-    shown = msgspec.structs.replace(shown, guard=said.guard)
-    if model.tenant == golden.tenant:
-        shown = msgspec.structs.replace(
-            shown, policy=said.policy, notice=said.notice, meanwhile=said.meanwhile
-        )
+    if model is not None and model.said is not None:
+        said = decode_verdict(model.said)
+        facts = Facts(origin=said.facts.origin, reach=said.facts.reach)
+        shown = msgspec.structs.replace(shown, guard=said.guard, facts=facts)
+        if model.tenant == golden.tenant:
+            shown = msgspec.structs.replace(
+                shown, policy=said.policy, notice=said.notice, meanwhile=said.meanwhile
+            )
+    elif (latest := await _latest(tx, golden.tenant)) is not None:
+        guard = decode_verdict(latest).guard
+        shown = msgspec.structs.replace(shown, guard=guard, facts=Facts())
     await tx.execute(update(goldens).where(of).values(verdict=encode(shown)))
+
+
+async def _latest(tx: AsyncConnection, tenant: str) -> bytes | None:
+    """The latest verdict of a guard that is kept of this tenant, or else of another one: all are
+    judged by the same in most installations."""
+    recent = select(kept).order_by(kept.c.kept_until.desc()).limit(_RECENT).subquery()
+    wanted = (
+        select(recent.c.verdict)
+        .where(recent.c.basis == Basis.GUARD)
+        .order_by((recent.c.tenant == tenant).desc(), recent.c.arrived_at.desc())
+        .limit(1)
+    )
+    found: bytes | None = (await tx.execute(wanted)).scalar_one_or_none()
+    return found
 
 
 async def _keep_off(tx: AsyncConnection, item_id: str, golden: Row[Any], person: Person) -> None:

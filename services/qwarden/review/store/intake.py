@@ -3,7 +3,8 @@
 Whatever the order in which records come, however often and in whatever batches, what stands in the
 end is the same (`tests/property/test_review_intake.py`):
 - A verdict opens nothing where its event was withdrawn or has a higher edit, where another verdict
-  has taken its place, or where a person has decided what stands over it.
+  has taken its place, or where a person has decided what stands over it; the last is set aside,
+  and opened where that decision is taken back.
 - Open escalations of one tenant and queue with equal content are one item with a count.
 - An item whose last escalation is closed is closed, also while somebody holds it.
 
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import ColumnElement, bindparam, case, or_, select, text, update
+from sqlalchemy import ColumnElement, bindparam, case, literal, or_, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.contracts.decision import By
@@ -26,8 +27,9 @@ from qwarden.review.identity import new_id
 from qwarden.review.order import LEAST_HARM, MOST_HARM, due_of
 from qwarden.review.store import ledger, samples
 from qwarden.review.store.among import among
-from qwarden.review.store.closing import DELETED, EDITED, Ended, close
+from qwarden.review.store.closing import DECIDED_BEFORE, DELETED, EDITED, Ended, close
 from qwarden.review.store.conflict import insert
+from qwarden.review.store.joining import on_breach_of
 from qwarden.review.store.schema import decisions, escalations, events, items, superseded
 from qwarden.settings import Review
 
@@ -41,11 +43,13 @@ _ON_BREACH = ("raise", "allow", "block")
 
 @dataclass(frozen=True, slots=True)
 class Arrived:
-    """A record and when it was written, in seconds since 1970. `sample_rate`: of evidence."""
+    """A record and when it was written, in seconds since 1970. `sample_rate`: of evidence; `key`:
+    the record's, which is its event's."""
 
     said: Escalation | Evidence
     at: float
     sample_rate: float | None = None
+    key: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +128,9 @@ async def _take(
     standing = await _stand(tx, asked, limits)
     replaced = await _supersede(tx, asked, limits)
     closed = await close(tx, _ended(asked), replaced, now)
-    wanted = await _wanted(tx, asked, standing)
+    wanted, decided = await _wanted(tx, asked, standing)
     opened, joined = await _open(tx, wanted, now)
+    await _set_aside(tx, decided, now)
     kept = await _keep(tx, records, limits)
     await _sample(tx, records, kept, now, limits)
     return Taken(opened, joined, closed, len(kept))
@@ -200,8 +205,9 @@ async def _wanted(
     tx: AsyncConnection,
     asked: Iterable[_Asked],
     standing: dict[tuple[str, str], tuple[int, bool]],
-) -> list[_Asked]:
-    """The escalations that a person is to decide, each once."""
+) -> tuple[list[_Asked], list[_Asked]]:
+    """The escalations that a person is to decide, and those that one has decided already, each
+    once."""
     open_: dict[str, _Asked] = {}
     for each in asked:
         verdict = each.verdict
@@ -211,20 +217,25 @@ async def _wanted(
             if known is None or each.at < known.at:
                 open_[verdict.verdict_id] = each
     if not open_:
-        return []
+        return [], []
     replaced = await tx.execute(
         select(superseded.c.verdict_id).where(superseded.c.verdict_id.in_(open_))
     )
     for row in replaced:
         del open_[row.verdict_id]
     decided = await _decided(tx, [each.verdict for each in open_.values()])
-    return [each for each in open_.values() if _about(each.verdict) not in decided]
+    wanted: list[_Asked] = []
+    aside: list[_Asked] = []
+    for each in open_.values():
+        (aside if _about(each.verdict) in decided else wanted).append(each)
+    return wanted, aside
 
 
 async def _decided(
     tx: AsyncConnection, verdicts: Sequence[Verdict]
 ) -> set[tuple[str, str, str, int]]:
-    """What of these a person has decided: it stands over later verdicts too."""
+    """What of these a person has decided: it stands over later verdicts too. Whoever takes it back
+    at this moment is waited for, or waits, and then finds what was set aside."""
     if not verdicts:
         return set()
     mine = decisions.c
@@ -232,7 +243,8 @@ async def _decided(
         mine.by == By.PERSON.value,
         among(decisions, ((each.tenant, each.event_id) for each in verdicts)),
     )
-    return {tuple(row) for row in await tx.execute(wanted)}
+    found = await tx.execute(wanted.order_by(mine.decision_id).with_for_update())
+    return {tuple(row) for row in found}
 
 
 def _about(verdict: Verdict) -> tuple[str, str, str, int]:
@@ -265,10 +277,28 @@ async def _open(tx: AsyncConnection, wanted: Sequence[_Asked], now: float) -> tu
     return opened, len(new) - opened
 
 
+async def _set_aside(tx: AsyncConnection, decided: Sequence[_Asked], now: float) -> None:
+    """Keeps each as a closed item of its own, to be opened where its decision is taken back."""
+    groups: dict[tuple[str, ...], list[_Asked]] = {
+        (each.verdict.verdict_id,): [each] for each in decided
+    }
+    ids = {place: new_id(now) for place in groups}
+    new = await _escalate(tx, groups, ids, is_open=False)
+    rows = [
+        _item(ids[place], group) | {"state": "closed", "ended_at": now, "ended_why": DECIDED_BEFORE}
+        for place, group in groups.items()
+        if new.issuperset(place)
+    ]
+    if rows:
+        await tx.execute(insert(tx, items).inline(), rows)
+
+
 async def _escalate(
     tx: AsyncConnection,
     groups: dict[tuple[str, ...], list[_Asked]],
     ids: dict[tuple[str, ...], str],
+    *,
+    is_open: bool = True,
 ) -> set[str]:
     """Writes the escalations with the items that they may open; returns those that are new."""
     rows = [
@@ -279,7 +309,7 @@ async def _escalate(
             "event_id": each.verdict.event_id,
             "task": each.verdict.task or "",
             "edit": each.verdict.edit,
-            "is_open": True,
+            "is_open": is_open,
             "arrived_at": each.at,
         }
         for place, group in groups.items()
@@ -322,6 +352,10 @@ async def _put(tx: AsyncConnection, groups: dict[str, list[_Asked]]) -> dict[str
                     else_=_less(mine.breach_at, said.breach_at),
                 ),
                 "breached_at": None,
+                # As `on_breach_of` has it.
+                "on_breach": case(
+                    (mine.on_breach == said.on_breach, mine.on_breach), else_=literal("raise")
+                ),
             },
         ).returning(mine.item_id, mine.tenant, mine.queue, mine.content_hash),
         rows,
@@ -355,7 +389,7 @@ def _item(item_id: str, group: Sequence[_Asked]) -> dict[str, Any]:
         "arrived_at": group[0].at,
         "due_at": min(each.due_at for each in group),
         "breach_at": min(each.at + each.sla_s for each in group),
-        "on_breach": group[0].on_breach,
+        "on_breach": on_breach_of([each.on_breach for each in group]),
         "state": "open",
         "count": len(group),
         "role": "reviewer",
@@ -374,10 +408,12 @@ async def _keep(
         said = each.said
         if isinstance(said, Escalation) and said.kind != Kind.REVIEW:
             continue
-        row = ledger.entry(said.verdict, said.content, each.at, each.sample_rate, limits)
+        row = ledger.entry(said.verdict, said.content, each.at, each.sample_rate, each.key, limits)
         known = rows.get(row["verdict_id"])
-        if known is None or row["arrived_at"] < known["arrived_at"]:
-            rows[row["verdict_id"]] = row
+        if known is not None:
+            until = max(known["kept_until"], row["kept_until"])
+            row = min(known, row, key=lambda each: each["arrived_at"]) | {"kept_until": until}
+        rows[row["verdict_id"]] = row
     return await ledger.keep(tx, rows.values())
 
 

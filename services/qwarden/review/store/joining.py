@@ -3,6 +3,7 @@ to where another one lies is joined with it, and so is one that is opened again.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Row, select, text, update
@@ -14,6 +15,12 @@ from qwarden.review.store.schema import escalations, items, notes
 from qwarden.review.store.scope import is_open
 
 JOINED = "It was joined with another item of equal content."
+
+
+def on_breach_of(ways: Collection[str]) -> str:
+    """What is done when the time of one item is over whose escalations say these, each `raise`,
+    `allow` or `block`. Where they differ people look: nothing is decided against its own policy."""
+    return next(iter(ways)) if len(set(ways)) == 1 else "raise"
 
 
 async def put(tx: AsyncConnection, item: Row[Any], now: float, **changes: Any) -> str:
@@ -54,6 +61,9 @@ async def _join(
 ) -> None:
     """Everything of `item`, as changed, becomes the other's, and it is closed."""
     its = {**item._mapping, **changes}
+    both = other._mapping, its
+    # What was late has had its say; the time of what still waits is its own.
+    waiting = [each["breach_at"] for each in both if each["breached_at"] is None]
     await tx.execute(
         update(items)
         .where(items.c.item_id == other.item_id)
@@ -63,7 +73,9 @@ async def _join(
             reach=max(other.reach, its["reach"]),
             arrived_at=min(other.arrived_at, its["arrived_at"]),
             due_at=min(other.due_at, its["due_at"]),
-            breach_at=min(other.breach_at, its["breach_at"]),
+            breach_at=min(waiting or [each["breach_at"] for each in both]),
+            breached_at=None if waiting else max(each["breached_at"] for each in both),
+            on_breach=on_breach_of([each["on_breach"] for each in both]),
             urgent_why=other.urgent_why or its["urgent_why"],
         )
     )

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Double,
+    Row,
+    Table,
+    and_,
+    bindparam,
+    case,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.contracts.escalation import Content
@@ -16,10 +27,14 @@ from qwarden.review.store import audit
 from qwarden.review.store.audit import Act
 from qwarden.review.store.closing import ERASED, Ended, close
 from qwarden.review.store.conflict import insert
-from qwarden.review.store.schema import ledger
+from qwarden.review.store.schema import appeals, escalations, items, ledger, notes
 from qwarden.settings import Review
 
 DAY_S = 86_400.0
+
+_at, _until = bindparam("at", type_=Double), bindparam("until", type_=Double)
+_AT_ONCE = 1000
+"""Names in one statement: both databases take some 32,000 parameters at most."""
 
 
 def entry(
@@ -27,9 +42,11 @@ def entry(
     content: Content | None,
     arrived_at: float,
     sample_rate: float | None,
+    key: bytes | None,
     limits: Review,
 ) -> dict[str, Any]:
-    """A row of the ledger. `sample_rate`: at which allowed verdicts were kept."""
+    """A row of the ledger. `sample_rate`: at which allowed verdicts were kept; `key`: the event's
+    record's."""
     return {
         "verdict_id": verdict.verdict_id,
         "tenant": verdict.tenant,
@@ -49,6 +66,7 @@ def entry(
         "sample_rate": sample_rate if verdict.action == Action.ALLOW else None,
         "verdict": encode(verdict),
         "content": None if content is None else encode(content),
+        "key": key,
     }
 
 
@@ -62,30 +80,62 @@ def primary(tag: str | None) -> str:
 
 async def keep(tx: AsyncConnection, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Writes what is not there; returns that. What is there stays as it is, erased content too, but
-    for its arrival, which is that of the record that came first."""
+    for its arrival, which is that of the record that came first, and for the time until which it is
+    kept, which is the longest that was said."""
     found = {each["verdict_id"]: each for each in entries}
     if not found:
         return []
     known = await tx.execute(
-        select(ledger.c.verdict_id, ledger.c.arrived_at).where(ledger.c.verdict_id.in_(found))
+        select(ledger.c.verdict_id, ledger.c.arrived_at, ledger.c.kept_until).where(
+            ledger.c.verdict_id.in_(found)
+        )
     )
-    there = {row.verdict_id: row.arrived_at for row in known}
+    there = {row.verdict_id: row for row in known}
     new = [found[verdict_id] for verdict_id in sorted(found.keys() - there.keys())]
     if new:
         added = insert(tx, ledger).on_conflict_do_nothing(index_elements=["verdict_id"])
         await tx.execute(added.inline(), new)
-    earlier = [found[each] for each, at in there.items() if found[each]["arrived_at"] < at]
-    if earlier:
+    changed = [
+        found[each]
+        for each, row in there.items()
+        if found[each]["arrived_at"] < row.arrived_at or found[each]["kept_until"] > row.kept_until
+    ]
+    if changed:
         await tx.execute(
             update(ledger)
             .where(ledger.c.verdict_id == bindparam("of"))
-            .values(arrived_at=bindparam("at"), kept_until=bindparam("until")),
+            .values(
+                arrived_at=case((_at < ledger.c.arrived_at, _at), else_=ledger.c.arrived_at),
+                kept_until=case((_until > ledger.c.kept_until, _until), else_=ledger.c.kept_until),
+            ),
             [
                 {"of": each["verdict_id"], "at": each["arrived_at"], "until": each["kept_until"]}
-                for each in sorted(earlier, key=lambda each: str(each["verdict_id"]))
+                for each in sorted(changed, key=lambda each: str(each["verdict_id"]))
             ],
         )
     return new
+
+
+async def keep_on(tx: AsyncConnection, verdict_ids: Iterable[str], until: float) -> None:
+    """Keeps these until then at least: what was decided of them can be asked for as long as what is
+    new."""
+    ids = sorted(set(verdict_ids))
+    for begin in range(0, len(ids), _AT_ONCE):
+        of = ledger.c.verdict_id.in_(ids[begin : begin + _AT_ONCE])
+        prolonged = update(ledger).where(of, ledger.c.kept_until < until)
+        await tx.execute(prolonged.values(kept_until=until))
+
+
+async def keys(tx: AsyncConnection, verdict_ids: Iterable[str]) -> dict[str, bytes]:
+    """The keys of their events' records, of those that have one."""
+    found: dict[str, bytes] = {}
+    ids = sorted(set(verdict_ids))
+    for begin in range(0, len(ids), _AT_ONCE):
+        wanted = select(ledger.c.verdict_id, ledger.c.key).where(
+            ledger.c.verdict_id.in_(ids[begin : begin + _AT_ONCE]), ledger.c.key.is_not(None)
+        )
+        found |= {each.verdict_id: each.key for each in await tx.execute(wanted)}
+    return found
 
 
 async def row(tx: AsyncConnection, verdict_id: str) -> Row[Any] | None:
@@ -106,9 +156,9 @@ async def of_subject(tx: AsyncConnection, tenant: str, subject: str, limit: int)
 
 
 async def erase(tx: AsyncConnection, tenant: str, event_id: str, *, actor: str, now: float) -> int:
-    """Erases an event's content for good and closes what stands open for it, which nobody could
-    decide any more; returns of how many verdicts. What was said of it, and why, stays. `actor`: a
-    user_id, or SERVICE."""
+    """Erases an event's content for good, and the notes and appeals about it, which may quote it;
+    and closes what stands open for it, which nobody could decide any more. Returns of how many
+    verdicts. What was said of it, and why, stays. `actor`: a user_id, or SERVICE."""
     erased = await tx.execute(
         update(ledger)
         .where(
@@ -118,6 +168,30 @@ async def erase(tx: AsyncConnection, tenant: str, event_id: str, *, actor: str, 
         )
         .values(content=None)
     )
-    await close(tx, [Ended(tenant, event_id, below=None, why=ERASED)], (), now)
-    await audit.write(tx, Act.ERASED, actor=actor, at=now, tenant=tenant, event_id=event_id)
+    words = await _erase_words(tx, tenant, event_id)
+    closed = await close(tx, [Ended(tenant, event_id, below=None, why=ERASED)], (), now)
+    if erased.rowcount or words or closed:
+        await audit.write(tx, Act.ERASED, actor=actor, at=now, tenant=tenant, event_id=event_id)
     return erased.rowcount
+
+
+async def _erase_words(tx: AsyncConnection, tenant: str, event_id: str) -> int:
+    """Empties what people wrote of an event; also of an item that stands for others beside it,
+    whose content is equal."""
+
+    def its(table: Table) -> ColumnElement[bool]:
+        return and_(table.c.tenant == tenant, table.c.event_id == event_id)
+
+    stated = await tx.execute(
+        update(appeals).where(its(appeals), appeals.c.statement != "").values(statement="")
+    )
+    stands_for = select(escalations.c.item_id).where(its(escalations))
+    # From the notes, which are few: there is no index to the items of a verdict.
+    shows = (
+        select(items.c.item_id)
+        .join_from(notes, items, items.c.item_id == notes.c.item_id)
+        .where(items.c.verdict_id.in_(select(ledger.c.verdict_id).where(its(ledger))))
+    )
+    about = or_(notes.c.item_id.in_(stands_for), notes.c.item_id.in_(shows))
+    noted = await tx.execute(update(notes).where(about, notes.c.text != "").values(text=""))
+    return stated.rowcount + noted.rowcount

@@ -38,8 +38,9 @@ async def put(
     """Messages to be published in this order, not before `publish_at`, each with the ruling that
     it follows from.
 
-    Those of one key must be put by transactions that wait for each other, and none with an earlier
-    time than one before it: then they are published in the order in which they were put.
+    Those of one event or content must be put by transactions that wait for each other, and none
+    with an earlier time than one before it: then they are published in the order in which they were
+    put.
     """
     if messages:
         await tx.execute(

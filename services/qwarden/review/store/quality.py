@@ -192,7 +192,7 @@ async def figures(tx: AsyncConnection, person: Person, days: float, now: float) 
         reviewers=await _reviewers(tx, person, since, pairs),
         categories=_categories(pairs),
         errors=await _errors(tx, person, since),
-        stranded=await asking.stranded(tx),
+        stranded=await asking.stranded(tx, person),
     )
 
 

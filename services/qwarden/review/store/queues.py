@@ -10,9 +10,9 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Row, case, func, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from qwarden.review.people import users
 from qwarden.review.person import UNDETERMINED, Person
 from qwarden.review.refusals import Invalid
+from qwarden.review.store.asking import deciders
 from qwarden.review.store.schema import is_free, items
 from qwarden.review.store.scope import is_open, listed_to
 
@@ -113,7 +113,7 @@ async def page(
 
 async def unserved(tx: AsyncConnection) -> list[Unserved]:
     """The tenants and languages with open items that no reviewer or lead has."""
-    people = [each.person for each in await users.everybody(tx) if each.is_active]
+    people = await deciders(tx)
     counts = (
         select(items.c.tenant, items.c.language, func.count().label("open"))
         .where(is_open, items.c.language != UNDETERMINED)
@@ -123,9 +123,7 @@ async def unserved(tx: AsyncConnection) -> list[Unserved]:
     return [
         Unserved(row.tenant, row.language, row.open)
         for row in await tx.execute(counts)
-        if not any(
-            each.decides and each.sees(row.tenant) and each.reads(row.language) for each in people
-        )
+        if not any(each.sees(row.tenant) and each.reads(row.language) for each in people)
     ]
 
 

@@ -53,7 +53,7 @@ async def sweep(tx: AsyncConnection, now: float, limits: Review, limit: int) -> 
     deleted = len(gone) + len(said) + len(retired)
     for table, condition, order in (
         (ledger, and_(ledger.c.kept_until < now, ~_is_shown), ledger.c.kept_until),
-        (events, events.c.kept_until < now, events.c.kept_until),
+        (events, and_(events.c.kept_until < now, ~_is_kept), events.c.kept_until),
         (superseded, superseded.c.kept_until < now, superseded.c.kept_until),
         (checks, checks.c.at < before, checks.c.at),
         (links, links.c.expires_at < now, links.c.expires_at),
@@ -77,6 +77,11 @@ _is_shown = or_(
     exists().where(escalations.c.is_open, escalations.c.verdict_id == ledger.c.verdict_id),
 )
 """A row of the ledger that people still look at."""
+_is_kept = exists().where(
+    ledger.c.tenant == events.c.tenant, ledger.c.event_id == events.c.event_id
+)
+"""An event of which something is kept on, since people decided of it: whether its content is gone
+has to be known as long."""
 _is_asked = exists().where(_is_open, items.c.golden_id == goldens.c.golden_id)
 _is_needed = or_(
     exists().where(_is_open, items.c.ruling_id == rulings.c.ruling_id),

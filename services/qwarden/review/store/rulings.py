@@ -6,17 +6,17 @@ import hashlib
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import Row, and_, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.contracts.decision import By, Decision, decode_decision
 from qwarden.contracts.verdict import decode_verdict
 from qwarden.review.identity import new_id
 from qwarden.review.person import Person
-from qwarden.review.refusals import Conflict, Forbidden, Invalid, NotFound
+from qwarden.review.refusals import Conflict, Forbidden, Invalid, NotFound, Stale
 from qwarden.review.ruling import (
     MOST_REVIEWER,
     NO_DECISION_IN_TIME,
@@ -35,6 +35,7 @@ from qwarden.review.store.leases import Lease
 from qwarden.review.store.schema import audit as log
 from qwarden.review.store.schema import decisions as decided
 from qwarden.review.store.schema import escalations, items, ledger, rulings, users
+from qwarden.review.store.scope import is_open
 from qwarden.settings import Review
 
 TOOL = "tool"
@@ -93,11 +94,18 @@ async def decide(
     limits: Review,
 ) -> Ruled:
     """Ends an item that this person holds. What follows waits in the outbox, for `take_back_s`.
+    What the same person says again, since the answer was lost, gets the first answer.
 
     Raises `Invalid` for what cannot be meant, and as `leases.check` does.
     """
     said = checked(said)
-    item = await leases.check(tx, person, item_id, token, now)
+    try:
+        item = await leases.check(tx, person, item_id, token, now)
+    except Stale:
+        before = await _said_before(tx, person, item_id, said)
+        if before is None:
+            raise
+        return before
     ruler = Ruler(By.PERSON, person.user_id, person.pseudonym)
     return await _rule(tx, person, item, ruler, said, ruling_id=new_id(now), now=now, limits=limits)
 
@@ -107,9 +115,10 @@ async def breach(tx: AsyncConnection, item: Row[Any], now: float, limits: Review
     the item, of kind `review`, stays open. None where a person has decided all of it, or a breach
     has before."""
     targets = (await decisions.of_items(tx, [item]))[item.item_id]
-    told = [(target, await _as_the_policy_says(tx, target, item.on_breach)) for target in targets]
-    if not told:
+    if not targets:
         return None
+    said = await _as_the_policy_says(tx, targets, item.on_breach)
+    told = [(target, said[target.verdict_id]) for target in targets]
     case = effects.case_of(item, told, told[0][1], new_id(now))
     settled = await effects.settle(tx, [case], Ruler(By.BREACH), now, limits)
     return _ruled(case, settled) if case.ruling_id in settled.made else None
@@ -132,7 +141,7 @@ async def for_tool(
     if told.reviewer is not None and len(told.reviewer) > MOST_REVIEWER:
         raise Invalid(f"The reviewer's pseudonym has over {MOST_REVIEWER} characters; shorten it.")
     target = await _known(tx, tool, told)
-    item = await _locked_item_of(tx, target)
+    item, others = await _locked_items_about(tx, target)
     chain = (await decisions.locked_chains(tx, [target.chain]))[target.chain]
     ruling_id = _named(tool, told) or new_id(now)
     before = await _answered(tx, ruling_id, said)
@@ -141,11 +150,12 @@ async def for_tool(
     why = (await decisions.gone(tx, [target.verdict_id])).get(target.verdict_id)
     if why is not None:
         raise Conflict(f"{why} Nothing is to be decided of it any more.")
+    for each in (item, *others):
+        await _check_is_free(tx, each, now)
     if item is None or told.supersedes is not None:
         check_place(chain, target.edit, told.supersedes)
     ruler = Ruler(By.PERSON, tool.user_id, told.reviewer or tool.pseudonym)
     if item is not None:
-        await _check_is_free(tx, item, now)
         return await _rule(tx, tool, item, ruler, said, ruling_id=ruling_id, now=now, limits=limits)
     case = await _case_of_verdict(tx, target, said, ruling_id)
     settled = await effects.settle(tx, [case], ruler, now, limits)
@@ -267,12 +277,41 @@ async def _rule(
     return _ruled(case, settled)
 
 
+async def _said_before(
+    tx: AsyncConnection, person: Person, item_id: str, said: Said
+) -> Ruled | None:
+    """What was answered to this person, if it was they who decided the item. Raises `Stale` where
+    they had said something else."""
+    wanted = (
+        select(rulings, items.c.count)
+        .join_from(rulings, items, items.c.item_id == rulings.c.item_id)
+        .where(
+            rulings.c.item_id == item_id,
+            rulings.c.user_id == person.user_id,
+            rulings.c.taken_back_at.is_(None),
+            items.c.state == "decided",
+        )
+    )
+    row = (await tx.execute(wanted)).one_or_none()
+    if row is None:
+        return None
+    # Nothing that is only compared overrides, and nothing in the answer tells that.
+    overrides = said.override if row.kind in _SILENT else row.overrides
+    if replace(_said_in(row), override=overrides) != said:
+        raise Stale("You have decided this item already; take that back to decide it anew.")
+    made = await decisions.of_ruling(tx, row.ruling_id)
+    ids = tuple(each.decision_id for each in made)
+    return Ruled(row.ruling_id, row.publish_at, row._mapping[items.c.count], ids)
+
+
 async def _targets(tx: AsyncConnection, item: Row[Any], said: Said) -> Sequence[Target]:
     """What a decision is published for.
 
     An appeal has one, whatever is said. A sample and a disagreement have some only where another
-    action is named than the one that stands, automatic or decided first, and nobody has decided
-    since. What is only compared has none, ever.
+    action is named than the one that stands, automatic or decided first, or an override is, which
+    follows from a decision; and nobody has decided since. What is only compared has none, ever.
+
+    Raises `Conflict` for an override where somebody has.
     """
     match item.kind:
         case "review":
@@ -281,23 +320,23 @@ async def _targets(tx: AsyncConnection, item: Row[Any], said: Said) -> Sequence[
             return await decisions.of_appeal(tx, item.appeal_id)
         case "sample":
             wanted = select(ledger.c.action).where(ledger.c.verdict_id == item.verdict_id)
-            if (await tx.execute(wanted)).scalar_one_or_none() == said.action:
+            if (await tx.execute(wanted)).scalar_one_or_none() == said.action and not said.override:
                 return []
             targets = await decisions.of_verdict(tx, item.verdict_id)
-            return await _still(tx, targets, set())
+            return await _still(tx, targets, set(), said)
         case "disagreement":
             wanted = select(rulings.c.action).where(rulings.c.ruling_id == item.ruling_id)
-            if (await tx.execute(wanted)).scalar_one() == said.action:
+            if (await tx.execute(wanted)).scalar_one() == said.action and not said.override:
                 return []
             first = await decisions.of_ruling(tx, item.ruling_id)
             of = {each.decision_id for each in first}
-            return await _still(tx, [decisions.target_of(each) for each in first], of)
+            return await _still(tx, [decisions.target_of(each) for each in first], of, said)
         case _:
             return []
 
 
 async def _still(
-    tx: AsyncConnection, targets: Sequence[Target], decision_ids: set[str]
+    tx: AsyncConnection, targets: Sequence[Target], decision_ids: set[str], said: Said
 ) -> list[Target]:
     """Those over which nothing stands that people have said, but one of these decisions."""
     chains = await decisions.locked_chains(tx, [target.chain for target in targets])
@@ -306,6 +345,11 @@ async def _still(
         last = last_of(chains[target.chain], target.edit)
         if last is None or last.by != By.PERSON or last.decision_id in decision_ids:
             still.append(target)
+    if said.override and not still:
+        raise Conflict(
+            "Somebody has decided on this content since, and an override has to follow from what "
+            "stands; decide without one."
+        )
     return still
 
 
@@ -337,19 +381,27 @@ async def _held_again(
     return lease
 
 
-async def _as_the_policy_says(tx: AsyncConnection, target: Target, action: str) -> Said:
-    """What a breach says of a verdict: ground and clause are those of its rule."""
+async def _as_the_policy_says(
+    tx: AsyncConnection, targets: Sequence[Target], action: str
+) -> dict[str, Said]:
+    """What a breach says of each of these verdicts that the ledger has: ground and clause are those
+    of its rule."""
+    ids = [target.verdict_id for target in targets]
     if action == "allow":
-        return Said(action, reason=NO_DECISION_IN_TIME)
-    wanted = select(ledger.c.verdict).where(ledger.c.verdict_id == target.verdict_id)
-    verdict = decode_verdict((await tx.execute(wanted)).scalar_one())
-    return Said(
-        action,
-        tuple(verdict.categories or ()),
-        NO_DECISION_IN_TIME,
-        verdict.notice.ground if verdict.notice else None,
-        verdict.notice.clause if verdict.notice else None,
-    )
+        return dict.fromkeys(ids, Said(action, reason=NO_DECISION_IN_TIME))
+    said: dict[str, Said] = {}
+    for some in decisions.in_parts(ids):
+        wanted = select(ledger.c.verdict_id, ledger.c.verdict).where(ledger.c.verdict_id.in_(some))
+        for row in await tx.execute(wanted):
+            verdict = decode_verdict(row.verdict)
+            said[row.verdict_id] = Said(
+                action,
+                tuple(verdict.categories or ()),
+                NO_DECISION_IN_TIME,
+                verdict.notice.ground if verdict.notice else None,
+                verdict.notice.clause if verdict.notice else None,
+            )
+    return said
 
 
 async def _log_decided(
@@ -366,7 +418,7 @@ async def _log_decided(
         action=case.said.action,
         reason=code_of(case.said.reason),
         ground=case.said.ground,
-        overrides=case.said.override,
+        overrides=case.ruling_id in settled.overriding,
         decisions=len(settled.made[case.ruling_id]),
     )
 
@@ -397,17 +449,36 @@ async def _known(tx: AsyncConnection, tool: Person, told: ToolSaid) -> Target:
     )
 
 
-async def _locked_item_of(tx: AsyncConnection, target: Target) -> Row[Any] | None:
-    """The open item of a verdict, if there is one."""
-    of = select(escalations.c.item_id).where(
-        escalations.c.verdict_id == target.verdict_id, escalations.c.is_open.is_(True)
+async def _locked_items_about(
+    tx: AsyncConnection, target: Target
+) -> tuple[Row[Any] | None, list[Row[Any]]]:
+    """The open item of a verdict, if there is one, and the others whose decisions would be in the
+    same chain."""
+    asked = select(escalations.c.item_id).where(
+        escalations.c.tenant == target.tenant,
+        escalations.c.event_id == target.event_id,
+        escalations.c.task == target.task,
+        escalations.c.is_open.is_(True),
     )
-    wanted = select(items).where(items.c.item_id.in_(of), items.c.state == "open")
-    return (await tx.execute(wanted.with_for_update())).one_or_none()
+    said = select(ledger.c.verdict_id).where(
+        ledger.c.tenant == target.tenant,
+        ledger.c.event_id == target.event_id,
+        ledger.c.task == target.task,
+    )
+    published = items.c.kind.not_in((*_SILENT, "review"))
+    wanted = select(items).where(
+        is_open,
+        or_(items.c.item_id.in_(asked), and_(items.c.verdict_id.in_(said), published)),
+    )
+    found = list(await tx.execute(wanted.order_by(items.c.item_id).with_for_update()))
+    its = asked.where(escalations.c.verdict_id == target.verdict_id)
+    item_id = (await tx.execute(its)).scalar_one_or_none()
+    item = next((each for each in found if each.item_id == item_id), None)
+    return item, [each for each in found if each is not item]
 
 
-async def _check_is_free(tx: AsyncConnection, item: Row[Any], now: float) -> None:
-    if item.holder is None or item.leased_until <= now:
+async def _check_is_free(tx: AsyncConnection, item: Row[Any] | None, now: float) -> None:
+    if item is None or item.holder is None or item.leased_until <= now:
         return
     wanted = select(users.c.pseudonym).where(users.c.user_id == item.holder)
     holder = (await tx.execute(wanted)).scalar_one_or_none() or "somebody"

@@ -90,13 +90,15 @@ ledger = Table(
     Column("sample_rate", Double),
     Column("verdict", LargeBinary, nullable=False),
     Column("content", LargeBinary),
+    Column("key", LargeBinary),
     Index("ledger_by_event", "tenant", "event_id"),
     Index("ledger_by_subject", "tenant", "subject", "arrived_at"),
     Index("ledger_by_content", "tenant", "content_hash"),
 )
 """Every verdict whose action is not `allow`, every degraded one and the sample of the rest, with
 its content until `kept_until`, or until it is erased. `category`: the first one that the guard
-named, or empty; `language`: `und` where nobody can tell; `sample_rate`: of allowed ones."""
+named, or empty; `language`: `und` where nobody can tell; `sample_rate`: of allowed ones; `key`: of
+the event's record, which its decisions have too."""
 
 items = Table(
     "items",
@@ -156,6 +158,8 @@ Index("items_next_of_language", items.c.language, items.c.due_at,
       postgresql_where=is_free, sqlite_where=is_free)  # fmt: skip
 Index("items_next_of_queue_language", items.c.queue, items.c.language, items.c.due_at,
       postgresql_where=is_free, sqlite_where=is_free)  # fmt: skip
+_is_sent = and_(is_free, items.c.urgent_why.is_not(None))
+Index("items_next_sent", items.c.due_at, postgresql_where=_is_sent, sqlite_where=_is_sent)
 _is_held = items.c.holder.is_not(None)
 Index("items_held", items.c.holder, items.c.leased_until,
       postgresql_where=_is_held, sqlite_where=_is_held)  # fmt: skip
@@ -204,6 +208,10 @@ exclusions = Table(
 )
 """Who may not have an item: who decided what it checks or appeals against, and who skipped it. With
 a golden item's id instead: who has decided that one already."""
+
+_is_skip = exclusions.c.why == text("'skipped'")
+Index("exclusions_skipped", exclusions.c.item_id,
+      postgresql_where=_is_skip, sqlite_where=_is_skip)  # fmt: skip
 
 rulings = Table(
     "rulings",
@@ -375,6 +383,7 @@ users = Table(
     Column("pseudonym", Text, nullable=False, unique=True),
     Column("issuer", Text),
     Column("issued_subject", Name),
+    Column("claims_at", Double),
     Column("roles", Text, nullable=False),
     Column("tenants", Text, nullable=False),
     Column("languages", Text, nullable=False),
@@ -385,7 +394,7 @@ users = Table(
     UniqueConstraint("issuer", "issued_subject"),
 )
 """People and tools. `roles`, `tenants`, `languages`: JSON lists; `["*"]` is all of them.
-`preferences`: a JSON object."""
+`claims_at`: of the latest word of `issuer`. `preferences`: a JSON object."""
 
 links = Table(
     "links",

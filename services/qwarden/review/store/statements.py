@@ -15,7 +15,7 @@ from qwarden.policy.tenants import Tenants
 from qwarden.review.person import Person
 from qwarden.review.refusals import NotFound
 from qwarden.review.statement import statement_of
-from qwarden.review.store import audit, standing
+from qwarden.review.store import audit, rulings, standing
 from qwarden.review.store.audit import Act
 
 
@@ -45,6 +45,7 @@ async def state(
         judged_at=datetime.fromtimestamp(stands.row.arrived_at, UTC),
         redress=redress,
         explanation=_explanation(tenants, stands.verdict, stands.decision),
+        earlier=[] if stands.decision is None else await _superseded(tx, stands.decision),
     )
     await audit.write(
         tx,
@@ -56,6 +57,16 @@ async def state(
         decision_id=stated.decision_id,
     )
     return stated, stands.verdict.language
+
+
+async def _superseded(tx: AsyncConnection, last: Decision) -> list[Decision]:
+    """The decisions before it in its chain, the latest first."""
+    chain = await rulings.chain(tx, last.tenant, last.event_id, last.task)
+    by_id = {each.decision_id: each for each in chain}
+    found: list[Decision] = []
+    while (before := by_id.get((found[-1] if found else last).supersedes or "")) is not None:
+        found.append(before)
+    return found
 
 
 def _explanation(tenants: Tenants, verdict: Verdict, decision: Decision | None) -> str | None:

@@ -38,8 +38,8 @@ export async function takeUp() {
   );
 }
 
-/** All of them, the oldest first. A hand is `{item, lease, draft, content, isClear, lost}`:
- * `content` is what was revealed, `lost` is null or `{why, holder}`. */
+/** All of them, the oldest first. A hand is `{item, lease, draft, revealed, isClear, lost}`:
+ * `revealed` is what was masked, `lost` is null or `{why, holder}`. */
 export function all() {
   return held;
 }
@@ -55,7 +55,7 @@ export function hold({ item, lease }, draft = null) {
     item,
     lease,
     draft: draft ?? before?.draft ?? begun(item),
-    content: before?.content ?? null,
+    revealed: before?.revealed ?? null,
     isClear: before?.isClear ?? false,
     lost: null,
   };

@@ -53,6 +53,8 @@ export async function show(place, me) {
         "section",
         { class: "card" },
         h("h2", {}, t("bulk.found", { count: found.count })),
+        found.decisions > found.count &&
+          h("p", { class: "quiet" }, t("bulk.decisions", { count: found.decisions })),
         found.held > 0 && h("p", { class: "quiet" }, t("bulk.held", { count: found.held })),
         table(
           t("bulk.sample"),

@@ -108,7 +108,7 @@ export async function show(place, me, itemId) {
       stage(
         {
           item,
-          content: shown().content,
+          revealed: shown().revealed,
           isClear: shown().isClear,
           isMine: Boolean(hand) || decides,
           masks: {
@@ -124,7 +124,7 @@ export async function show(place, me, itemId) {
     if (note) note.value = before;
   }
 
-  const looks = { content: null, isClear: false };
+  const looks = { revealed: null, isClear: false };
   function shown() {
     return hand ?? looks;
   }
@@ -211,7 +211,7 @@ export async function show(place, me, itemId) {
   function turn(to) {
     hand = to;
     looked = null;
-    Object.assign(looks, { content: null, isClear: false });
+    Object.assign(looks, { revealed: null, isClear: false });
     history.replaceState(null, "", to ? `#/desk/${to.item.item_id}` : "#/desk");
     draw();
   }
@@ -273,6 +273,9 @@ export async function show(place, me, itemId) {
     const held = hands.of(id);
     if (held) held.item = item;
     else if (looked?.item_id === id) looked = item;
+    const view = held ?? looks;
+    // What was written meanwhile is masked in the item itself.
+    view.revealed &&= item.content && (await post(`/items/${id}/reveal`));
     if (current()?.item_id === id) drawItem();
   }
 
@@ -280,25 +283,26 @@ export async function show(place, me, itemId) {
     const item = current();
     if (!item?.content) return;
     const view = shown();
-    const seen = view.content ?? item.content;
+    const seen = view.revealed?.content ?? item.content;
     const blurs = (item.verdict.categories ?? []).some((name) =>
       me.preferences.blur.includes(name),
     );
     if (seen.is_masked) {
       const answer = await trying(() => post(`/items/${item.item_id}/reveal`));
       if (!answer) return;
-      view.content = answer.content;
+      view.revealed = answer;
       view.isClear = !blurs;
     } else if (blurs && !view.isClear) {
       view.isClear = true;
     } else {
-      view.content = item.content.is_masked ? null : view.content;
+      view.revealed = item.content.is_masked ? null : view.revealed;
       view.isClear = false;
       if (!item.content.is_masked && !blurs) return;
     }
     if (current() !== item) return;
     drawItem();
-    tell(t((view.content ?? item.content).is_masked ? "content.is_hidden" : "content.is_shown"));
+    const after = view.revealed?.content ?? item.content;
+    tell(t(after.is_masked ? "content.is_hidden" : "content.is_shown"));
   }
 
   function send(goesOn) {

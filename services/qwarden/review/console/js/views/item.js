@@ -6,16 +6,17 @@ import { isKnown, languageName, moment, number, percent, t, term } from "../stri
 import { ago, clock } from "../time.js";
 
 /**
- * The whole of it. `shown`: `{item, content, isClear, isMine, masks}`, where `content` takes the
- * place of the item's own once it is revealed; `acts`: what its buttons do.
+ * The whole of it. `shown`: `{item, revealed, isClear, isMine, masks}`, where `revealed` takes
+ * the place of what is masked in the item; `acts`: what its buttons do.
  */
 export function stage(shown, acts) {
   const { item } = shown;
+  const words = isBlurred(shown) ? null : shown.revealed;
   return h(
     "article",
     { class: "item" },
     head(item),
-    item.appeal && appeal(item.appeal),
+    item.appeal && appeal(item.appeal, words?.statement ?? item.appeal.statement),
     conversation(shown, acts),
     h(
       "div",
@@ -24,7 +25,7 @@ export function stage(shown, acts) {
       why(item),
       subject(item),
       past(item),
-      notes(item, shown.isMine ? acts : null),
+      notes(words?.notes ?? item.notes, shown.isMine ? acts : null),
     ),
   );
 }
@@ -58,7 +59,7 @@ function head(item) {
   );
 }
 
-function appeal({ statement, made_at: at, original }) {
+function appeal({ made_at: at, original }, statement) {
   return h(
     "section",
     { class: "card appeal" },
@@ -82,13 +83,18 @@ export function reasonOf(reason) {
   return isKnown(`reason.${reason}`) ? t(`reason.${reason}`) : data(reason);
 }
 
-function conversation({ item, content, isClear, masks }, acts) {
-  const seen = content ?? item.content;
+function isBlurred({ item, revealed, isClear, masks }) {
+  const seen = revealed?.content ?? item.content;
+  return masks.blurs && !seen?.is_masked && !isClear;
+}
+
+function conversation(shown, acts) {
+  const { item, revealed } = shown;
+  const seen = revealed?.content ?? item.content;
   if (!seen) return h("p", { class: "conversation" }, t("content.erased"));
-  const isBlurred = masks.blurs && !seen.is_masked && !isClear;
   const last = seen.messages.length - 1;
   const turns = seen.messages.map((message, at) => turn(message, at === last, item.task));
-  const state = seen.is_masked ? "masked" : isBlurred ? "blurred" : "clear";
+  const state = seen.is_masked ? "masked" : isBlurred(shown) ? "blurred" : "clear";
   return h(
     "section",
     { class: "conversation", "data-state": state, "aria-labelledby": "said-title" },
@@ -410,7 +416,7 @@ function past({ past_decisions: rows }) {
   );
 }
 
-function notes({ notes: rows }, acts) {
+function notes(rows, acts) {
   const words = h("textarea", {
     id: "note",
     rows: 2,

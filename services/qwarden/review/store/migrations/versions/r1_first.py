@@ -49,6 +49,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a statement for each table and index
         sa.Column("sample_rate", sa.Double),
         sa.Column("verdict", sa.LargeBinary, nullable=False),
         sa.Column("content", sa.LargeBinary),
+        sa.Column("key", sa.LargeBinary),
     )
     op.create_index("ix_ledger_kept_until", "ledger", ["kept_until"])
     op.create_index("ledger_by_content", "ledger", ["tenant", "content_hash"])
@@ -92,6 +93,12 @@ def upgrade() -> None:  # noqa: PLR0915 - a statement for each table and index
     op.create_index("items_ended", "items", ["ended_at"])
     _partial("items_held", "items", ["holder", "leased_until"], "holder IS NOT NULL")
     _partial("items_next", "items", ["due_at"], "state = 'open' AND holder IS NULL")
+    _partial(
+        "items_next_sent",
+        "items",
+        ["due_at"],
+        "state = 'open' AND holder IS NULL AND urgent_why IS NOT NULL",
+    )
     _partial(
         "items_next_of_language",
         "items",
@@ -145,6 +152,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a statement for each table and index
         sa.Column("user_id", _ID, primary_key=True),
         sa.Column("why", sa.Text, nullable=False),
     )
+    _partial("exclusions_skipped", "exclusions", ["item_id"], "why = 'skipped'")
     op.create_table(
         "rulings",
         sa.Column("ruling_id", _ID, primary_key=True),
@@ -291,6 +299,7 @@ def upgrade() -> None:  # noqa: PLR0915 - a statement for each table and index
         sa.Column("pseudonym", sa.Text, nullable=False, unique=True),
         sa.Column("issuer", sa.Text),
         sa.Column("issued_subject", sa.Text),
+        sa.Column("claims_at", sa.Double),
         sa.Column("roles", sa.Text, nullable=False),
         sa.Column("tenants", sa.Text, nullable=False),
         sa.Column("languages", sa.Text, nullable=False),
