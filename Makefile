@@ -30,7 +30,7 @@ lint:
 	.venv/bin/lint-imports
 
 fast:
-	$(PY) -m pytest -q -n 2 --dist loadscope tests/unit tests/property tests/review tests/chart tests/contract -m "not parts"
+	$(PY) -m pytest -q -n 2 --dist loadscope tests/unit tests/property tests/review tests/review_api tests/chart tests/contract -m "not parts"
 
 test: check ## Everything: also real Kafka, Valkey, Triton, PostgreSQL and Chromium
 	$(PY) -m pytest tests -m "parts"
