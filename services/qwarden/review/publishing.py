@@ -17,7 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, ProducerFenced
+from aiokafka.errors import IllegalOperation, KafkaError, ProducerFenced
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden import settings
@@ -147,17 +147,19 @@ async def _send(producer: AIOKafkaProducer, waiting: Sequence[Waiting]) -> None:
     if not waiting:
         return
     await producer.begin_transaction()
-    sent = [
-        await producer.send(
-            message.topic, key=message.key, value=message.value, headers=message.headers
-        )
-        for message in (each.message for each in waiting)
-    ]
-    failed = [
-        each
-        for each in await asyncio.gather(*sent, return_exceptions=True)
-        if isinstance(each, BaseException)
-    ]
+    sent = []
+    ended: list[BaseException] = []
+    try:
+        for message in (each.message for each in waiting):
+            sent.append(
+                await producer.send(
+                    message.topic, key=message.key, value=message.value, headers=message.headers
+                )
+            )
+    except IllegalOperation as error:  # the transaction is over; what was sent before says why
+        ended.append(error)
+    answers = await asyncio.gather(*sent, return_exceptions=True)
+    failed = [each for each in answers if isinstance(each, BaseException)] + ended
     if failed:
         raise failed[0]
     await producer.commit_transaction()
