@@ -69,17 +69,9 @@ class Reviewing:
         is_tool: bool = False,
     ) -> Person:
         """One who works here from now on; a reviewer where nothing else is said."""
-        async with self.database.writing() as tx:
-            return await users.add(
-                tx,
-                name=name,
-                roles=roles or (Role.REVIEWER,),
-                tenants=tenants,
-                languages=languages,
-                is_tool=is_tool,
-                actor="test",
-                now=time.time(),
-            )
+        return await hired(
+            self.database, name, *roles, tenants=tenants, languages=languages, is_tool=is_tool
+        )
 
     async def link_of(self, person: Person) -> str:
         """A sign-in link, good once."""
@@ -95,8 +87,7 @@ class Reviewing:
 
     async def client_of(self, person: Person) -> httpx.AsyncClient:
         """The API as this one has it on a terminal: with a token."""
-        async with self.database.writing() as tx:
-            token = await tokens.make(tx, person.user_id, "terminal", actor="test", now=time.time())
+        token = await token_of(self.database, person)
         client = httpx.AsyncClient(
             base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=30
         )
@@ -142,6 +133,36 @@ class Reviewing:
         for client in self._clients:
             await client.aclose()
         await self.database.close()
+
+
+async def hired(
+    database: Database,
+    name: str,
+    *roles: Role,
+    tenants: Iterable[str] = (EVERY,),
+    languages: Iterable[str] = (EVERY,),
+    is_tool: bool = False,
+    now: float | None = None,
+) -> Person:
+    """One who works there from now on; a reviewer where nothing else is said."""
+    async with database.writing() as tx:
+        return await users.add(
+            tx,
+            name=name,
+            roles=roles or (Role.REVIEWER,),
+            tenants=tenants,
+            languages=languages,
+            is_tool=is_tool,
+            actor="test",
+            now=time.time() if now is None else now,
+        )
+
+
+async def token_of(database: Database, person: Person, now: float | None = None) -> str:
+    """A token of theirs for the API."""
+    async with database.writing() as tx:
+        at = time.time() if now is None else now
+        return await tokens.make(tx, person.user_id, "terminal", actor="test", now=at)
 
 
 def settings_of(bootstrap: str, database_url: str, **more: str) -> dict[str, str]:

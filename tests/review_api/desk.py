@@ -17,14 +17,13 @@ from qwarden.review.http.app import app_of
 from qwarden.review.http.auth import Door
 from qwarden.review.http.live import Live
 from qwarden.review.http.served import Served
-from qwarden.review.people import tokens, users
 from qwarden.review.person import EVERY, Person, Role
 from qwarden.review.store import intake
 from qwarden.review.store.database import Database
 from qwarden.review.store.intake import Arrived, Taken
 from qwarden.review.store.schema import metadata
 from qwarden.settings import Settings
-from reviewing import settings_of
+from reviewing import hired, settings_of, token_of
 
 
 class Clock:
@@ -62,23 +61,18 @@ class Desk:
         is_tool: bool = False,
     ) -> Person:
         """One who works here; a reviewer where nothing else is said."""
-        async with self.database.writing() as tx:
-            return await users.add(
-                tx,
-                name=name,
-                roles=roles or (Role.REVIEWER,),
-                tenants=tenants,
-                languages=languages,
-                is_tool=is_tool,
-                actor="test",
-                now=self.clock(),
-            )
+        return await hired(
+            self.database,
+            name,
+            *roles,
+            tenants=tenants,
+            languages=languages,
+            is_tool=is_tool,
+            now=self.clock(),
+        )
 
     async def client_of(self, person: Person) -> httpx.AsyncClient:
-        async with self.database.writing() as tx:
-            token = await tokens.make(
-                tx, person.user_id, "terminal", actor="test", now=self.clock()
-            )
+        token = await token_of(self.database, person, self.clock())
         return self._client({"Authorization": f"Bearer {token}"})
 
     async def client(self, name: str, *roles: Role, **more: Any) -> httpx.AsyncClient:
