@@ -356,65 +356,45 @@ function scale(harm) {
   );
 }
 
-function subject({ subject_history: rows }) {
+/** A card of what was before, a line each; `parts` gives what stands behind its age. */
+function before(title, rows, none, parts) {
   return h(
     "section",
     { class: "card" },
-    h("h2", {}, t("subject.title")),
+    h("h2", {}, title),
     rows?.length
       ? h(
           "ul",
           { class: "lines" },
-          rows.map((row) =>
-            h(
-              "li",
-              {},
-              ago(row.at),
-              " ",
-              term("task", row.task),
-              " · ",
-              (row.categories ?? []).map((name) => term("category", name)).join(", ") ||
-                term("safety", row.safety ?? "none"),
-              " → ",
-              h(
-                "b",
-                { class: `act ${row.decision ?? row.action}` },
-                term("action", row.decision ?? row.action),
-              ),
-              row.decision && h("small", { class: "quiet" }, ` ${t("subject.by_person")}`),
-            ),
-          ),
+          rows.map((row) => h("li", {}, ago(row.at), " ", parts(row))),
         )
-      : h("p", { class: "quiet" }, t("subject.none")),
+      : h("p", { class: "quiet" }, none),
   );
 }
 
-function past({ past_decisions: rows }) {
-  return h(
-    "section",
-    { class: "card" },
-    h("h2", {}, t("past.title")),
-    rows?.length
-      ? h(
-          "ul",
-          { class: "lines" },
-          rows.map((row) =>
-            h(
-              "li",
-              {},
-              ago(row.at),
-              " ",
-              h("b", { class: `act ${row.action}` }, term("action", row.action)),
-              " · ",
-              reasonOf(row.reason),
-              row.clause && [" · ", data(row.clause)],
-              row.pseudonym && [" · ", data(row.pseudonym)],
-            ),
-          ),
-        )
-      : h("p", { class: "quiet" }, t("past.none")),
-  );
+function subject({ subject_history: rows }) {
+  return before(t("subject.title"), rows, t("subject.none"), (row) => [
+    term("task", row.task),
+    " · ",
+    (row.categories ?? []).map((name) => term("category", name)).join(", ") ||
+      term("safety", row.safety ?? "none"),
+    " → ",
+    act(row.decision ?? row.action),
+    row.decision && h("small", { class: "quiet" }, ` ${t("subject.by_person")}`),
+  ]);
 }
+
+function past({ past_decisions: rows }) {
+  return before(t("past.title"), rows, t("past.none"), (row) => [
+    act(row.action),
+    " · ",
+    reasonOf(row.reason),
+    row.clause && [" · ", data(row.clause)],
+    row.pseudonym && [" · ", data(row.pseudonym)],
+  ]);
+}
+
+const act = (name) => h("b", { class: `act ${name}` }, term("action", name));
 
 function notes(rows, acts) {
   const words = h("textarea", {
