@@ -38,6 +38,7 @@ test: check ## Everything: also real Kafka, Valkey, Triton, PostgreSQL and Chrom
 storm: setup ## The long fault suite, by its seed, an hour; ARGS="--help" says which parts
 	PYTHONPATH=tests $(PY) -m storm $(ARGS)
 	$(PY) -m pytest tests -m storm -s
+	$(PY) -m pytest -q -n 2 tests/property --hypothesis-profile=hunt
 
 bench: setup bench-gen bench-stream bench-pipeline bench-policy bench-review ## The benchmarks; results in bench/results
 

@@ -26,9 +26,11 @@ pytest_plugins = ("databases",)
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 SLOW = ("broker", "e2e", "chaos", "stack", "quality")
 
-# No test is timed: on a busy machine any example may be late.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("untimed")
+# No test is timed: on a busy machine any example may be late. The suite's examples are the same on
+# each run, so that it is red for a change alone; `make storm` looks for new ones.
+hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
+hypothesis.settings.register_profile("hunt", deadline=None, max_examples=5000)
+hypothesis.settings.load_profile("suite")
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # There is a worker for each core: with more threads torch would wait for itself.

@@ -320,6 +320,10 @@ class Sessions(Generic[P]):
             return Taken(Fate.LATE, session)
         if session is None:
             session = self._opened(key, placed)
+        elif session.is_headless and not session.said:
+            # Where its chunk 0 was refused the first time too, this is what had begun it.
+            session.since = self.now
+            self._look_at(self.now + self._max_age_ms, session)
         said = _said_by(chunk)
         if session.said.setdefault(chunk.seq, said) != said:
             over = self._end(session, Cause.REFUSED)
