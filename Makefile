@@ -9,7 +9,7 @@ VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' services/qwarden/__in
 export PYTHONPYCACHEPREFIX := $(CURDIR)/.qwarden/pycache
 CODE := services triton_models tests bench
 
-.PHONY: help setup demo test check lint fast bench bench-gen bench-stream bench-policy bench-review bench-equality bench-near-ties bench-long bench-pipeline storm images
+.PHONY: help setup demo test check lint fast bench bench-gen bench-stream bench-policy bench-review bench-equality bench-near-ties bench-long bench-pipeline bench-autoscaling storm images
 
 help: ## What there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -60,6 +60,9 @@ bench-review: setup ## Claims and pages beside 100,000 open items; a start with 
 	$(PY) bench/review.py $(ARGS)
 	$(PY) bench/overrides.py
 
+bench-autoscaling: setup ## A simulated day under the rules that scale, with a real Prometheus
+	$(PY) bench/autoscaling.py $(ARGS)
+
 bench-equality: setup ## The engine's answers beside transformers'; ARGS="--help" says which parts
 	$(PY) bench/equality.py $(ARGS)
 
@@ -75,3 +78,5 @@ images: ## Build and push the images: make images REGISTRY=registry.example/team
 	docker build -f deploy/docker/triton.Dockerfile -t $(REGISTRY)/qwarden-triton:$(VERSION) .
 	docker push $(REGISTRY)/qwarden:$(VERSION)
 	docker push $(REGISTRY)/qwarden-triton:$(VERSION)
+	@echo "Digests, for image.servicesDigest and image.tritonDigest of the chart:"
+	@docker image inspect --format '{{join .RepoDigests "\n"}}' $(REGISTRY)/qwarden:$(VERSION) $(REGISTRY)/qwarden-triton:$(VERSION)

@@ -24,7 +24,17 @@ if TYPE_CHECKING:
 pytest_plugins = ("databases",)
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
-SLOW = ("broker", "e2e", "chaos", "stack", "quality")
+SLOW = (
+    "broker",
+    "e2e",
+    "chaos",
+    "stack",
+    "quality",
+    "platforms",
+    "alerts",
+    "autoscaling",
+    "operations",
+)
 
 # No test is timed: on a busy machine any example may be late. The suite's examples are the same on
 # each run, so that it is red for a change alone; `make storm` looks for new ones.

@@ -76,6 +76,11 @@ class Proxy:
         finally:
             self._deaf = False
 
+    def lead_to(self, to: int) -> None:
+        """Forwards to another server from now on, as a name does that moves; what is open ends."""
+        self._to = to
+        self.cut()
+
     def cut(self) -> None:
         """Closes every connection at once, without a farewell."""
         for each in list(self._connections):

@@ -33,6 +33,7 @@ from qwarden.inference.port import GuardUnavailable
 from qwarden.inference.stream_port import StreamGuard
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
+from qwarden.streamer.commit import start_in
 from qwarden.streamer.service import StreamerService
 from qwarden.streamer.streamer import Streamer
 from unit.builders import CONTROVERSIAL, REVISION, SAFE, UNSAFE, assessment
@@ -303,10 +304,13 @@ class Streams:
         """Whether all chunks are committed, and no session is open beside them."""
         ends = await fleet.ends_of(self.kafka.bootstrap, topics.CHUNKS)
         committed = await self.committed()
+
+        def is_over(end: int, at: int, beside: str) -> bool:
+            start = start_in(beside)
+            return at == end and (start is None or start.offset == end)
+
         return all(
-            committed.get(where.partition, (-1, ""))[0] == end
-            and committed[where.partition][1] == ""
-            for where, end in ends.items()
+            is_over(end, *committed.get(where.partition, (-1, ""))) for where, end in ends.items()
         )
 
     async def told(

@@ -16,7 +16,7 @@ from loops.pace import Latency
 from qwarden.contracts import topics
 from qwarden.settings import Moderator
 from qwarden.stack.java import COORDINATES
-from qwarden.telemetry import BATCH_SPAN, RECORD_SPAN
+from qwarden.tracing import BATCH_SPAN, RECORD_SPAN
 
 BARS = {"moderator": 0.55, "redis": 0.45, "cold": 0.35}
 """The least share of the ceiling."""

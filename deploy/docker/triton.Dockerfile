@@ -26,8 +26,10 @@ RUN set -- dist/*.whl \
 RUN PYTHONPATH="$PREFIX" python3 -c "import torch, qwarden_engine"
 
 FROM ${TRITON_IMAGE}
+# The hub's folder is there so that a new named volume over it takes its owner.
 RUN groupadd --gid 10001 qwarden \
-    && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin qwarden
+    && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin qwarden \
+    && install --directory --owner=10001 --group=10001 /var/cache/hub
 COPY --from=packages /opt/qwarden/ /opt/qwarden/
 COPY triton_models/repository/ /models/
 # The root is read-only in a pod; /tmp is what can be written.

@@ -8,10 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qwarden import telemetry
+from qwarden import telemetry, tls
 from qwarden.cache.memory import MemoryCache
+from qwarden.cache.opening import open_cache
 from qwarden.cache.outage import SkippedWhenAway
-from qwarden.cache.redis import RedisCache
 from qwarden.cache.writer import CacheWriter
 from qwarden.contracts.mapping import Topic
 from qwarden.control.kafka import KafkaControl
@@ -26,6 +26,7 @@ from qwarden.inference.replicas import Addresses, Look
 from qwarden.inference.stream_client import StreamClient
 from qwarden.inference.stream_port import StreamGuard
 from qwarden.inference.triton import TritonGuard
+from qwarden.inference.triton_model import Tls
 from qwarden.inference.triton_stream import TritonStream
 from qwarden.language.eld import EldDetector
 from qwarden.language.port import Detector
@@ -42,6 +43,7 @@ from qwarden.settings import Settings, SettingsError
 from qwarden.streamer import streamer as streaming
 from qwarden.streamer.chunks import Door
 from qwarden.streamer.streamer import Streamer
+from qwarden.tracing import Trace
 
 if TYPE_CHECKING:
     from qwarden.review.service import ReviewService
@@ -55,13 +57,24 @@ def guard_of(settings: Settings) -> Guard:
     """The guard that the settings name."""
     if settings.guard.mode == "triton":
         triton = settings.triton
-        return TritonGuard(triton.url, timeout_s=triton.timeout_s, queue_s=triton.queue_s)
+        return TritonGuard(
+            triton.url, timeout_s=triton.timeout_s, queue_s=triton.queue_s, tls=tls_of(settings)
+        )
     if settings.engine is None:
         raise SettingsError(
             "QWARDEN_ENGINE__CHECKPOINT: is not set, and guard.mode is in-process; name a "
             "directory or a hub id"
         )
     return InProcessGuard(settings.engine)
+
+
+def tls_of(settings: Settings, name: str | None = None) -> Tls | None:
+    """How connections to Triton are encrypted; `name`: its name where it is called by an address.
+    Raises `SettingsError` for certificates that cannot be used."""
+    if not settings.triton.tls:
+        return None
+    authority, key, certificate = tls.pem_of(settings.triton.certificates)
+    return Tls(authority, key, certificate, name)
 
 
 def tenants_of(settings: Settings, *, activated: bool = False) -> Tenants:
@@ -156,6 +169,11 @@ def admission_of(
     )
 
 
+def _trace_of(settings: Settings, service: str) -> Trace:
+    own = settings.telemetry
+    return Trace(own.otlp_endpoint, f"qwarden-{service}", own.trace_ratio)
+
+
 def limits_of(settings: Settings) -> Limits:
     triton = settings.triton
     return Limits(
@@ -182,10 +200,12 @@ async def judging(
         stack.push_async_callback(dispatcher.close)
         shared = writer = None
         if settings.redis.url is not None:
-            redis = RedisCache(
+            redis = open_cache(
                 settings.redis.url.get_secret_value(),
                 ttl_s=settings.redis.ttl_s,
                 timeout_s=settings.redis.timeout_s,
+                pause_s=settings.redis.pause_s,
+                certificates=settings.redis.certificates,
             )
             shared = SkippedWhenAway(redis, pause_s=settings.redis.pause_s)
             stack.push_async_callback(shared.close)
@@ -220,17 +240,21 @@ def stream_client_of(
             "directory or a hub id of a Stream checkpoint"
         )
 
+    addresses = Addresses(settings.stream_urls)
+    tls_of(settings)  # wrong certificates are said at the start, not when an address is known
+
     def at(address: str) -> StreamGuard:
         if in_process and settings.stream is not None:
             return InProcessStream(settings.stream)
-        return TritonStream(address, timeout_s=own.timeout_s, queue_s=own.queue_s)
+        encrypted = tls_of(settings, addresses.host_of(address))
+        return TritonStream(address, timeout_s=own.timeout_s, queue_s=own.queue_s, tls=encrypted)
 
     async def here() -> frozenset[str]:
         return frozenset({"in-process"})
 
     return StreamClient(
         guard_at or at,
-        look or (here if in_process else Addresses(settings.stream_urls)),
+        look or (here if in_process else addresses),
         StreamLimits(
             appends_a_request=own.appends_a_request,
             requests_in_flight=own.requests_in_flight,
@@ -260,7 +284,7 @@ async def streamer(
         )
         client = client or stream_client_of(settings)
         stack.push_async_callback(client.close)
-        trace = telemetry.Trace(settings.telemetry.otlp_endpoint, "qwarden-streamer")
+        trace = dispatcher.trace = client.trace = _trace_of(settings, "streamer")
         stack.callback(trace.close)
         yield (
             Streamer(
@@ -298,7 +322,7 @@ async def moderator(
         lookup, dispatcher = await stack.enter_async_context(
             judging(settings, guard or guard_of(settings), settings.moderator.memory_entries)
         )
-        trace = telemetry.Trace(settings.telemetry.otlp_endpoint, "qwarden-moderator")
+        trace = dispatcher.trace = _trace_of(settings, "moderator")
         stack.callback(trace.close)
         topics = topics_of(settings, tenants)
         schemas = schemas_of(settings, topics)
@@ -346,9 +370,13 @@ async def review(settings: Settings) -> AsyncIterator[ReviewService]:
         )
     tenants = tenants_of(settings, activated=True)
     async with AsyncExitStack() as stack:
-        database = Database.open(url.get_secret_value(), settings.review.connections)
+        database = Database.open(
+            url.get_secret_value(),
+            settings.review.connections,
+            settings.review.database_certificates,
+        )
         stack.push_async_callback(database.close)
-        trace = telemetry.Trace(settings.telemetry.otlp_endpoint, "qwarden-review-service")
+        trace = _trace_of(settings, "review-service")
         stack.callback(trace.close)
         service = ReviewService(
             settings, tenants, database, control_of(settings, keeps_overrides=False), trace

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -13,16 +13,26 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
+    KafkaConnectionError,
     KafkaError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
     for_code,
 )
-from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
+from faststream.security import (
+    BaseSecurity,
+    SASLOAuthBearer,
+    SASLPlaintext,
+    SASLScram256,
+    SASLScram512,
+)
 
+from qwarden import tls
 from qwarden.contracts import topics
 from qwarden.contracts.names import name_of
-from qwarden.settings import Kafka, SettingsError
+from qwarden.kafka_refusals import Refused, why_refused
+from qwarden.kafka_tokens import Tokens
+from qwarden.settings import Kafka
 
 _BATCH_BYTES = 65_536
 """Of a producer's batches; larger ones gain nothing here."""
@@ -35,21 +45,30 @@ def client_arguments(kafka: Kafka) -> dict[str, Any]:
         "security_protocol": kafka.security_protocol,
         "request_timeout_ms": kafka.request_timeout_ms,
     }
-    if kafka.security_protocol.endswith("SSL"):
-        arguments["ssl_context"] = _ssl(kafka)
-    if kafka.security_protocol.startswith("SASL"):
-        arguments |= {
-            "sasl_mechanism": kafka.sasl_mechanism,
-            "sasl_plain_username": kafka.sasl_username,
-            "sasl_plain_password": _password(kafka),
-        }
+    if kafka.is_encrypted:
+        arguments["ssl_context"] = tls.context_of(kafka.certificates)
+    if kafka.has_sasl:
+        arguments["sasl_mechanism"] = kafka.sasl_mechanism
+        if kafka.sasl_mechanism == "OAUTHBEARER":
+            arguments["sasl_oauth_token_provider"] = tokens(kafka)
+        else:
+            arguments["sasl_plain_username"] = kafka.sasl_username
+            arguments["sasl_plain_password"] = _password(kafka)
     return arguments
 
 
+@lru_cache(maxsize=16)
+def tokens(kafka: Kafka) -> Tokens | None:
+    """What gives tokens to all clients that connect so: one, so that they share each token."""
+    return Tokens(kafka) if kafka.has_sasl and kafka.sasl_mechanism == "OAUTHBEARER" else None
+
+
 def security(kafka: Kafka) -> BaseSecurity | None:
-    """The same for FastStream, which has classes of its own for it."""
-    context = _ssl(kafka) if kafka.security_protocol.endswith("SSL") else None
-    if kafka.security_protocol.startswith("SASL"):
+    """The same for FastStream, which has classes of its own for it; it takes `tokens` beside it."""
+    context = tls.context_of(kafka.certificates) if kafka.is_encrypted else None
+    if kafka.has_sasl:
+        if kafka.sasl_mechanism == "OAUTHBEARER":
+            return SASLOAuthBearer(ssl_context=context, use_ssl=context is not None)
         kind = {
             "PLAIN": SASLPlaintext,
             "SCRAM-SHA-256": SASLScram256,
@@ -69,10 +88,28 @@ async def admin(kafka: Kafka) -> AsyncIterator[AIOKafkaAdminClient]:
     """An admin client that is closed at the end. Raises `KafkaError` where the broker is away."""
     client = AIOKafkaAdminClient(**client_arguments(kafka))
     try:
-        await client.start()
+        await start(client, kafka)
         yield client
     finally:
         await client.close()
+
+
+async def start(client: Any, kafka: Kafka) -> None:
+    """Starts any client of aiokafka's. Raises `KafkaError`, which says why where a broker does not
+    let us in: aiokafka logs that, and raises only that it could not connect."""
+    if kafka.has_sasl and kafka.sasl_mechanism == "OAUTHBEARER":
+        await _prove(kafka)  # aiokafka 0.14 does not see that its token is refused
+    try:
+        await client.start()
+    except KafkaConnectionError:
+        await _prove(kafka)
+        raise
+
+
+async def _prove(kafka: Kafka) -> None:
+    reason = await why_refused(kafka.bootstrap_servers, client_arguments(kafka), kafka)
+    if reason is not None:
+        raise Refused(reason)
 
 
 async def create_topics(
@@ -82,6 +119,8 @@ async def create_topics(
     replication_factor: int,
     min_insync_replicas: int,
     max_event_bytes: int,
+    retention_hours: int = topics.RETENTION_HOURS,
+    kept_hours: int = topics.KEPT_HOURS,
 ) -> list[str]:
     """Makes the topics that are missing and returns their names. Others are left as they are.
 
@@ -90,13 +129,15 @@ async def create_topics(
     wanted = [
         NewTopic(
             name,
-            num_partitions=1 if name in topics.COMPACTED else partitions,
+            num_partitions=topics.partitions_of(name, partitions),
             replication_factor=replication_factor,
-            topic_configs={
-                "min.insync.replicas": str(min_insync_replicas),
-                "max.message.bytes": str(_max_message_bytes(name, max_event_bytes)),
-                "cleanup.policy": "compact" if name in topics.COMPACTED else "delete",
-            },
+            topic_configs=topics.configs_of(
+                name,
+                min_insync_replicas=min_insync_replicas,
+                max_event_bytes=max_event_bytes,
+                retention_hours=retention_hours,
+                kept_hours=kept_hours,
+            ),
         )
         for name in topics.ALL
     ]
@@ -156,23 +197,11 @@ async def open_producer(kafka: Kafka, limits: Collection[int]) -> AIOKafkaProduc
         max_request_size=max(limits),
     )
     try:
-        await producer.start()
+        await start(producer, kafka)
     except BaseException:
         await producer.stop()
         raise
     return producer
-
-
-def _max_message_bytes(topic: str, max_event_bytes: int) -> int:
-    """With room for keys, headers, and what is written beside the content."""
-    overhead = topics.CONTENT_OVERHEAD_BYTES
-    return max_event_bytes + (2 * overhead if topic in topics.CARRY_CONTENT else overhead)
-
-
-def _ssl(kafka: Kafka) -> ssl.SSLContext:
-    if kafka.ca_file is not None and not kafka.ca_file.is_file():
-        raise SettingsError(f"QWARDEN_KAFKA__CA_FILE: there is no file {kafka.ca_file}")
-    return ssl.create_default_context(cafile=str(kafka.ca_file) if kafka.ca_file else None)
 
 
 def _password(kafka: Kafka) -> str:
@@ -192,7 +221,7 @@ async def publish(
     )  # fmt: skip
     count = 0
     try:
-        await producer.start()
+        await start(producer, kafka)
         acknowledgements = [
             await producer.send(topic, value=value, key=_key(value)) for value in values
         ]
@@ -248,7 +277,7 @@ async def reading(
     try:
         if starts is not None:
             consumer.assign(await assigned(kafka, topic, starts))
-        await consumer.start()
+        await start(consumer, kafka)
         if topic not in await consumer.topics():
             raise UnknownTopicOrPartitionError(f"there is no topic {topic}")
         partitions = sorted(consumer.assignment())

@@ -20,17 +20,20 @@ from faststream.asgi import AsgiFastStream, AsgiResponse, get
 from faststream.kafka import KafkaBroker
 from prometheus_client import make_asgi_app
 
+from qwarden import __version__, certificates, telemetry
 from qwarden.contracts import topics
 from qwarden.control.port import Control, ControlUnusable
 from qwarden.delivery.consumer import Delivery, Handler, Refuse
+from qwarden.delivery.group_watch import GroupWatch
 from qwarden.delivery.keeper import Keeper
 from qwarden.delivery.positions import Accepted
 from qwarden.delivery.publisher import Publisher
 from qwarden.delivery.room import Room
 from qwarden.delivery.subscriber import subscribe
 from qwarden.delivery.window import Partition
-from qwarden.kafka import message_limits, open_producer, security
+from qwarden.kafka import message_limits, open_producer, security, tokens
 from qwarden.settings import Consuming, Settings
+from qwarden.tracing import OFF
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +60,8 @@ class Serving:
 
     `name`: as its command. `needed`: topics without which it waits. `beside`: what runs from the
     start on. `unready`: the service's own reasons why it is not ready. `unwell`: those why it is
-    not alive. `app`: what is served beside the probes, if anything is.
+    not alive. `app`: what is served beside the probes, if anything is. `trace`: where publications
+    are traced.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Serving:
         self.unready: Callable[[], Sequence[str]] = tuple
         self.unwell: Callable[[], Sequence[str]] = tuple
         self.app: _App | None = None
+        self.trace = OFF
         self._settings = settings
         self._limits = limits
         self._control = control
@@ -101,13 +106,25 @@ class Serving:
             return 3
         server = _HttpServer(self._http_config())
         serving = asyncio.create_task(server.serve([listening]), name="http")
-        beside = [asyncio.ensure_future(each()) for each in self.beside]
+        telemetry.BUILD_INFO.labels(__version__).set(1)
+        watch = GroupWatch(
+            self._settings.kafka,
+            {lane.delivery.topic: lane.group_id for lane in self.lanes},
+            every_s=self._settings.telemetry.group_look_s,
+        )
+        looking: list[Callable[[], Awaitable[None]]] = [
+            *self.beside,
+            watch.run,
+            partial(certificates.watch, self._settings),
+        ]
+        beside = [asyncio.ensure_future(each()) for each in looking]
         consuming = asyncio.create_task(self._consume(), name="consume")
         await asyncio.wait((serving, consuming), return_when=asyncio.FIRST_COMPLETED)
         self._end.set()
         server.should_exit = True
         for each in beside:
             each.cancel()
+        ended = asyncio.ensure_future(_within(_STOP_S, watch.close()))
         try:
             await asyncio.gather(serving, consuming)
         except KafkaError as error:  # no outage, those are waited for: no right to a topic, say
@@ -116,6 +133,8 @@ class Serving:
         except ControlUnusable as error:
             _log.critical("%s", error)
             return 3
+        finally:
+            await ended
         return 3 if self._failed or any(lane.delivery.failure for lane in self.lanes) else 0
 
     def stop(self) -> None:
@@ -172,11 +191,15 @@ class Serving:
         """Which records are in flight, for a log line."""
         return " ".join(lane.delivery.in_flight() for lane in self.lanes)
 
+    def limits_learned(self, limits: Mapping[str, int]) -> None:
+        """Told of what each topic takes at most, in bytes, before the first record is taken."""
+
     async def _consume(self) -> None:
         """Waits for the broker, consumes until the end is asked for, drains, leaves the group."""
         limits = await self._message_limits()
         if limits is None:
             return
+        self.limits_learned(limits)
         kafka = self._settings.kafka
         most = self._limits.max_event_bytes + topics.CONTENT_OVERHEAD_BYTES
         publisher = self._publisher = Publisher(
@@ -184,10 +207,12 @@ class Serving:
             limits=limits,
             close_s=self._limits.publisher_close_s,
             on_failure=self.part_failed,
+            trace=self.trace,
         )
         broker = KafkaBroker(
             kafka.bootstrap_servers,
             security=security(kafka),
+            sasl_oauth_token_provider=tokens(kafka),
             client_id=f"qwarden-{self._name}",
             request_timeout_ms=kafka.request_timeout_ms,
             consumer_only=True,

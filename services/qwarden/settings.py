@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import (
     BaseModel,
@@ -24,6 +25,7 @@ from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDic
 
 from qwarden.contracts import topics
 from qwarden.contracts.keys import ContentKey
+from qwarden.redis_address import read_address
 from qwarden_engine.settings import EngineSettings
 from qwarden_engine.stream.settings import StreamSettings
 
@@ -41,16 +43,60 @@ class Group(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Kafka(Group):
+@dataclass(frozen=True, slots=True)
+class Certificates:
+    """Files in PEM that one dependency's settings name. `setting`: what stands before CA_FILE,
+    CERTIFICATE_FILE and KEY_FILE in their names."""
+
+    setting: str
+    ca_file: Path | None = None
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+
+    @property
+    def named(self) -> dict[str, Path]:
+        """The files by the names of their settings."""
+        files = {
+            "CA_FILE": self.ca_file,
+            "CERTIFICATE_FILE": self.certificate_file,
+            "KEY_FILE": self.key_file,
+        }
+        return {f"{self.setting}{name}": file for name, file in files.items() if file is not None}
+
+
+class Certified(Group):
+    """A group with a server that may show a certificate, and ask for one."""
+
+    ca_file: Path | None = None
+    """The authority that signed the server's certificate; the system's own where absent."""
+    certificate_file: Path | None = None
+    """Our own, where the server asks for one (mTLS), with those between it and its authority."""
+    key_file: Path | None = None
+    """The private key of certificate_file, without a passphrase; where absent it stands there."""
+
+    @property
+    def certificates(self) -> Certificates:
+        setting = f"{PREFIX}{type(self).__name__.upper()}__"
+        return Certificates(setting, self.ca_file, self.certificate_file, self.key_file)
+
+
+class Kafka(Certified):
     """The broker, and this consumer's place in its group."""
 
     bootstrap_servers: str = "127.0.0.1:9092"
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = (
+        "SCRAM-SHA-512"
+    )
     sasl_username: str | None = None
     sasl_password: SecretStr | None = None
-    ca_file: Path | None = None
-    """The authority that signed the broker's certificate; the system's own where absent."""
+    oauth_token_url: str | None = None
+    """Where OAUTHBEARER gets its tokens, by client credentials. https:// is trusted by the system's
+    authorities and by ca_file."""
+    oauth_client_id: str | None = None
+    oauth_client_secret: SecretStr | None = None
+    oauth_scope: str | None = None
+    """With spaces between several; without it the issuer's default."""
     group_id: str = "qwarden-moderator"
     session_timeout_ms: Annotated[int, Field(ge=1000)] = 30_000
     """How long a dead moderator keeps its partitions. Over a garbage collection or a frozen node
@@ -59,6 +105,21 @@ class Kafka(Group):
     """How long after its last poll a moderator counts as hung and loses its partitions. It polls at
     least every other second, in an outage too, so that only a blocked process comes near it."""
     request_timeout_ms: Annotated[int, Field(ge=1000)] = 30_000
+
+    @field_validator("oauth_token_url")
+    @classmethod
+    def _is_web(cls, value: str | None) -> str | None:
+        if value is not None and not _is_web_address(value):
+            raise ValueError("the address of a token endpoint is https://HOST/PATH, or http://")
+        return value
+
+    @property
+    def is_encrypted(self) -> bool:
+        return self.security_protocol.endswith("SSL")
+
+    @property
+    def has_sasl(self) -> bool:
+        return self.security_protocol.startswith("SASL")
 
     @property
     def groups(self) -> dict[str, str]:
@@ -70,10 +131,13 @@ class Kafka(Group):
         return self.groups.get(topic, f"{self.group_id}-{topic}")
 
 
-class Redis(Group):
+class Redis(Certified):
     """The shared cache. Without an address the fleet runs on the caches in its processes."""
 
     url: SecretStr | None = None
+    """`redis://[USER:PASSWORD@]HOST:PORT[/DB]`; with Sentinel
+    `redis+sentinel://[USER:PASSWORD@]HOST:PORT[,HOST:PORT…]/SERVICE[/DB]`, a cluster
+    `redis+cluster://[USER:PASSWORD@]HOST:PORT[,HOST:PORT…]`; `rediss` in each for TLS."""
     timeout_s: Seconds = 0.25
     """Of one read or write: over a busy Redis's p99 of some milliseconds, and about what judging
     the batch anew costs."""
@@ -89,19 +153,19 @@ class Redis(Group):
 
     @field_validator("url")
     @classmethod
-    def _has_scheme(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().startswith(
-            ("redis://", "rediss://", "unix://")
-        ):
-            raise ValueError("an address of Redis begins with redis://, rediss:// or unix://")
+    def _can_be_read(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            read_address(value.get_secret_value())
         return value
 
 
-class Triton(Group):
+class Triton(Certified):
     """The guard's server."""
 
     url: str = "127.0.0.1:8001"
     """gRPC, host:port."""
+    tls: bool = False
+    """Whether its gRPC is encrypted, the stream guard's too (tritonserver --grpc-use-ssl=true)."""
     timeout_s: Seconds = 120.0
     """Of one request, its time in Triton's queue included; a full request of long texts on a CPU
     takes most of a minute, behind the queue_s that it may wait."""
@@ -345,6 +409,12 @@ class Review(Consuming):
     group_id: str = "qwarden-review"
     database_url: SecretStr | None = None
     """`postgresql://USER:PASSWORD@HOST/NAME`, or `sqlite:///FILE` for one process alone."""
+    database_ca_file: Path | None = None
+    """The authority that signed PostgreSQL's certificate. With any of these three files its
+    certificate and name are checked (verify-full)."""
+    database_certificate_file: Path | None = None
+    database_key_file: Path | None = None
+    """Our own certificate, where the server asks for one, and its key, which may stand in it."""
     connections: Annotated[int, Field(ge=2)] = 10
     """To PostgreSQL, at most, for each process: 50 claimers wait for one another less than for the
     two cores that ten transactions keep busy."""
@@ -411,6 +481,15 @@ class Review(Consuming):
             raise ValueError("the database's address begins with postgresql:// or sqlite:///")
         return value
 
+    @property
+    def database_certificates(self) -> Certificates:
+        return Certificates(
+            f"{PREFIX}REVIEW__DATABASE_",
+            self.database_ca_file,
+            self.database_certificate_file,
+            self.database_key_file,
+        )
+
 
 class Oidc(Group):
     """OpenID Connect, for production. Without an issuer people sign in with links."""
@@ -440,6 +519,12 @@ class Telemetry(Group):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     otlp_endpoint: str | None = None
     """Where sampled traces go (OTLP over HTTP); without it context is carried and none made."""
+    trace_ratio: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Of the records that come without a trace so many begin one; those with one are traced where
+    their producer's trace is."""
+    group_look_s: Annotated[float, Field(ge=0.1)] = 15.0
+    """How often each process asks a broker how its whole groups stand: as often as Prometheus
+    comes by. It reads one record of each partition that lags and whose commit has moved."""
 
 
 class Stack(Group):
@@ -487,6 +572,88 @@ class Settings(BaseSettings):
                 f"not a content key ({error}); openssl rand -hex 32 makes one"
             ) from None
         return value
+
+    @model_validator(mode="after")
+    def _connects(self) -> Settings:
+        """What is said of connections that could not be made with it, or that nobody would read."""
+        faults = [_certificates_fault(certificates, fix) for certificates, fix in self._uses]
+        for fault in (self._sasl_fault(), *faults):
+            if fault is not None:
+                raise ValueError(fault)
+        url = self.review.database_url.get_secret_value() if self.review.database_url else ""
+        named = sorted(name for name in parse_qs(urlsplit(url).query) if name in _TLS_OF_POSTGRESQL)
+        if named and self.review.database_certificates.named:
+            raise ValueError(
+                f"QWARDEN_REVIEW__DATABASE_URL: has {named[0]} in it, and "
+                f"{next(iter(self.review.database_certificates.named))} is set too, which means "
+                "verify-full; leave one of them out"
+            )
+        return self
+
+    @property
+    def certificates(self) -> tuple[Certificates, ...]:
+        """Of each dependency that may have any."""
+        return tuple(certificates for certificates, _ in self._uses)
+
+    @property
+    def _uses(self) -> tuple[tuple[Certificates, str | None], ...]:
+        """Each dependency's certificates, and what to change so that they are used at all, None
+        where they are."""
+        redis = self.redis.url.get_secret_value() if self.redis.url else ""
+        database = self.review.database_url.get_secret_value() if self.review.database_url else ""
+        return (
+            (
+                self.kafka.certificates,
+                None if self.kafka.is_encrypted
+                else "set QWARDEN_KAFKA__SECURITY_PROTOCOL to SSL or SASL_SSL",
+            ),
+            (
+                self.redis.certificates,
+                None if redis.startswith("rediss") else "begin QWARDEN_REDIS__URL with rediss",
+            ),
+            (
+                self.triton.certificates,
+                None if self.triton.tls else "set QWARDEN_TRITON__TLS to true",
+            ),
+            (
+                self.review.database_certificates,
+                None if database.startswith("postgresql://")
+                else "begin QWARDEN_REVIEW__DATABASE_URL with postgresql://",
+            ),
+        )  # fmt: skip
+
+    def _sasl_fault(self) -> str | None:
+        kafka = self.kafka
+        login = {"SASL_USERNAME": kafka.sasl_username, "SASL_PASSWORD": kafka.sasl_password}
+        oauth = {
+            "OAUTH_TOKEN_URL": kafka.oauth_token_url,
+            "OAUTH_CLIENT_ID": kafka.oauth_client_id,
+            "OAUTH_CLIENT_SECRET": kafka.oauth_client_secret,
+        }
+        is_oauth = kafka.sasl_mechanism == "OAUTHBEARER"
+        wanted = (oauth if is_oauth else login) if kafka.has_sasl else {}
+        for name, value in wanted.items():
+            if value is None:
+                return (
+                    f"QWARDEN_KAFKA__{name}: is not set, and "
+                    f"QWARDEN_KAFKA__SECURITY_PROTOCOL is {kafka.security_protocol} with "
+                    f"{kafka.sasl_mechanism}; set it"
+                )
+        for name, value in {**login, **oauth, "OAUTH_SCOPE": kafka.oauth_scope}.items():
+            if value is None or name in wanted or (name == "OAUTH_SCOPE" and oauth is wanted):
+                continue
+            if not kafka.has_sasl:
+                return (
+                    f"QWARDEN_KAFKA__{name}: is set, and QWARDEN_KAFKA__SECURITY_PROTOCOL is "
+                    f"{kafka.security_protocol}, which sends none; make that SASL_SSL, or leave "
+                    "it out"
+                )
+            return (
+                f"QWARDEN_KAFKA__{name}: is set, and QWARDEN_KAFKA__SASL_MECHANISM is "
+                f"{kafka.sasl_mechanism}, which does not use it; leave it out, or make that "
+                f"{'SCRAM-SHA-512' if is_oauth else 'OAUTHBEARER'}"
+            )
+        return None
 
     @model_validator(mode="after")
     def _fits(self) -> Settings:
@@ -575,6 +742,22 @@ def _is_web_address(text: str) -> bool:
         return parts.scheme in ("http", "https") and bool(host) and parts.port != 0
     except (ValueError, httpx.InvalidURL):
         return False
+
+
+_TLS_OF_POSTGRESQL = {"sslmode", "sslrootcert", "sslcert", "sslkey"}
+
+
+def _certificates_fault(certificates: Certificates, fix: str | None) -> str | None:
+    """What is wrong with these files beside the other settings; `fix`: see `Settings._uses`."""
+    named = certificates.named
+    if named and fix is not None:
+        return (
+            f"{next(iter(named))}: is set, and nothing is encrypted there; {fix}, or leave it out"
+        )
+    if certificates.key_file is not None and certificates.certificate_file is None:
+        own = f"{certificates.setting}CERTIFICATE_FILE"
+        return f"{certificates.setting}KEY_FILE: is set without its certificate; set {own}"
+    return None
 
 
 def _group(name: str) -> str:

@@ -1,312 +1,503 @@
-"""What operators see: metrics, logs and traces. Never content, and never an unbounded label."""
+"""What operators see: metrics and logs. Never content, and never an unbounded label.
+
+docs/metrics.md is written from what stands here (`python -m qwarden.catalogue`).
+"""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
-from bisect import bisect_left
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime
-from itertools import accumulate
-from typing import Any
 
-from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
-from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
-
-from qwarden.contracts.headers import TRACEPARENT, TRACESTATE, Header
-
-_PROPAGATOR = TraceContextTextMapPropagator()
-
-RECORD_SPAN, BATCH_SPAN = "moderate", "moderate batch"
+from qwarden.contracts.refusal import ErrorClass
+from qwarden.contracts.signal import SignalKind
+from qwarden.contracts.verdict import Action, Basis
+from qwarden.guard.answer import Safety
+from qwarden.guard.conversation import Task
+from qwarden.guard.language import COMMON
+from qwarden.guard.taxonomy import CATEGORIES
+from qwarden.metric import (
+    OTHER,
+    FirstSeen,
+    Label,
+    counter,
+    gauge,
+    histogram,
+    spread,
+    tally,
+)
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_LONG_SECONDS = (*_SECONDS[5:], 900, 3600, 21_600)
+"""From a record's timestamp: the backlog's may have waited for hours."""
 
+_MODERATOR, _STREAMER, _REVIEW = ("moderator",), ("streamer",), ("review-service",)
+_JUDGES = (*_MODERATOR, *_STREAMER)
+_ALL = (*_JUDGES, *_REVIEW)
 
-class Tally(Collector):
-    """A counter that every record adds to: a dictionary, read when it is scraped.
+_METHODS = ("DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT")
+_UNJUDGED = ("no_answer", "too_long", "incomplete", "outage")
 
-    To find prometheus_client's own by its labels and add to it under its lock is 1.0 µs, as much as
-    decoding an event; this is 0.14. It is for one thread.
-    """
+_TENANT = Label("tenant", bound="tenants with a file, the first tenant_labels others, `other`")
+_TOPIC = Label("topic", bound="the topics that the service reads")
+_GROUP = Label("group", bound="the service's consumer groups, one a topic")
+_TASK = Label("task", (*Task, "none"))
+_QUEUE = Label("queue", bound="urgent, appeals, quality, the first 100 others, `other`")
+_PLACE = Label("result", ("memory", "redis", "joined", "miss"))
+_POLICY = Label("policy", bound="the first 200 policies that have a file, `other`")
 
-    def __init__(self, name: str, documentation: str, labels: Sequence[str]) -> None:
-        self._name = name
-        self._documentation = documentation
-        self._labels = labels
-        self._counts: defaultdict[tuple[str, ...], int] = defaultdict(int)
-        REGISTRY.register(self)
+# What every service is, and how its groups stand.
 
-    def add(self, *labels: str) -> None:
-        """One more of these labels, in the order of their names."""
-        self._counts[labels] += 1
+BUILD_INFO = gauge(
+    "qwarden_build_info",
+    "1, with the version that runs.",
+    Label("version", bound="one a process"),
+    of=_ALL,
+)
+GROUP_LAG_RECORDS = gauge(
+    "qwarden_group_lag_records",
+    "Offsets from what the whole group has committed to the topic's end, over all partitions, also "
+    "those of a consumer that is dead or was never there. Every process says it of the same "
+    "group: take the maximum. It vanishes while the broker does not say it.",
+    _GROUP,
+    _TOPIC,
+    of=_ALL,
+    unit="records",
+)
+GROUP_LAG_SECONDS = gauge(
+    "qwarden_group_lag_seconds",
+    "Age, by Kafka's timestamp, of the oldest record that the whole group has not committed; 0 "
+    "where there is none. Where that record cannot be read, how long its partition is stuck.",
+    _GROUP,
+    _TOPIC,
+    of=_ALL,
+)
+GROUP_STUCK_SECONDS = gauge(
+    "qwarden_group_stuck_seconds",
+    "How long the committed offset of a partition that has lag has not moved, as far as this "
+    "process has seen: of the partition that stands still the longest.",
+    _GROUP,
+    _TOPIC,
+    of=_ALL,
+)
+TOPIC_RETENTION_SECONDS = gauge(
+    "qwarden_topic_retention_seconds",
+    "How long the topic keeps its records, as the broker has it now; +Inf without a limit of time.",
+    _TOPIC,
+    of=_ALL,
+)
+GROUP_LOOKS = counter(
+    "qwarden_group_looks_total",
+    "Questions to the broker of how a group stands. While they fail the four series above are "
+    "missing, and this one grows.",
+    _GROUP,
+    Label("result", ("done", "failed")),
+    of=_ALL,
+)
+RECORDS = tally(
+    "qwarden_records_total",
+    "Records delivered, done (all that they owe acknowledged), and let_go (delivered, and left to "
+    "the partition's next owner): what is delivered and neither done nor let go is in flight.",
+    _TOPIC,
+    Label("result", ("delivered", "done", "let_go")),
+    of=_ALL,
+)
+BREAKER_OPEN = gauge(
+    "qwarden_breaker_open",
+    "1 while work waits for it, or goes on without it (redis); kafka: for publishing.",
+    Label("dependency", ("guard", "stream_guard", "redis", "kafka")),
+    of=_ALL,
+    unit="0 or 1",
+)
+CERTIFICATE_NOT_AFTER_SECONDS = gauge(
+    "qwarden_certificate_not_after_seconds",
+    "When the certificate of a file that the settings name ends, as a Unix time; of several in one "
+    "file the first to end. Missing where the file cannot be read.",
+    Label("file", bound="the certificate files in the settings"),
+    of=_ALL,
+    unit="seconds since 1970",
+)
+QUEUE_SECONDS = spread(
+    "qwarden_queue_seconds",
+    "From Kafka's timestamp of a record to its poll.",
+    buckets=_SECONDS,
+    of=(*_MODERATOR, *_REVIEW),
+)
+TOTAL_SECONDS = spread(
+    "qwarden_total_seconds",
+    "From a record's poll to all that it owes acknowledged.",
+    buckets=_SECONDS,
+    of=_ALL,
+)
+IN_FLIGHT = gauge(
+    "qwarden_in_flight_records", "Records delivered and not done.", _TOPIC, of=_ALL, unit="records"
+)
+OLDEST_SECONDS = gauge(
+    "qwarden_oldest_uncommitted_seconds",
+    "Age of the oldest record that this process has and has not committed; 0 when idle. What a "
+    "dead consumer has left is in qwarden_group_lag_seconds alone.",
+    _TOPIC,
+    of=_ALL,
+)
+COMMITS = counter(
+    "qwarden_commits_total",
+    "Commits of offsets.",
+    _TOPIC,
+    Label("result", ("done", "failed")),
+    of=_ALL,
+)
+REREAD = counter(
+    "qwarden_reread_records_total",
+    "Records read again at an assignment, below what was committed.",
+    _TOPIC,
+    of=_STREAMER,
+)
+PARTITIONS = gauge(
+    "qwarden_partitions",
+    "Partitions by state: assigned, paused, stopped (lost), stuck.",
+    _TOPIC,
+    Label("state", ("assigned", "paused", "stopped", "stuck")),
+    of=_ALL,
+)
+PUBLISH_UP = gauge(
+    "qwarden_publish_up", "1 while outcomes can be published.", of=_ALL, unit="0 or 1"
+)
+HALTS = gauge("qwarden_halts", "Halts in force on moderation.control.", of=_ALL)
+FREEZES = gauge(
+    "qwarden_freezes",
+    "Freezes in force on moderation.control; that of every tenant is one.",
+    of=_ALL,
+)
+POLICY_INFO = gauge(
+    "qwarden_policy_info",
+    "1 for each policy in force.",
+    _POLICY,
+    Label("version", bound="one a policy of these, that in force"),
+    of=_ALL,
+)
+POLICY_UNUSABLE = gauge(
+    "qwarden_policy_unusable",
+    "1 while the version that is in force cannot be used here, so that another one acts.",
+    _POLICY,
+    of=_ALL,
+    unit="0 or 1",
+)
+POLICY_FILE_DIFFERS = gauge(
+    "qwarden_policy_file_differs",
+    "1 while this service's file of a policy says something else than what is in force.",
+    _POLICY,
+    of=_ALL,
+    unit="0 or 1",
+)
 
-    def collect(self) -> Iterator[CounterMetricFamily]:
-        family = CounterMetricFamily(self._name, self._documentation, labels=self._labels)
-        for labels, count in self._counts.items():
-            family.add_metric(labels, count)
-        yield family
+# What became of content.
 
-
-class Spread(Collector):
-    """A histogram that every record is observed in: as `Tally` is to counters. prometheus_client's
-    own is 0.6 µs an observation, and this 0.1."""
-
-    def __init__(self, name: str, documentation: str, buckets: Sequence[float]) -> None:
-        self._name = name
-        self._documentation = documentation
-        self._bounds = buckets
-        self._counts = [0] * (len(buckets) + 1)
-        self._sum = 0.0
-        REGISTRY.register(self)
-
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def collect(self) -> Iterator[HistogramMetricFamily]:
-        family = HistogramMetricFamily(self._name, self._documentation)
-        bounds = map(floatToGoString, (*self._bounds, float("inf")))
-        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
-        family.add_metric([], buckets, self._sum)
-        yield family
-
-
-EVENTS = Tally(
+EVENTS = tally(
     "qwarden_events_total",
     "Records decided, degraded where any verdict is; a record that comes again counts again.",
-    ["outcome"],
+    Label("outcome", (*Basis, "dead_letter", "relayed")),
+    of=_ALL,
 )
-VERDICTS = Tally(
+VERDICTS = tally(
     "qwarden_verdicts_total",
     "Verdicts decided; a record that comes again counts again. category: the likeliest, or none.",
-    ["tenant", "task", "safety", "action", "category"],
+    _TENANT,
+    _TASK,
+    Label("safety", (*Safety, "none")),
+    Label("action", (*Action, "none")),
+    Label("category", (*CATEGORIES, "none", OTHER)),
+    of=_JUDGES,
 )
-QUOTA = Tally(
+LANGUAGES = tally(
+    "qwarden_languages_total",
+    "Verdicts by the language that was told; und: nobody could tell it; none: nobody was asked.",
+    Label("language", (*sorted(COMMON), "und", "none", OTHER)),
+    of=_JUDGES,
+)
+UNJUDGED = tally(
+    "qwarden_unjudged_total",
+    "Verdicts that the policy's own key gave since there is no answer: no_answer (none that could "
+    "be read), too_long, incomplete, outage, or past their deadline (none).",
+    Label("cause", (*_UNJUDGED, "none", OTHER)),
+    of=_JUDGES,
+)
+VERDICT_SECONDS = spread(
+    "qwarden_verdict_seconds",
+    "From a record's Kafka timestamp to all that it owes acknowledged.",
+    Label("lane", ("interactive", "backlog", "stream")),
+    buckets=_LONG_SECONDS,
+    of=_JUDGES,
+)
+QUOTA = tally(
     "qwarden_quota_verdicts_total",
     "Verdicts that a quota made others than their policy says, by what was used up: blocks, queue.",
-    ["quota", "tenant"],
+    Label("quota", ("blocks", "queue")),
+    _TENANT,
+    of=_MODERATOR,
 )
-DEAD_LETTERS = Counter(
-    "qwarden_dead_letters_total", "Records that can never be judged.", ["error_class", "tenant"]
+DEAD_LETTERS = counter(
+    "qwarden_dead_letters_total",
+    "Records that can never be judged.",
+    Label("error_class", tuple(ErrorClass)),
+    _TENANT,
+    of=_ALL,
 )
-TENANTS_DISPLACED = Counter(
+TENANTS_DISPLACED = counter(
     "qwarden_displaced_tenants_total",
     "Records that name another tenant than their topic's settings, which stand.",
-    ["topic"],
+    _TOPIC,
+    of=_MODERATOR,
 )
-QUEUE_SECONDS = Spread(
-    "qwarden_queue_seconds", "From Kafka's timestamp of a record to its poll.", buckets=_SECONDS
+RELAYED = counter(
+    "qwarden_relayed_total",
+    "Records put on the backlog's lane: stale, quota, outage.",
+    Label("reason", ("stale", "quota", "outage")),
+    _TENANT,
+    of=_MODERATOR,
 )
-CACHE_SECONDS = Histogram(
-    "qwarden_cache_seconds", "One read of the shared cache, for a batch.", buckets=_SECONDS
+OVERRIDES = gauge(
+    "qwarden_overrides",
+    "Overrides that stand here: contents about which a person has decided.",
+    of=_JUDGES,
 )
-MODEL_SECONDS = Histogram(
-    "qwarden_model_seconds", "One request to the guard, for a batch.", buckets=_SECONDS
-)
-TOTAL_SECONDS = Spread(
-    "qwarden_total_seconds", "From a record's poll to all that it owes acknowledged.",
-    buckets=_SECONDS,
-)  # fmt: skip
-GUARD_ROWS = Histogram(
-    "qwarden_guard_request_rows", "Conversations in one request to the guard.",
-    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-)  # fmt: skip
-IN_FLIGHT = Gauge("qwarden_in_flight_records", "Records delivered and not done.", ["topic"])
-LOOKUPS = Counter(
+
+# The cache.
+
+LOOKUPS = counter(
     "qwarden_cache_lookups_total",
     "Where an assessment came from: memory, redis, joined (one in flight), or miss.",
-    ["result"],
+    _PLACE,
+    of=_JUDGES,
 )
-EXACT = Counter(
+EXACT = counter(
     "qwarden_exact_lookups_total",
     "Answers so near a number of a policy's that they were asked for once more, alone: where that "
     "one came from, as above.",
-    ["result"],
+    _PLACE,
+    of=_JUDGES,
 )
-CACHE_WRITES = Counter(
-    "qwarden_cache_writes_total", "Assessments written to the shared cache, or dropped.", ["result"]
+CACHE_WRITES = counter(
+    "qwarden_cache_writes_total",
+    "Assessments written to the shared cache, or dropped.",
+    Label("result", ("kept", "dropped")),
+    of=_JUDGES,
 )
-LAG = Gauge(
-    "qwarden_lag_records", "Records between the watermark and the end of the topic.", ["topic"]
+CACHE_SECONDS = histogram(
+    "qwarden_cache_seconds",
+    "One read of the shared cache, for a batch.",
+    buckets=_SECONDS,
+    of=_JUDGES,
 )
-OLDEST_SECONDS = Gauge(
-    "qwarden_oldest_uncommitted_seconds",
-    "Age of the oldest record that is not committed; 0 when idle.",
-    ["topic"],
+
+# The guard, as its clients see it.
+
+GUARD_UP = gauge("qwarden_guard_up", "1 while the guard answers.", of=_JUDGES, unit="0 or 1")
+GUARD_REQUESTS_ALLOWED = gauge(
+    "qwarden_guard_requests_allowed",
+    "Requests to the guard that may be in flight: the setting, or fewer while it is busy.",
+    of=_JUDGES,
 )
-COMMITS = Counter("qwarden_commits_total", "Commits of offsets.", ["topic", "result"])
-RELAYED = Counter(
-    "qwarden_relayed_total",
-    "Records put on the backlog's lane: stale, quota, outage.",
-    ["reason", "tenant"],
+GUARD_PROBES = counter(
+    "qwarden_guard_probes_total",
+    "Known good conversations, asked in an outage and after a failure: answered or failed.",
+    Label("result", ("answered", "failed")),
+    of=_JUDGES,
 )
-REREAD = Counter(
-    "qwarden_reread_records_total",
-    "Records read again at an assignment, below what was committed.",
-    ["topic"],
+ROWS_GIVEN_UP = counter(
+    "qwarden_guard_rows_given_up_total",
+    "Rows that failed alone while the known good conversation was answered: no_answer.",
+    of=_JUDGES,
 )
-PARTITIONS = Gauge(
-    "qwarden_partitions",
-    "Partitions by state: assigned, paused, stopped (lost), stuck.",
-    ["topic", "state"],
+GUARD_ROWS = histogram(
+    "qwarden_guard_request_rows",
+    "Conversations in one request to the guard.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+    of=_JUDGES,
 )
-CHUNKS = Tally(
+MODEL_SECONDS = histogram(
+    "qwarden_model_seconds",
+    "One request to the guard, for a batch.",
+    buckets=_SECONDS,
+    of=_JUDGES,
+)
+
+# Running sessions.
+
+CHUNKS = tally(
     "qwarden_chunks_total",
     "Chunks by what became of them: applied, gap (waits), duplicate, late, refused, skipped; one "
     "that comes again counts again.",
-    ["outcome"],
+    Label("outcome", ("applied", "gap", "duplicate", "late", "refused", "skipped")),
+    of=_STREAMER,
 )
-SESSIONS_OPEN = Gauge("qwarden_sessions_open", "Sessions that are open.")
-SESSIONS_CLOSED = Tally(
+SESSIONS_OPEN = gauge("qwarden_sessions_open", "Sessions that are open.", of=_STREAMER)
+SESSIONS_CLOSED = tally(
     "qwarden_sessions_closed_total",
-    "Sessions that are over, by cause: end, age, gap, refused, lost, no_answer; again where their "
-    "end is read again.",
-    ["cause"],
+    "Sessions that are over, by cause; again where their end is read again.",
+    Label("cause", ("end", "age", "gap", "refused", "unread", "lost", "no_answer")),
+    of=_STREAMER,
 )
-SIGNALS = Tally("qwarden_signals_total", "Signals sent, by kind and task.", ["kind", "task"])
-SIGNAL_SECONDS = Spread(
-    "qwarden_signal_seconds", "From a chunk's poll to its signals acknowledged.", buckets=_SECONDS
+SIGNALS = tally(
+    "qwarden_signals_total",
+    "Signals sent, by kind and task.",
+    Label("kind", tuple(SignalKind)),
+    _TASK,
+    of=_STREAMER,
 )
-PUBLISH_UP = Gauge("qwarden_publish_up", "1 while outcomes can be published.")
-GUARD_UP = Gauge("qwarden_guard_up", "1 while the guard answers.")
-HALTS = Gauge("qwarden_halts", "Halts in force on moderation.control.")
-GUARD_REQUESTS_ALLOWED = Gauge(
-    "qwarden_guard_requests_allowed",
-    "Requests to the guard that may be in flight: the setting, or fewer while it is busy.",
+SIGNAL_SECONDS = spread(
+    "qwarden_signal_seconds",
+    "From a chunk's poll to its signals acknowledged.",
+    buckets=_SECONDS,
+    of=_STREAMER,
 )
-GUARD_PROBES = Counter(
-    "qwarden_guard_probes_total",
-    "Known good conversations, asked in an outage and after a failure: answered or failed.",
-    ["result"],
-)
-ROWS_GIVEN_UP = Counter(
-    "qwarden_guard_rows_given_up_total",
-    "Rows that failed alone while the known good conversation was answered: no_answer.",
-)
-STREAM_APPENDS = Tally(
+STREAM_APPENDS = tally(
     "qwarden_stream_appends_total",
     "Appends to sessions of the stream guard: done, replay (its transcript was asked for), full, "
     "closed, refused or given_up.",
-    ["result"],
+    Label("result", ("done", "replay", "full", "closed", "refused", "given_up")),
+    of=_STREAMER,
 )
-STREAM_REPLAYS = Counter(
-    "qwarden_stream_replays_total", "Transcripts that were sent again and judged."
+STREAM_REPLAYS = counter(
+    "qwarden_stream_replays_total", "Transcripts that were sent again and judged.", of=_STREAMER
 )
-STREAM_REPLAYED_TOKENS = Counter(
-    "qwarden_stream_replayed_tokens_total", "Tokens of these, told from their bytes."
+STREAM_REPLAYED_TOKENS = counter(
+    "qwarden_stream_replayed_tokens_total",
+    "Tokens of these, told from their bytes.",
+    of=_STREAMER,
 )
-STREAM_REQUEST_APPENDS = Histogram(
-    "qwarden_stream_request_appends", "Appends in one request to the stream guard.",
+STREAM_REQUEST_APPENDS = histogram(
+    "qwarden_stream_request_appends",
+    "Appends in one request to the stream guard.",
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
-)  # fmt: skip
-STREAM_REQUEST_SECONDS = Histogram(
-    "qwarden_stream_request_seconds", "One request to the stream guard.", buckets=_SECONDS
+    of=_STREAMER,
 )
-STREAM_REPLICAS = Gauge(
+STREAM_REQUEST_SECONDS = histogram(
+    "qwarden_stream_request_seconds",
+    "One request to the stream guard.",
+    buckets=_SECONDS,
+    of=_STREAMER,
+)
+STREAM_REPLICAS = gauge(
     "qwarden_stream_replicas",
     "Replicas of the stream guard by state: answering, away; with none answering, sessions wait.",
-    ["state"],
-)
-POLICY_INFO = Gauge("qwarden_policy_info", "Policies in force.", ["policy", "version"])
-POLICY_UNUSABLE = Gauge(
-    "qwarden_policy_unusable",
-    "1 while the version that is in force cannot be used here, so that another one acts.",
-    ["policy"],
-)
-POLICY_FILE_DIFFERS = Gauge(
-    "qwarden_policy_file_differs",
-    "1 while this service's file of a policy says something else than what is in force.",
-    ["policy"],
-)
-OVERRIDES = Gauge(
-    "qwarden_overrides", "Overrides that stand here: contents about which a person has decided."
-)
-FREEZES = Gauge(
-    "qwarden_freezes", "Freezes in force on moderation.control; that of every tenant is one."
+    Label("state", ("answering", "away")),
+    of=_STREAMER,
 )
 
-REVIEW_TAKEN = Counter(
+# People's work.
+
+REVIEW_TAKEN = counter(
     "qwarden_review_taken_total",
     "What came of records: items opened and closed, escalations joined, verdicts kept; again where "
     "a record comes again and changes something.",
-    ["what"],
+    Label("what", ("opened", "joined", "closed", "kept")),
+    of=_REVIEW,
 )
-REVIEW_ITEMS = Gauge(
-    "qwarden_review_items", "Open items by queue and state: open, held, breached.",
-    ["queue", "state"],
-)  # fmt: skip
-REVIEW_OVERDUE_SECONDS = Gauge(
+REVIEW_ITEMS = gauge(
+    "qwarden_review_items",
+    "Open items by queue and state: open, held, breached.",
+    _QUEUE,
+    Label("state", ("open", "held", "breached")),
+    of=_REVIEW,
+)
+REVIEW_OVERDUE_SECONDS = gauge(
     "qwarden_review_overdue_seconds",
     "How long the open item of a queue is past its SLA that is so the longest; 0 where none is.",
-    ["queue"],
+    _QUEUE,
+    of=_REVIEW,
 )
-REVIEW_UNSERVED = Gauge(
+REVIEW_UNSERVED = gauge(
     "qwarden_review_unserved_items",
     "Open items that nobody can be given, by why: language (nobody has it), or their kind (appeal, "
     "disagreement: all who could have it have decided what it is about; review: all of those have "
     "skipped it).",
-    ["why"],
+    Label("why", ("language", "appeal", "disagreement", "review")),
+    of=_REVIEW,
 )
-REVIEW_OUTBOX_SECONDS = Gauge(
+REVIEW_OUTBOX_SECONDS = gauge(
     "qwarden_review_outbox_oldest_seconds",
     "How long the decision waits to be published that is due the longest; 0 where none is.",
+    of=_REVIEW,
 )
-REVIEW_UNSEALED = Gauge(
-    "qwarden_review_unsealed_rows", "Rows of the audit log that have no place in the chain yet."
+REVIEW_UNSEALED = gauge(
+    "qwarden_review_unsealed_rows",
+    "Rows of the audit log that have no place in the chain yet.",
+    of=_REVIEW,
 )
-REVIEW_CLAIMS = Counter("qwarden_review_claims_total", "Leases begun by claims.")
-REVIEW_DECISIONS = Counter(
+REVIEW_CLAIMS = counter("qwarden_review_claims_total", "Leases begun by claims.", of=_REVIEW)
+REVIEW_DECISIONS = counter(
     "qwarden_review_decisions_total",
     "Items decided by action, and by whom: person, tool, bulk.",
-    ["action", "by"],
+    Label("action", tuple(Action)),
+    Label("by", ("person", "tool", "bulk")),
+    of=_REVIEW,
 )
-REVIEW_TAKEN_BACK = Counter("qwarden_review_taken_back_total", "Decisions taken back.")
-REVIEW_LEASES_EXPIRED = Counter(
-    "qwarden_review_leases_expired_total", "Leases whose holders gave no sign of life."
+REVIEW_TAKEN_BACK = counter("qwarden_review_taken_back_total", "Decisions taken back.", of=_REVIEW)
+REVIEW_LEASES_EXPIRED = counter(
+    "qwarden_review_leases_expired_total",
+    "Leases whose holders gave no sign of life.",
+    of=_REVIEW,
 )
-REVIEW_BREACHES = Counter("qwarden_review_breaches_total", "Items that nobody decided in time.")
-REVIEW_PUBLISHED = Counter(
-    "qwarden_review_published_total", "Messages of the outbox that a broker has acknowledged."
+REVIEW_BREACHES = counter(
+    "qwarden_review_breaches_total", "Items that nobody decided in time.", of=_REVIEW
 )
-REVIEW_REQUESTS = Tally(
-    "qwarden_review_requests_total", "Requests to the review service.", ["method", "status"]
+REVIEW_PUBLISHED = counter(
+    "qwarden_review_published_total",
+    "Messages of the outbox that a broker has acknowledged.",
+    of=_REVIEW,
 )
-REVIEW_REQUEST_SECONDS = Spread(
-    "qwarden_review_request_seconds", "One of these, but for live views.", buckets=_SECONDS
+REVIEW_REQUESTS = tally(
+    "qwarden_review_requests_total",
+    "Requests to the review service.",
+    Label("method", (*_METHODS, OTHER)),
+    Label("status", ("0xx", "1xx", "2xx", "3xx", "4xx", "5xx")),
+    of=_REVIEW,
 )
-REVIEW_FAILING = Gauge(
+REVIEW_REQUEST_SECONDS = spread(
+    "qwarden_review_request_seconds",
+    "One of these, but for live views.",
+    buckets=_SECONDS,
+    of=_REVIEW,
+)
+REVIEW_FAILING = gauge(
     "qwarden_review_failing",
-    "1 while rounds of a work beside the API fail: sweep, seal, publisher, live view, gauges.",
-    ["work"],
+    "1 while rounds of a work beside the API fail.",
+    Label("work", ("sweep", "seal", "publisher", "live view", "gauges")),
+    of=_REVIEW,
+    unit="0 or 1",
 )
-REVIEW_LIVE = Gauge("qwarden_review_live_views", "Pages that follow the queue as it changes.")
+REVIEW_LIVE = gauge(
+    "qwarden_review_live_views", "Pages that follow the queue as it changes.", of=_REVIEW
+)
 
 
-class TenantLabels:
+class TenantLabels(FirstSeen):
     """Tenants as label values: those that settings name, and the first `most` others."""
 
-    def __init__(self, known: frozenset[str], most: int) -> None:
-        self._seen = set(known)
-        self._room = len(known) + most
 
-    def __call__(self, tenant: str) -> str:
-        if tenant in self._seen:
-            return tenant
-        if len(self._seen) >= self._room:
-            return "other"
-        self._seen.add(tenant)
-        return tenant
+def method_label(method: str) -> str:
+    """A request's method as a label value: a client may send any word."""
+    return method if method in _METHODS else OTHER
+
+
+def cause_label(cause: str | None) -> str:
+    """Why a verdict has no answer, as a label value."""
+    return "none" if cause is None else cause if cause in _UNJUDGED else OTHER
+
+
+def category_label(category: str) -> str:
+    """A verdict's category as a label value: a checkpoint may have others than Qwen3Guard's."""
+    return category if category in CATEGORIES else OTHER
+
+
+def language_label(tag: str | None) -> str:
+    """A verdict's language as a label value: without its region, and bounded, since producers may
+    write any tag."""
+    if tag is None:
+        return "none"
+    language = tag.partition("-")[0]
+    return language if language in COMMON or language == "und" else OTHER
 
 
 class JsonFormatter(logging.Formatter):
@@ -333,79 +524,3 @@ def log_as_json(level: str) -> None:
     logging.getLogger("aiokafka").setLevel(logging.WARNING)
     # Alembic tells of each of its own plugins.
     logging.getLogger("alembic").setLevel(logging.WARNING)
-
-
-class Trace:
-    """OpenTelemetry context through Kafka headers (W3C traceparent), and a span for each batch.
-
-    A record that a sampled trace sent gets a span of its own here, and what we publish for it
-    carries that span's context. Without an endpoint no span is made and the context is passed on
-    as it came, so that the producer's and the consumer's spans still join.
-    """
-
-    def __init__(self, endpoint: str | None, service: str) -> None:
-        self._tracer = None
-        self._provider: TracerProvider | None = None
-        if endpoint is not None:
-            self._provider = TracerProvider(resource=Resource({"service.name": service}))
-            self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
-            self._tracer = self._provider.get_tracer("qwarden")
-
-    @contextmanager
-    def batch(self, records: Sequence[Any]) -> Iterator[None]:
-        """A span over the judging of a poll's records, which are of one topic: a lane."""
-        if self._tracer is None or not records:
-            yield
-            return
-        span = self._tracer.start_span(
-            BATCH_SPAN,
-            kind=trace.SpanKind.CONSUMER,
-            attributes={
-                "messaging.system": "kafka",
-                "messaging.destination.name": records[0].topic,
-                "messaging.batch.message_count": len(records),
-                "qwarden.partitions": len({record.partition for record in records}),
-            },
-        )
-        try:
-            yield
-        except BaseException as error:
-            # Its type alone: an error's own words can quote content.
-            span.set_status(trace.StatusCode.ERROR, type(error).__name__)
-            raise
-        finally:
-            span.end()
-
-    def forward(self, carried: Sequence[Header], source: Any, outcome: str) -> list[Header]:
-        """The trace headers for what is published in answer to a record."""
-        if not carried:
-            return []
-        context = [pair for pair in carried if pair[0] in (TRACEPARENT, TRACESTATE) and pair[1]]
-        if self._tracer is None or not context:
-            return context
-        carrier = {name: data.decode(errors="replace") for name, data in context}
-        parent = _PROPAGATOR.extract(carrier)
-        if not trace.get_current_span(parent).get_span_context().trace_flags.sampled:
-            return context
-        span = self._tracer.start_span(
-            RECORD_SPAN,
-            context=parent,
-            kind=trace.SpanKind.CONSUMER,
-            start_time=source.timestamp * 1_000_000,
-            attributes={
-                "messaging.system": "kafka",
-                "messaging.destination.name": source.topic,
-                "messaging.destination.partition.id": str(source.partition),
-                "messaging.kafka.offset": source.offset,
-                "qwarden.outcome": outcome,
-            },
-        )
-        span.end()
-        out: dict[str, str] = {}
-        _PROPAGATOR.inject(out, trace.set_span_in_context(span))
-        return [(name, value.encode()) for name, value in out.items()]
-
-    def close(self) -> None:
-        """Sends the spans that wait."""
-        if self._provider is not None:
-            self._provider.shutdown()

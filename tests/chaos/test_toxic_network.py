@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +59,7 @@ class ProxiedKafka(Kafka):
         super().__init__(home)
         self.behind, self.proxy = free_ports(2)
 
-    def _settings(self, logs: Path) -> str:
+    def _settings(self, logs: Path, more: Mapping[str, str]) -> str:
         own, internal = f"PROXIED://127.0.0.1:{self.behind}", f"PLAINTEXT://{self.bootstrap}"
         controller = f"CONTROLLER://127.0.0.1:{self._controller_port}"
         listeners = {  # of a key that comes twice the last one holds
@@ -69,7 +69,7 @@ class ProxiedKafka(Kafka):
                 "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,PROXIED:PLAINTEXT"
             ),
         }
-        return super()._settings(logs) + "".join(f"{k}={v}\n" for k, v in listeners.items())
+        return super()._settings(logs, more) + "".join(f"{k}={v}\n" for k, v in listeners.items())
 
 
 @dataclass

@@ -6,88 +6,39 @@ import json
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass, field
+import sysconfig
 from pathlib import Path
 from typing import Final
 
 import pytest
 import yaml
 
-ROOT: Final = Path(__file__).resolve().parents[2]
-FOLDER: Final = ROOT / "deploy" / "docker"
-FILES: Final = {"services": "services.Dockerfile", "triton": "triton.Dockerfile"}
+from chart.dockerfiles import FILES, ROOT, Stage, copies, stages_of
+from qwarden import __version__
 
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """One FROM and what follows it; variables hold its ARG defaults and ENV values."""
-
-    image: str
-    name: str
-    steps: list[tuple[str, str]] = field(default_factory=list)
-    variables: dict[str, str] = field(default_factory=dict)
-
-    def all(self, instruction: str) -> list[str]:
-        return [text for name, text in self.steps if name == instruction]
-
-    def workdir(self) -> str:
-        return (self.all("WORKDIR") or ["/"])[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class Copy:
-    stage: str
-    sources: tuple[str, ...]
-
-
-def substituted(text: str, variables: dict[str, str]) -> str:
-    return re.sub(r"\$\{(\w+)\}|\$(\w+)", lambda m: variables.get(m[1] or m[2], m[0]), text)
-
-
-def stages_of(path: Path) -> list[Stage]:
-    """The stages of a Dockerfile, comments dropped and continued lines joined."""
-    lines = [x for x in path.read_text().splitlines() if not x.lstrip().startswith("#")]
-    arguments: dict[str, str] = {}
-    stages: list[Stage] = []
-    for line in re.sub(r"\\\n", " ", "\n".join(lines)).splitlines():
-        if not line.strip():
-            continue
-        instruction, text = line.split(maxsplit=1)
-        assert re.fullmatch("[A-Z]+", instruction), line
-        if instruction == "FROM":
-            parts = substituted(text, arguments).split()
-            assert len(parts) == 1 or parts[1] == "AS", line
-            stages.append(Stage(parts[0], parts[2] if len(parts) == 3 else ""))
-        elif not stages:
-            assert instruction == "ARG", line
-            name, _, default = text.partition("=")
-            arguments[name] = substituted(default, arguments)
-        else:
-            stages[-1].steps.append((instruction, text))
-            if instruction in ("ARG", "ENV"):
-                stages[-1].variables.update(re.findall(r"(\w+)=(\S+)", text))
-    return stages
-
-
-def copies(stage: Stage) -> list[Copy]:
-    found = []
-    for text in stage.all("COPY"):
-        options = [word for word in text.split() if word.startswith("--")]
-        *sources, _ = (word for word in text.split() if not word.startswith("--"))
-        assert all(option.startswith("--from=") for option in options), text
-        origin = options[0].removeprefix("--from=") if options else ""
-        found.append(Copy(origin, tuple(source.rstrip("/") for source in sources)))
-    return found
+ACCEPTED: Final = {
+    "DL3059": "each RUN is one step that can fail by itself; the stages are thrown away",
+}
+"""What hadolint would have otherwise, and why it is as it is."""
 
 
 @pytest.fixture(params=FILES)
 def path(request: pytest.FixtureRequest) -> Path:
-    return FOLDER / FILES[request.param]
+    return FILES[request.param]
 
 
 @pytest.fixture
 def stages(path: Path) -> list[Stage]:
     return stages_of(path)
+
+
+def test_a_fault_that_hadolint_knows(path: Path) -> None:
+    hadolint = shutil.which("hadolint", path=sysconfig.get_path("scripts"))
+    assert hadolint, "the dev packages are not all installed: run `make setup`"
+    accepted = [word for code in ACCEPTED for word in ("--ignore", code)]
+    command = [hadolint, "--no-color", *accepted, str(path)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
 def test_a_base_image_that_moves(stages: list[Stage]) -> None:
@@ -150,7 +101,7 @@ def test_a_shell_that_keeps_the_stop_signal_from_the_process(stages: list[Stage]
 
 
 def test_entrypoints_that_the_chart_does_not_expect() -> None:
-    services, triton = (stages_of(FOLDER / name)[-1] for name in FILES.values())
+    services, triton = (stages_of(name)[-1] for name in FILES.values())
     assert json.loads(services.all("ENTRYPOINT")[0]) == ["qwarden"]
     supervisor = ["python3", "-m", "qwarden_engine.supervisor", "--restart", "--"]
     assert json.loads(triton.all("ENTRYPOINT")[0]) == [
@@ -170,7 +121,7 @@ def test_packages_of_versions_that_nobody_tested(stages: list[Stage]) -> None:
 
 def test_a_model_s_side_in_the_services_image_or_none_in_triton_s() -> None:
     installs = {
-        name: [r for st in stages_of(FOLDER / file) for r in st.all("RUN") if "pip install" in r]
+        name: [r for st in stages_of(file) for r in st.all("RUN") if "pip install" in r]
         for name, file in FILES.items()
     }
     assert [run for run in installs["services"] if "[" in run] == []
@@ -201,3 +152,28 @@ def test_a_step_that_reads_a_variable_that_nothing_sets(stages: list[Stage]) -> 
         for run in stage.all("RUN"):
             read = set(re.findall(r"\$\{?([A-Za-z_]\w*)", run))
             assert read <= stage.variables.keys(), run
+
+
+def test_images_that_are_pushed_under_other_names_than_the_chart_pulls() -> None:
+    said = subprocess.run(
+        ["make", "--dry-run", "images", "REGISTRY=registry.example/team"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    built = re.findall(r"docker build -f (\S+) -t (\S+) \.", said)
+    names = [
+        f"registry.example/team/{name}:{__version__}" for name in ("qwarden", "qwarden-triton")
+    ]
+    assert built == [
+        (str(path.relative_to(ROOT)), name)
+        for path, name in zip(FILES.values(), names, strict=True)
+    ]
+    assert re.findall(r"docker push (\S+)", said) == names
+
+
+def test_images_for_nowhere_that_are_built_all_the_same() -> None:
+    done = subprocess.run(["make", "images"], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Name a registry: make images REGISTRY=" in done.stdout

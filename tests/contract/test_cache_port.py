@@ -1,16 +1,18 @@
-"""One contract for every cache: in this process, and Redis (Valkey)."""
+"""One contract for every cache: in this process, and Redis (Valkey) as one server, as the one that
+Sentinels name, and as a cluster."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
 from qwarden.cache import codec
 from qwarden.cache.memory import MemoryCache
+from qwarden.cache.opening import open_cache
 from qwarden.cache.outage import SkippedWhenAway
 from qwarden.cache.port import AssessmentCache, CacheUnavailable
 from qwarden.cache.redis import RedisCache
@@ -19,20 +21,35 @@ from qwarden.guard.answer import Assessment, Entry, assessment_of
 from qwarden.guard.row import View
 from qwarden.stack.home import Home
 from qwarden.stack.valkey import Valkey
+from valkeys import Cluster, Watched
 
 pytestmark = pytest.mark.parts
 
 Open = Callable[[int], AbstractAsyncContextManager[AssessmentCache]]
 
 
-@pytest.fixture(params=["memory", "redis"])
+@pytest.fixture(scope="module")
+def sentinel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    with Watched(tmp_path_factory.mktemp("sentinel"), password="pass word") as part:
+        yield part
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with Cluster(tmp_path_factory.mktemp("cluster"), password="pass word") as part:
+        yield part
+
+
+@pytest.fixture(params=["memory", "valkey", "sentinel", "cluster"])
 def opened(request: pytest.FixtureRequest) -> Open:
-    url = request.getfixturevalue("valkey").url if request.param == "redis" else ""
+    url = "" if request.param == "memory" else request.getfixturevalue(request.param).url
 
     @asynccontextmanager
     async def cache(ttl_s: int) -> AsyncIterator[AssessmentCache]:
         made: AssessmentCache
-        made = RedisCache(url, ttl_s=ttl_s, timeout_s=5) if url else MemoryCache(1000, ttl_s)
+        made = MemoryCache(1000, ttl_s)
+        if url:
+            made = open_cache(url, ttl_s=ttl_s, timeout_s=5, pause_s=1)
         try:
             yield made
         finally:

@@ -46,6 +46,7 @@ from qwarden.policy.in_force import Acting, acting
 from qwarden.policy.policy import Policy, body_of, version_of
 from qwarden.policy.reading import Circumstances, Reading
 from qwarden.policy.tenants import Tenants, read_tenants
+from qwarden.tracing import Trace
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 KEY = ContentKey(b"0123456789abcdef0123456789abcdef")
@@ -343,7 +344,7 @@ async def _judged_by_one(given_steps: list[tuple[str, Any]]) -> None:
         Admission(now.tenants, KEY, 900_000, EldDetector()),
         Lookup(dispatcher, KEY, MemoryCache(100, 60), None, None),
         Publication(evidence_sample=0.0, consumer="c@h", max_event_bytes=900_000),
-        telemetry.Trace(None, "test"),
+        Trace(None, "test"),
         telemetry.TenantLabels(frozenset(TENANTS), 0),
         halting=Halting(contents=5, outcomes=100),
         guard_is_away=lambda: False,

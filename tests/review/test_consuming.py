@@ -21,7 +21,7 @@ from qwarden.review.consuming import Consuming
 from qwarden.review.store import intake
 from qwarden.review.store.database import Database
 from qwarden.review.store.schema import items, ledger
-from qwarden.telemetry import Trace
+from qwarden.tracing import Trace
 from reviewing import settings_of
 
 

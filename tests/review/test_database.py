@@ -14,7 +14,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from databases import CONNECTIONS, Databases
 from qwarden.review.store import database as module
-from qwarden.review.store.database import Database, TooNew, is_outage
+from qwarden.review.store.database import Database, is_outage
+from qwarden.review.store.migrating import TooNew
 from qwarden.review.store.schema import duties, metadata
 from qwarden.stack.home import Home
 from qwarden.stack.ports import free_ports
@@ -353,6 +354,7 @@ async def test_processes_that_start_at_once_migrate_once(databases: Databases) -
 async def test_a_database_of_a_later_version_is_left_alone(database: Database) -> None:
     async with database.writing() as tx:
         await tx.execute(text("UPDATE alembic_version SET version_num = '900'"))
+        await tx.execute(text("UPDATE compatibility SET oldest = 900"))
     with pytest.raises(TooNew, match="the schema 900, which this version does not know: start"):
         await database.migrate()
     async with database.reading() as tx:

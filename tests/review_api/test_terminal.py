@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from sqlalchemy import text
 from typer.testing import CliRunner
 
 from qwarden import cli
@@ -61,6 +62,24 @@ async def serving(url: str, port: int) -> AsyncIterator[Desk]:
             server.should_exit = True
             await task
     await database.close()
+
+
+async def test_an_init_container_that_prepares_no_database_or_starts_on_a_later_one(
+    url: str, tmp_path: Path
+) -> None:
+    terminal = Terminal(url, tmp_path)
+    said = await terminal.run("migrate")
+    assert said.startswith("the database has the schema ")
+    assert await terminal.run("migrate") == said
+    database = Database.open(url, 2)
+    async with database.reading() as tx:
+        (number,) = (await tx.execute(text("SELECT version_num FROM alembic_version"))).one()
+    assert said.endswith(f" {number}")
+    async with database.writing() as tx:
+        await tx.execute(text("UPDATE alembic_version SET version_num = '999'"))
+        await tx.execute(text("UPDATE compatibility SET oldest = 999"))
+    await database.close()
+    assert "start the version" in await terminal.run("migrate", code=3)
 
 
 async def test_a_person_cannot_be_added_changed_or_removed(url: str, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from qwarden.offline.moderate import moderate, tasks_of
 from qwarden.offline.resuming import ResumeError, resume
 from qwarden.outcomes.lookup import Lookup
 from qwarden.outcomes.publication import Publication
+from qwarden.tracing import Trace
 from unit.builders import KEY, REVISION, THOUGHT, UNSAFE, admission, assessment, event
 
 THINKS = event(text=..., messages=THOUGHT)
@@ -58,7 +59,7 @@ async def _written(lines: list[bytes], door: Admission, first: int = 0) -> list[
         door,
         lookup,
         Publication(evidence_sample=1.0, consumer="c@h", max_event_bytes=900_000),
-        telemetry.Trace(None, "test"),
+        Trace(None, "test"),
         telemetry.TenantLabels(frozenset(), 0),
         halting=Halting(contents=5, outcomes=100),
         guard_is_away=lambda: False,

@@ -30,6 +30,7 @@ from qwarden.outcomes.publication import Publication
 from qwarden.outcomes.source import Source
 from qwarden.policy.sources import load
 from qwarden.policy.tenants import Tenant, Tenants
+from qwarden.tracing import Trace
 from unit.builders import (
     CONTROVERSIAL,
     KEY,
@@ -87,7 +88,7 @@ class Fixture:
         return SAYS.get(asked.conversation.turns[-1].content, assessment(SAFE))
 
 
-class _Spans(telemetry.Trace):
+class _Spans(Trace):
     """Notes how many records each batch's span has, and how many have ended."""
 
     def __init__(self) -> None:
@@ -355,7 +356,7 @@ async def test_the_rows_of_a_batch_decide_beside_a_threshold(alone: Triple, acti
         Admission(Tenants({"demo": demo}, strict=True), KEY, 900_000, EldDetector()),
         Lookup(dispatcher, KEY, MemoryCache(100, 60), None, None, exact_bound=0.03),
         Publication(evidence_sample=0.0, consumer="c@h", max_event_bytes=900_000),
-        telemetry.Trace(None, "test"),
+        Trace(None, "test"),
         telemetry.TenantLabels(frozenset(), 0),
         halting=Halting(contents=5, outcomes=100),
         guard_is_away=lambda: False,

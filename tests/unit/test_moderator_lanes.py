@@ -16,7 +16,7 @@ from qwarden.bootstrap import limits_of
 from qwarden.cache.memory import MemoryCache
 from qwarden.contracts import headers, topics
 from qwarden.delivery.key_order import KeyOrder
-from qwarden.delivery.owed import Owed, Renew
+from qwarden.delivery.owed import Owed, Renew, size_of
 from qwarden.guard.answer import Answer
 from qwarden.inference.dispatch import Dispatcher
 from qwarden.language.eld import EldDetector
@@ -29,6 +29,7 @@ from qwarden.outcomes.source import Source
 from qwarden.policy.policy import Policy
 from qwarden.policy.sources import load
 from qwarden.policy.tenants import Freezes, Tenant, Tenants
+from qwarden.tracing import Trace
 from unit.builders import KEY, REVISION, SAFE, assessment, event
 
 ANSWERS = """
@@ -81,7 +82,7 @@ class Lanes:
             Admission(Tenants(known, strict=True), KEY, 900_000, EldDetector()),
             lookup,
             Publication(evidence_sample=0.0, consumer="c@h", max_event_bytes=900_000),
-            telemetry.Trace(None, "test"),
+            Trace(None, "test"),
             telemetry.TenantLabels(frozenset(known), 0),
             halting=Halting(contents=5, outcomes=100),
             guard_is_away=lambda: self.is_away,
@@ -121,6 +122,29 @@ async def test_new_content_waits_behind_what_is_stale() -> None:
     ((relayed,), _) = (lanes.finished[0], lanes.finished[1])
     assert (relayed.key, relayed.value) == (b"k", event())
     assert headers.header(relayed.headers, headers.ORIGIN) == "content.events/2/5"
+
+
+async def test_a_late_record_dead_letters_since_its_lane_does_not_take_it() -> None:
+    """With its origin it is larger than it was; one byte too large, and it is judged in place."""
+    lanes = Lanes(replace(tenant(), tokens_a_minute=1), tenant("answers", policy()))
+    late = (record(age_s=HOUR), record(age_s=HOUR))
+    assert await lanes.topics_of(*late) == [topics.BACKLOG, topics.BACKLOG]
+    size = size_of(lanes.finished[0][0])
+    lanes.moderator.backlog_bytes = size
+    assert await lanes.topics_of(*late) == [topics.BACKLOG, topics.BACKLOG]
+    lanes.moderator.backlog_bytes = size - 1
+    assert await lanes.topics_of(*late) == [topics.VERDICTS, topics.VERDICTS]
+    # Over its tenant's quota too; and in an outage it waits, as where nothing is relayed.
+    assert await lanes.topics_of(record(), record()) == [topics.VERDICTS, topics.VERDICTS]
+    lanes.is_away = True
+    lanes.guard.up.clear()
+    lanes.guard.was_asked.clear()
+    waiting = lanes.handling(record(text="another text, which is longer than those before it"))
+    await lanes.guard.was_asked.wait()
+    assert not lanes.finished
+    lanes.guard.up.set()
+    await asyncio.wait_for(waiting, 10)
+    assert lanes.finished[0][0].topic == topics.VERDICTS
 
 
 async def test_what_a_producer_says_of_its_origin_is_believed() -> None:

@@ -35,6 +35,7 @@ from qwarden.policy.policy import BY_OVERRIDE, Policy
 from qwarden.policy.quotas import Share
 from qwarden.policy.sources import load
 from qwarden.policy.tenants import Freezes, Tenant, Tenants
+from qwarden.tracing import Trace
 from unit.builders import (
     KEY,
     REVISION,
@@ -207,7 +208,7 @@ class House:
             Admission(Tenants(known, strict=True), KEY, 900_000, EldDetector()),
             lookup,
             Publication(evidence_sample=0.0, consumer="c@h", max_event_bytes=900_000),
-            telemetry.Trace(None, "test"),
+            Trace(None, "test"),
             telemetry.TenantLabels(frozenset(known), 0),
             halting=Halting(contents=5, outcomes=100),
             guard_is_away=lambda: self.is_away,

@@ -29,6 +29,7 @@ from qwarden.policy.policy import Policy
 from qwarden.policy.quotas import Share
 from qwarden.policy.sources import load
 from qwarden.policy.tenants import Freezes, Tenant, Tenants
+from qwarden.tracing import Trace
 from unit.builders import (
     CONTROVERSIAL,
     KEY,
@@ -86,7 +87,7 @@ class Fixture:
             Admission(Tenants(tenants, strict=True), KEY, 900_000, EldDetector()),
             Lookup(dispatcher, KEY, MemoryCache(100, 60), None, None),
             Publication(evidence_sample=0.0, consumer="c@h", max_event_bytes=900_000),
-            telemetry.Trace(None, "test"),
+            Trace(None, "test"),
             telemetry.TenantLabels(frozenset(tenants), 0),
             halting=Halting(contents=5, outcomes=100),
             guard_is_away=lambda: False,

@@ -2,113 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import http.server
 import json
 import logging
-import threading
+import random
 from collections.abc import Iterator
+from pathlib import Path
 
 import msgspec
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from prometheus_client import REGISTRY
 
+from qwarden import catalogue, telemetry
+from qwarden.contracts import headers
+from qwarden.contracts.refusal import ErrorClass, Refused
+from qwarden.contracts.verdict import Basis, Verdict
+from qwarden.control.memory import MemoryControl, MemoryTopic
+from qwarden.enforcement.following import Following
+from qwarden.guard.language import COMMON
+from qwarden.guard.taxonomy import CATEGORIES
+from qwarden.metric import DESCRIBED, Kind, Label
+from qwarden.outcomes.publication import Outcomes, Publication
 from qwarden.outcomes.source import Source
-from qwarden.telemetry import JsonFormatter, TenantLabels, Trace
+from qwarden.policy.tenants import read_tenants
+from qwarden.telemetry import JsonFormatter, TenantLabels
+from qwarden.tracing import OFF
 
-TRACE_ID = "0af7651916cd43dd8448eb211c80319c"
-PARENT = "b7ad6b7169203331"
-SAMPLED = ("traceparent", f"00-{TRACE_ID}-{PARENT}-01".encode())
-UNSAMPLED = ("traceparent", f"00-{TRACE_ID}-{PARENT}-00".encode())
+ROOT = Path(__file__).parents[2]
 SOURCE = Source("content.events", 1, 2, 1_700_000_000_000, None, b"{}", ())
-
-
-@pytest.fixture
-def sink() -> Iterator[tuple[str, list[bytes]]]:
-    """A real OTLP sink over HTTP, and what it was sent."""
-    sent: list[bytes] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            sent.append(self.rfile.read(int(self.headers["content-length"])))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/v1/traces", sent
-    server.shutdown()
-    server.server_close()
-
-
-def test_a_trace_ends_at_the_moderator() -> None:
-    others = [("x", b"y"), ("tracestate", b"vendor=1")]
-    assert Trace(None, "s").forward([SAMPLED, *others], SOURCE, "guard") == [
-        SAMPLED,
-        ("tracestate", b"vendor=1"),
-    ]
-    assert Trace(None, "s").forward(others[:1], SOURCE, "guard") == []
-
-
-def test_a_span_of_ours_is_missing_between_producer_and_consumer(
-    sink: tuple[str, list[bytes]],
-) -> None:
-    endpoint, sent = sink
-    trace = Trace(endpoint, "qwarden-moderator")
-    ((name, value),) = trace.forward([SAMPLED], SOURCE, "guard")
-    trace.close()
-    assert name == "traceparent"
-    _, trace_id, span_id, flags = value.decode().split("-")
-    assert trace_id == TRACE_ID
-    assert span_id != PARENT
-    assert flags == "01"
-    (body,) = sent
-    request = ExportTraceServiceRequest.FromString(body)
-    (span,) = request.resource_spans[0].scope_spans[0].spans
-    assert span.trace_id.hex() == TRACE_ID
-    assert span.parent_span_id.hex() == PARENT
-    assert span.span_id.hex() == span_id
-
-
-@pytest.mark.parametrize("error", [None, ValueError("a text of theirs"), asyncio.CancelledError()])
-def test_a_batch_is_traced_by_nothing_of_its_own(
-    sink: tuple[str, list[bytes]], error: BaseException | None
-) -> None:
-    endpoint, sent = sink
-    trace = Trace(endpoint, "qwarden-moderator")
-    records = [SOURCE, msgspec.structs.replace(SOURCE, partition=3), SOURCE]
-    with contextlib.suppress(BaseException), trace.batch(records):
-        if error is not None:
-            raise error
-    with trace.batch([]):
-        pass
-    trace.close()
-    (body,) = sent
-    (span,) = ExportTraceServiceRequest.FromString(body).resource_spans[0].scope_spans[0].spans
-    said = {each.key: each.value.string_value or each.value.int_value for each in span.attributes}
-    assert span.name == "moderate batch"
-    assert not span.parent_span_id
-    assert said["messaging.destination.name"] == "content.events"
-    assert said["messaging.batch.message_count"] == 3
-    assert said["qwarden.partitions"] == 2
-    assert span.end_time_unix_nano >= span.start_time_unix_nano
-    assert span.status.message == ("" if error is None else type(error).__name__)
-    assert b"a text of theirs" not in body
-
-
-def test_an_unsampled_trace_costs_a_span(sink: tuple[str, list[bytes]]) -> None:
-    endpoint, sent = sink
-    trace = Trace(endpoint, "qwarden-moderator")
-    assert trace.forward([UNSAMPLED], SOURCE, "guard") == [UNSAMPLED]
-    assert trace.forward([("traceparent", b"\xff nonsense")], SOURCE, "guard") == [
-        ("traceparent", b"\xff nonsense")
-    ]
-    trace.close()
-    assert sent == []
 
 
 def test_made_up_tenants_grow_the_metrics_without_bound() -> None:
@@ -116,6 +36,99 @@ def test_made_up_tenants_grow_the_metrics_without_bound() -> None:
     assert [label(f"t{n}") for n in range(5)] == ["t0", "t1", "t2", "other", "other"]
     assert label("paper") == "paper"
     assert label("t1") == "t1"
+
+
+def verdicts(count: int) -> Iterator[Verdict]:
+    """Each with words of its own wherever a producer or a checkpoint may choose them."""
+    conformance = ROOT / "tests" / "contract" / "conformance" / "outputs" / "verdict-safe.json"
+    record = json.loads(conformance.read_text(encoding="utf-8"))
+    one = msgspec.convert(record["record"], Verdict)
+    chooser = random.Random(1)
+    for n in range(count):
+        yield msgspec.structs.replace(
+            one,
+            tenant=f"tenant {n}",
+            language=chooser.choice([f"q{n}", f"de-{n}", "", None]),
+            categories=chooser.choice([[f"Category {n}"], [chooser.choice(CATEGORIES)], [], None]),
+            basis=chooser.choice(list(Basis)),
+            cause=chooser.choice([f"cause {n}", "no_answer", None]),
+        )
+
+
+def _series(name: str) -> list[dict[str, str]]:
+    (family,) = [each for each in REGISTRY.collect() if each.name == name]
+    return [each.labels for each in family.samples]
+
+
+def test_ten_thousand_made_up_words_are_ten_thousand_series() -> None:
+    tenants = TenantLabels(frozenset({"demo"}), most=50)
+    outcomes = Outcomes(Publication(0.0, "test", 1000), OFF, tenants, headers.MODERATOR)
+    for n, verdict in enumerate(verdicts(10_000)):
+        outcomes.count(verdict)
+        refused = Refused(ErrorClass.NOT_JSON, "no JSON", tenant=f"tenant {n}")
+        outcomes.dead_letter(SOURCE, refused, 0.0)
+        telemetry.REVIEW_REQUESTS.add(telemetry.method_label(f"VERB{n}"), "4xx")
+    for metric in DESCRIBED:
+        name = metric.name.removesuffix("_total")
+        for label in metric.labels:
+            found = {each[label.name] for each in _series(name) if label.name in each}
+            if label.values:
+                assert found <= set(label.values), f"{metric.name} has other values of {label.name}"
+            elif label.name == "tenant":
+                assert len(found) <= 1 + 50 + 2, "those known, fifty others, other and unknown"
+    ours = [each for each in _series("qwarden_verdicts") if each["tenant"].startswith("tenant ")]
+    assert len({each["tenant"] for each in ours}) == 50
+    # Of the dimensions that producers can fill: 52 tenants, by the categories and `other`, `none`.
+    assert len(ours) <= 52 * (len(CATEGORIES) + 2)
+    assert len(_series("qwarden_languages")) <= len(COMMON) + 3
+
+
+def test_three_hundred_policies_are_three_hundred_series() -> None:
+    names = [f"p{n}" for n in range(300)]
+    texts = {name: f"name: {name}\nextends: default\n" for name in names}
+    tenant = f"name: demo\npolicies: [{', '.join(names)}]\n"
+    files = read_tenants(texts, {"demo": tenant}, strict=False)
+    before = len(_series("qwarden_policy_info"))
+    following = Following(files, MemoryControl(MemoryTopic()), lambda tenants: None)
+    following.changed()
+    assert len(_series("qwarden_policy_info")) <= before + 200
+    named = {each["policy"] for each in _series("qwarden_policy_unusable")}
+    assert len({each for each in named if each.startswith("p") and each[1:].isdecimal()}) <= 200
+    assert "other" in named, "a fault of one of the others is seen"
+
+
+def test_a_label_has_no_bound() -> None:
+    with pytest.raises(ValueError, match="bounds"):
+        Label("event_id")
+
+
+def test_a_metric_is_exported_without_a_word_about_it() -> None:
+    described = {each.name: each for each in catalogue.services()}
+    assert len(described) == len(catalogue.services()), "each is described once"
+    for family in REGISTRY.collect():
+        if family.name.startswith("qwarden_"):
+            name = f"{family.name}_total" if family.type == "counter" else family.name
+            assert described[name].kind is Kind(family.type)
+            assert described[name].text == family.documentation
+            for sample in family.samples:
+                named = {each.name for each in described[name].labels}
+                assert sample.labels.keys() - {"le"} == named or sample.name.endswith("_created")
+
+
+def test_a_metric_s_name_does_not_say_its_unit() -> None:
+    every = [*catalogue.services(), *catalogue.engines()]
+    for metric in every:
+        assert metric.name.endswith("_total") is (metric.kind is Kind.COUNTER), metric.name
+        for word in ("seconds", "bytes", "tokens", "records"):
+            if metric.name.removesuffix("_total").endswith(f"_{word}"):
+                assert metric.unit in (word, "seconds since 1970", "count"), metric.name
+
+
+def test_the_page_of_metrics_is_of_another_version() -> None:
+    stands = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert stands == catalogue.page(), "write it: python -m qwarden.catalogue > docs/metrics.md"
+    for metric in (*catalogue.services(), *catalogue.engines(), *catalogue.TRITON):
+        assert f"| `{metric.name}` |" in stands
 
 
 def test_a_log_line_is_no_json_when_its_message_has_quotes_or_an_error() -> None:

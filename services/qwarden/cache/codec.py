@@ -9,6 +9,9 @@ import msgspec
 
 from qwarden.guard.answer import Assessment
 
+PREFIX = b"qw:a:"
+"""Stands before every key in a store that others may use too."""
+
 _FORMAT = b"\x02"
 """Stands before every value; another one is of another version, and counts as absent."""
 

@@ -6,13 +6,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from qwarden import telemetry
 from qwarden.cache.port import AssessmentCache, CacheUnavailable
 from qwarden.guard.answer import Assessment
 
 _log = logging.getLogger(__name__)
 
 
-class _Rest:
+class Rest:
     """One kind of call to the store, left alone for `pause_s` after a failure."""
 
     def __init__(self, kind: str, pause_s: float, clock: Callable[[], float]) -> None:
@@ -51,8 +52,9 @@ class SkippedWhenAway:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._behind = behind
-        self._reads = _Rest("reads", pause_s, clock)
-        self._writes = _Rest("writes", pause_s, clock)
+        self._reads = Rest("reads", pause_s, clock)
+        self._writes = Rest("writes", pause_s, clock)
+        self._measure()
 
     async def get_many(self, keys: Sequence[bytes]) -> list[Assessment | None]:
         if not self._reads.may_ask():
@@ -61,8 +63,10 @@ class SkippedWhenAway:
             found = await self._behind.get_many(keys)
         except CacheUnavailable as error:
             self._reads.failed(error)
+            self._measure()
             return [None] * len(keys)
         self._reads.answered()
+        self._measure()
         return found
 
     async def put_many(self, entries: Sequence[tuple[bytes, Assessment]]) -> bool:
@@ -73,9 +77,15 @@ class SkippedWhenAway:
             await self._behind.put_many(entries)
         except CacheUnavailable as error:
             self._writes.failed(error)
+            self._measure()
             return False
         self._writes.answered()
+        self._measure()
         return True
+
+    def _measure(self) -> None:
+        is_away = any(each.again_at is not None for each in (self._reads, self._writes))
+        telemetry.BREAKER_OPEN.labels("redis").set(is_away)
 
     async def close(self) -> None:
         await self._behind.close()

@@ -16,6 +16,7 @@ import typer
 from qwarden.cli import (
     config,
     dlq,
+    doctor,
     evaluate,
     explain,
     moderate,
@@ -25,8 +26,10 @@ from qwarden.cli import (
     rejudge,
     review,
     review_lead,
+    review_replay,
     serving,
     stack,
+    trial,
     verify,
 )
 from qwarden.cli.terminal import MISSING, WRONG_USE, OutputLost, end
@@ -51,10 +54,12 @@ for command in (
     stack.down,
     records.publish,
     records.tail,
+    trial.trial,
     verify.verify,
     moderate.moderate,
     rejudge.rejudge,
     explain.explain,
+    doctor.doctor,
 ):
     app.command()(command)
 app.add_typer(records.topics_app, name="topics")
@@ -65,6 +70,7 @@ app.add_typer(dlq.app, name="dlq")
 app.add_typer(evaluate.app, name="eval")
 for name, daily in review_lead.COMMANDS.items():
     review.app.command(name)(daily)
+review.app.command("replay")(review_replay.replay)
 app.add_typer(review.app, name="review")
 
 

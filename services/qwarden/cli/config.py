@@ -46,12 +46,14 @@ def config_check(
     \b
     qwarden config check --topic shop.comments --sample record.bin
     """
-    from qwarden import bootstrap, kafka
+    from qwarden import bootstrap, kafka, tls
 
     if topic is None and (sample is not None or key is not None):
         end(WRONG_USE, "A sample is of a topic; name it with --topic.")
     settings = settings_module.load(environ())
     kafka.client_arguments(settings.kafka)
+    for certificates in settings.certificates:
+        tls.context_of(certificates)
     tenants = bootstrap.tenants_of(settings, activated=True)
     topics = bootstrap.topics_of(settings, tenants)
     names = ", ".join(sorted(tenants.known)) or "none (every tenant gets the policy default)"

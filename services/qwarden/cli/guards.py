@@ -57,7 +57,12 @@ async def stream_client(settings: Settings) -> AsyncIterator[tuple[StreamClient,
         client = bootstrap.stream_client_of(settings, guard_at=lambda _: guard)
     else:
         own = settings.stream_guard
-        guard = TritonStream(settings.stream_urls[0], timeout_s=own.timeout_s, queue_s=own.queue_s)
+        guard = TritonStream(
+            settings.stream_urls[0],
+            timeout_s=own.timeout_s,
+            queue_s=own.queue_s,
+            tls=bootstrap.tls_of(settings),
+        )
         client = bootstrap.stream_client_of(settings)
     try:
         with err.status("loading the guard …"):

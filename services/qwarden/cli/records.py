@@ -28,6 +28,14 @@ def topics_create(
     min_insync_replicas: Annotated[
         int, typer.Option(help="Replicas that must have a record before it is acknowledged.")
     ] = 1,
+    retention_hours: Annotated[
+        int,
+        typer.Option(min=1, help="Hours that records are kept: longer than the longest outage."),
+    ] = topics.RETENTION_HOURS,
+    kept_hours: Annotated[
+        int,
+        typer.Option(min=1, help="The same of what people go back to: dead letters and decisions."),
+    ] = topics.KEPT_HOURS,
 ) -> None:
     """Make the topics that are missing; those that are there stay as they are."""
     from qwarden import kafka
@@ -40,6 +48,8 @@ def topics_create(
             replication_factor=replication_factor,
             min_insync_replicas=min_insync_replicas,
             max_event_bytes=settings.moderator.max_event_bytes,
+            retention_hours=retention_hours,
+            kept_hours=kept_hours,
         )
     )
     err.print(f"made: {', '.join(made)}" if made else "all topics are there already")

@@ -21,7 +21,8 @@ def in_database(work: Work[T]) -> T:
     """Runs this in a transaction on QWARDEN_REVIEW__DATABASE_URL, which is brought to this version
     first. What is refused, or a database that does not answer, ends the command with a sentence."""
     from qwarden.review.refusals import Invalid, Refusal
-    from qwarden.review.store.database import Database, TooNew, is_outage
+    from qwarden.review.store.database import Database, is_outage
+    from qwarden.review.store.migrating import TooNew
 
     limits = client_settings().review
     if limits.database_url is None:
@@ -33,7 +34,7 @@ def in_database(work: Work[T]) -> T:
     url = limits.database_url.get_secret_value()
 
     async def run() -> T:
-        database = Database.open(url, limits.connections)
+        database = Database.open(url, limits.connections, limits.database_certificates)
         try:
             await database.migrate()
             async with database.writing() as tx:

@@ -26,7 +26,7 @@ from qwarden.contracts.control import (
 from qwarden.control.overrides import Overridden
 from qwarden.control.port import ControlUnusable
 from qwarden.control.table import Table
-from qwarden.kafka import client_arguments, open_producer, stop
+from qwarden.kafka import client_arguments, open_producer, start, stop
 from qwarden.settings import Kafka
 
 _log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class KafkaControl:
             isolation_level="read_uncommitted",
         )
         try:
-            await consumer.start()
+            await start(consumer, self._kafka)
             partitions = len(consumer.assignment())
             if partitions != 1:
                 raise ControlUnusable(

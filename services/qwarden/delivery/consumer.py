@@ -29,6 +29,7 @@ from aiokafka.structs import OffsetAndMetadata
 from qwarden import telemetry
 from qwarden.delivery.keeper import Keeper
 from qwarden.delivery.key_order import KeyOrder, Place
+from qwarden.delivery.lanes import lane_of
 from qwarden.delivery.owed import Finish, Owed, Renew
 from qwarden.delivery.positions import Accepted, Lost, start_of
 from qwarden.delivery.publisher import Outcome, Publisher
@@ -214,6 +215,8 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         """Batches that are polled and that the handler has not seen."""
         self._window = Window()
         self._order: KeyOrder[Outcome] = KeyOrder()
+        lane = lane_of(topic)
+        self._verdict_seconds = None if lane is None else telemetry.VERDICT_SECONDS.of(lane)
         self._polled: _Batch | None = None
         """Between a poll and its handler."""
         self._waiting: _Batch | None = None
@@ -508,6 +511,7 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
                 )
         if not batch.records:
             return None
+        telemetry.RECORDS.add_many(len(batch.records), self.topic, "delivered")
         self._ahead += 1
         return batch
 
@@ -561,9 +565,12 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         )
         if is_done:
             telemetry.TOTAL_SECONDS.observe(time.monotonic() - batch.at)
+            if self._verdict_seconds is not None:
+                self._verdict_seconds.observe(max(0.0, time.time() - record.timestamp / 1000))
             self._done += 1
             if self._done >= self._commit_records:
                 self._commit_due.set()
+        telemetry.RECORDS.add(self.topic, "done" if is_done else "let_go")
         self._room.leave(1, len(record.value or b""))
         self._progressed.set()
 
@@ -641,13 +648,6 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         oldest = window.oldest_timestamp()
         age = 0.0 if oldest is None else max(0.0, time.time() - oldest / 1000)
         telemetry.OLDEST_SECONDS.labels(topic).set(age)
-        if self._consumer is None:
-            return
-        lag = 0
-        for where, at in window.watermarks().items():
-            end = self._consumer.highwater(TopicPartition(*where)) or at
-            lag += max(0, end - at)
-        telemetry.LAG.labels(topic).set(lag)
 
     async def _look_from_time_to_time(self) -> None:
         """Whether partitions are read on. One that aiokafka cannot read (a header's name that is

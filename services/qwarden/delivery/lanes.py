@@ -17,6 +17,16 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
+from qwarden.contracts import topics
+
+
+def lane_of(topic: str) -> str | None:
+    """The lane whose verdicts a topic's records get: `interactive`, `backlog`, or `stream`; None
+    where none comes of them, since they are verdicts themselves."""
+    if topic in (topics.REVIEW, topics.EVIDENCE):
+        return None
+    return {topics.BACKLOG: "backlog", topics.CHUNKS: "stream"}.get(topic, "interactive")
+
 
 class Relay(enum.StrEnum):
     """Why a record waits on the backlog. Bounded: it is a metric's label."""

@@ -31,6 +31,7 @@ from aiokafka.errors import (
 
 from qwarden import telemetry
 from qwarden.delivery.owed import Message, Owed, size_of
+from qwarden.tracing import OFF, Trace
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +121,9 @@ class Publisher:
         limits: Mapping[str, int],
         close_s: float,
         on_failure: Callable[[BaseException], None],
+        trace: Trace = OFF,
     ) -> None:
+        self._trace = trace
         self._open = open_producer
         self._limits = limits
         self._close_s = close_s
@@ -170,6 +173,7 @@ class Publisher:
     async def _run(self) -> None:
         self._producer = await self._opened()
         telemetry.PUBLISH_UP.set(1)
+        telemetry.BREAKER_OPEN.labels("kafka").set(0)
         while True:
             await self._due.wait()
             self._due.clear()
@@ -250,6 +254,11 @@ class Publisher:
 
     def _settled(self, chunk: _Chunk) -> None:
         del self._unsettled[chunk]
+        if self._trace.is_on:
+            for outcome in chunk.outcomes:
+                if outcome.owed:
+                    owed = outcome.owed
+                    self._trace.published(owed[0].headers, len(owed), chunk.at)
         for outcome in chunk.outcomes:
             outcome.settle()
 
@@ -257,6 +266,7 @@ class Publisher:
         if self._broken is None:
             self._broken = error
             telemetry.PUBLISH_UP.set(0)
+            telemetry.BREAKER_OPEN.labels("kafka").set(1)
         self._due.set()
 
     def _make_fit(self, outcome: Outcome) -> None:
@@ -303,6 +313,7 @@ class Publisher:
             self._settled(chunk)
         self._broken = None
         telemetry.PUBLISH_UP.set(1)
+        telemetry.BREAKER_OPEN.labels("kafka").set(0)
         _log.warning("publication goes on")
 
     async def _send_again(

@@ -7,10 +7,14 @@ from collections.abc import Callable, Sequence
 
 from qwarden import telemetry
 from qwarden.control.port import Control
+from qwarden.metric import OTHER, FirstSeen
 from qwarden.policy.in_force import Acting, acting
 from qwarden.policy.tenants import Tenants
 
 _log = logging.getLogger(__name__)
+
+_POLICIES = 200
+"""Policies with a metric label of their own; the rest are `other`. Files name some dozens."""
 
 
 class Following:
@@ -24,8 +28,10 @@ class Following:
         self._control = control
         self._enforce = enforce
         self._acting: Acting | None = None
+        self._label = FirstSeen(sorted(files.policies())[:_POLICIES], most=0)
         for policy in files.policies().values():
-            telemetry.POLICY_INFO.labels(policy.name, policy.version).set(1)
+            if self._label(policy.name) != OTHER:
+                telemetry.POLICY_INFO.labels(policy.name, policy.version).set(1)
 
     def reasons(self) -> Sequence[str]:
         """Why nothing may be judged yet."""
@@ -53,11 +59,15 @@ class Following:
         for name, policy in now.policies.items():
             was = own[name] if before is None else before.policies[name]
             if policy.version != was.version:
-                telemetry.POLICY_INFO.remove(name, was.version)
-                telemetry.POLICY_INFO.labels(name, policy.version).set(1)
+                if self._label(name) != OTHER:
+                    telemetry.POLICY_INFO.remove(name, was.version)
+                    telemetry.POLICY_INFO.labels(name, policy.version).set(1)
                 _log.info("the policy %s acts in version %s now", name, policy.version)
-            telemetry.POLICY_UNUSABLE.labels(name).set(name in now.faults)
-            telemetry.POLICY_FILE_DIFFERS.labels(name).set(name in now.differing)
+        unusable = {self._label(name) for name in now.faults}
+        differing = {self._label(name) for name in now.differing}
+        for label in {self._label(name) for name in now.policies}:
+            telemetry.POLICY_UNUSABLE.labels(label).set(label in unusable)
+            telemetry.POLICY_FILE_DIFFERS.labels(label).set(label in differing)
         told = {} if before is None else before.faults
         for name, fault in now.faults.items():
             if told.get(name) != fault:

@@ -32,6 +32,9 @@ _SHORTER = {
 """Three letters for what BCP 47 writes with two (ISO 639-2 and 639-1), both kinds of them: for the
 languages that the detector knows, and others that many write."""
 
+COMMON = frozenset(_SHORTER.values())
+"""Languages that the detector knows, and others that many write."""
+
 _ISO_639_1 = """
 aa ab ae af ak am an ar as av ay az ba be bg bh bi bm bn bo br bs ca ce ch co cr cs cu cv cy da
 de dv dz ee el en eo es et eu fa ff fi fj fo fr fy ga gd gl gn gu gv ha he hi ho hr ht hu hy hz

@@ -15,11 +15,13 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import msgspec
+from opentelemetry.trace import SpanContext
 
 from qwarden import telemetry
 from qwarden.guard.answer import Answer, Failure, Unanswered
@@ -28,8 +30,11 @@ from qwarden.inference.breaker import Breaker
 from qwarden.inference.pace import Pace
 from qwarden.inference.port import Guard, GuardUnavailable, Trouble
 from qwarden.inference.trials import FAILURES_ALONE, KNOWN_GOOD, UNTRIED, Trial, deadline_s
+from qwarden.tracing import OFF, REQUEST_SPAN
 
 _log = logging.getLogger(__name__)
+
+_BREAKER = telemetry.BREAKER_OPEN.labels("guard")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +58,14 @@ class Limits:
 
 
 class Judged(msgspec.Struct, frozen=True):
-    """An answer, the seconds the row waited for a request, and the seconds of that request."""
+    """An answer, the seconds the row waited for a request, the seconds of that request, when it
+    ended (of the clock that does not jump), and its span where it is traced."""
 
     answer: Answer
     queue_s: float
     model_s: float
+    ended: float = 0.0
+    span: SpanContext | None = None
 
 
 Tell = Callable[[int, Judged | Exception], None]
@@ -72,6 +80,7 @@ class _Row(msgspec.Struct):
     tell: Tell
     since: float
     trial: Trial = UNTRIED
+    trace: SpanContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +99,8 @@ class Dispatcher:
     While the guard is unavailable, rows wait: one known good conversation at a time asks for it,
     with backoff, and it is said once. A row that fails where that conversation does not is tried
     alone, and then answered `no_answer`. `held` tells the log which records wait; `on_change` is
-    called when an outage begins or ends, `on_failure` where it cannot go on itself. `chance` gives
-    numbers in [0, 1) for the backoff.
+    called when an outage begins or ends, `on_failure` where it cannot go on itself. `trace`: where
+    requests are traced. `chance` gives numbers in [0, 1) for the backoff.
     """
 
     def __init__(
@@ -100,6 +109,7 @@ class Dispatcher:
         self.held: Callable[[], str] = lambda: ""
         self.on_change: Callable[[], None] = lambda: None
         self.on_failure: Callable[[BaseException], None] = lambda error: None
+        self.trace = OFF
         self._guard = guard
         self._limits = limits
         self._chance = chance
@@ -120,14 +130,21 @@ class Dispatcher:
         self._pause: asyncio.TimerHandle | None = None
         self._revision: asyncio.Task[str] | None = None
         telemetry.GUARD_REQUESTS_ALLOWED.set(self._pace.allowed)
+        _BREAKER.set(0)
 
     @property
     def outage(self) -> str | None:
         """Why the guard is unavailable, or None where it answers."""
         return self._breaker.reason
 
-    def ask(self, rows: Sequence[bytes], tell: Tell) -> None:
-        """Takes rows, and tells the answer to each, in any order, from the event loop.
+    def ask(
+        self,
+        rows: Sequence[bytes],
+        tell: Tell,
+        traced: Mapping[int, SpanContext] | None = None,
+    ) -> None:
+        """Takes rows, and tells the answer to each, in any order, from the event loop. `traced`:
+        of the records of some rows, by index.
 
         A call and no future: nobody awaits a row alone, and a future with its callback is 0.4 µs.
         """
@@ -137,6 +154,9 @@ class Dispatcher:
         self._waiting.extend(
             [_Row(first + index, row, index, tell, since) for index, row in enumerate(rows)]
         )
+        if traced:
+            for row in islice(self._waiting, len(self._waiting) - len(rows), None):
+                row.trace = traced.get(row.index)
         self._fill()
 
     @property
@@ -236,7 +256,9 @@ class Dispatcher:
         started = time.monotonic()
         timeout_s = self._alone_s(rows[0]) if rows[0].trial.suspect else None
         try:
-            answers = await self._judge([row.data for row in rows], timeout_s)
+            traced = [row.trace for row in rows if row.trace is not None]
+            with self.trace.request(REQUEST_SPAN, traced, len(rows)) as span:
+                answers = await self._judge([row.data for row in rows], timeout_s)
         except GuardUnavailable as error:
             ended = time.monotonic()
             if error.trouble is Trouble.FAILED:
@@ -252,9 +274,11 @@ class Dispatcher:
             for row in rows:
                 row.tell(row.index, error)
             return
-        self._came(rows, answers, started)
+        self._came(rows, answers, started, span)
 
-    def _came(self, rows: list[_Row], answers: list[Answer], started: float) -> None:
+    def _came(
+        self, rows: list[_Row], answers: list[Answer], started: float, span: SpanContext | None
+    ) -> None:
         """Hands out the answers of one request."""
         ended = time.monotonic()
         self._breaker = self._breaker.answered()
@@ -269,7 +293,7 @@ class Dispatcher:
             if isinstance(answer, Unanswered) and answer.failure is Failure.NO_ANSWER:
                 failed.append(_Failed(row, answer.reason, started, ended))
             else:
-                row.tell(row.index, Judged(answer, started - row.since, model_s))
+                row.tell(row.index, Judged(answer, started - row.since, model_s, ended, span))
         if failed:
             self._fail(failed)
 
@@ -342,6 +366,7 @@ class Dispatcher:
                 for each in failed:
                     each.row.tell(each.row.index, error)
                 self._breaker = Breaker()  # who waits asks, and hears it for itself
+                _BREAKER.set(0)
                 self._up.set()
                 self.on_change()
             else:
@@ -407,6 +432,7 @@ class Dispatcher:
                 "the guard is unavailable, waiting for it: %s %s", opened.reason, self.held()
             )
             telemetry.GUARD_UP.set(0)
+            _BREAKER.set(1)
             self._up.clear()
             self.on_change()
         failed, self._failed = self._failed, []
@@ -419,6 +445,7 @@ class Dispatcher:
             return
         _log.warning("the guard is back")
         telemetry.GUARD_UP.set(1)
+        _BREAKER.set(0)
         self._up.set()
         self.on_change()
 

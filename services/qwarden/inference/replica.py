@@ -16,6 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import uuid4
 
+from opentelemetry.trace import SpanContext
+
 from qwarden import telemetry
 from qwarden.guard.stream import Append, Appended, Part, Status
 from qwarden.inference.backoff import Backoff
@@ -26,6 +28,7 @@ from qwarden.inference.replay_rate import ReplayRate
 from qwarden.inference.session import Session
 from qwarden.inference.stream_port import StreamGuard
 from qwarden.inference.trials import BYTES_A_TOKEN, FAILURES_ALONE, UNTRIED, deadline_s
+from qwarden.tracing import OFF, STREAM_REQUEST_SPAN, Trace
 
 _log = logging.getLogger(__name__)
 
@@ -74,9 +77,19 @@ class Ask:
     the guard's that waiting does not mend.
     """
 
-    __slots__ = ("_parts", "_session", "answered", "append", "replayed", "size", "started", "trial")
+    __slots__ = (
+        "_parts", "_session", "answered", "append", "replayed", "size", "started", "trace", "trial",
+    )  # fmt: skip
 
-    def __init__(self, session: Session, parts: Sequence[Part], *, replays: bool = False) -> None:
+    def __init__(
+        self,
+        session: Session,
+        parts: Sequence[Part],
+        *,
+        replays: bool = False,
+        trace: SpanContext | None = None,
+    ) -> None:
+        self.trace = trace
         self._session = session
         self._parts = parts
         self.append = session.next(parts)
@@ -123,8 +136,10 @@ class Replica:
         guard: StreamGuard,
         limits: StreamLimits,
         chance: Callable[[], float],
+        trace: Trace = OFF,
     ) -> None:
         self.address = address
+        self._trace = trace
         self.on_change: Callable[[], None] = lambda: None
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         self.away_since: float | None = None
@@ -268,7 +283,9 @@ class Replica:
         started = time.monotonic()
         timeout_s = self._alone_s(asks[0]) if alone else None
         try:
-            answers = await self._append([ask.append for ask in asks], timeout_s)
+            traced = [ask.trace for ask in asks if ask.trace is not None]
+            with self._trace.request(STREAM_REQUEST_SPAN, traced, len(asks)):
+                answers = await self._append([ask.append for ask in asks], timeout_s)
         except GuardUnavailable as error:
             for ask in asks:
                 ask.may_be_taken()

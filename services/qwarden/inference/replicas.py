@@ -42,6 +42,13 @@ class Addresses:
                 _log.warning("the stream guard's address %s is not known now: %s", name, error)
         return frozenset().union(*self._found.values())
 
+    def host_of(self, address: str) -> str:
+        """Of the name that stands for an address: what a certificate there is made out to."""
+        for name, addresses in self._found.items():
+            if address in addresses:
+                return name.rpartition(":")[0].strip("[]")
+        return address.rpartition(":")[0].strip("[]")
+
 
 async def _resolved(name: str) -> frozenset[str]:
     host, _, port = name.rpartition(":")
@@ -169,6 +176,7 @@ class Replicas:
         away = sum(reason is not None for reason in reasons)
         telemetry.STREAM_REPLICAS.labels("away").set(away)
         telemetry.STREAM_REPLICAS.labels("answering").set(len(reasons) - away)
+        telemetry.BREAKER_OPEN.labels("stream_guard").set(self._outage is not None)
         if (was is None) is not (self._outage is None):
             self.on_change()
 

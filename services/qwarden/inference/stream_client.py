@@ -11,6 +11,8 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 
+from opentelemetry.trace import SpanContext
+
 from qwarden import telemetry
 from qwarden.guard.stream import Append, Appended, Part, Status
 from qwarden.inference.backoff import Backoff
@@ -18,6 +20,7 @@ from qwarden.inference.replica import Ask, Left, Replica, StreamLimits
 from qwarden.inference.replicas import Look, Replicas
 from qwarden.inference.session import Heard, Session
 from qwarden.inference.stream_port import StreamGuard
+from qwarden.tracing import OFF
 
 _log = logging.getLogger(__name__)
 
@@ -47,9 +50,11 @@ class StreamClient:
         self.on_failure: Callable[[BaseException], None] = lambda error: None
         self._chance = chance
         self._backoff = Backoff(limits.backoff_s, limits.max_backoff_s)
+        self.trace = OFF
+        """Where requests are traced; of the replicas that come after it is set."""
         self._replicas = Replicas(
             look,
-            lambda address: Replica(address, guard_at(address), limits, chance),
+            lambda address: Replica(address, guard_at(address), limits, chance, self.trace),
             look_s=look_s,
             leave_s=limits.leave_s,
         )
@@ -66,14 +71,20 @@ class StreamClient:
         await self._replicas.close()
 
     async def append(
-        self, session: Session, parts: Sequence[Part], *, replays: bool = False
+        self,
+        session: Session,
+        parts: Sequence[Part],
+        *,
+        replays: bool = False,
+        trace: SpanContext | None = None,
     ) -> Heard:
         """Sends more of a session, and waits for what its tokens say, through outages.
 
         One append of a session at a time. `replays`: this text was judged before, and takes its
-        turn with all that is sent again. After a cancelled append the next one begins with the same
-        text, which the guard may have taken. Raises `AppendRefused`; `NoAnswer` where the guard
-        fails on this append alone; what a guard raises that cannot answer any more.
+        turn with all that is sent again. `trace`: what the spans of its record hang on, where it is
+        traced. After a cancelled append the next one begins with the same text, which the guard may
+        have taken. Raises `AppendRefused`; `NoAnswer` where the guard fails on this append alone;
+        what a guard raises that cannot answer any more.
         """
         if session.busy:
             raise ValueError(
@@ -83,7 +94,7 @@ class StreamClient:
         if session.closed or not parts:
             return Heard((), session.closed, session.revision)
         session.busy = True
-        ask = Ask(session, parts, replays=replays)
+        ask = Ask(session, parts, replays=replays, trace=trace)
         try:
             return session.heard(parts, *await self._answered(session, ask))
         except BaseException:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwarden.guard.answer import Answer, decode_answer
-from qwarden.inference.triton_model import TritonModel
+from qwarden.inference.triton_model import Tls, TritonModel
 
 MODEL = "qwen3guard_gen"
 _PING = b"{}"
@@ -13,11 +13,15 @@ _PING = b"{}"
 
 
 class TritonGuard:
-    """A guard behind Triton at `url` (gRPC, host:port); `timeout_s`, `queue_s`: see
+    """A guard behind Triton at `url` (gRPC, host:port); `timeout_s`, `queue_s`, `tls`: see
     `TritonModel`."""
 
-    def __init__(self, url: str, *, timeout_s: float, queue_s: float = 60.0) -> None:
-        self._model = TritonModel(url, MODEL, "ROW", "ANSWER", timeout_s=timeout_s, queue_s=queue_s)
+    def __init__(
+        self, url: str, *, timeout_s: float, queue_s: float = 60.0, tls: Tls | None = None
+    ) -> None:
+        self._model = TritonModel(
+            url, MODEL, "ROW", "ANSWER", timeout_s=timeout_s, queue_s=queue_s, tls=tls
+        )
 
     async def revision(self) -> str:
         """The revision of the guard that is connected now; asked again after each disconnect."""

@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
 from qwarden.inference.port import GuardUnavailable, Trouble
+from qwarden.tracing import carried
 
 T = TypeVar("T")
 
@@ -34,13 +36,22 @@ class TritonModel:
     `timeout_s` is how long one request may take, its time in Triton's queue included. `queue_s` is
     how long it may wait there before Triton itself refuses it; at most half of the request's time,
     so that a queue is told from a row that takes too long, and nobody works for a client that has
-    left.
+    left. `tls`: how the connection is encrypted; None where it is not.
     """
 
     def __init__(
-        self, url: str, name: str, takes: str, gives: str, *, timeout_s: float, queue_s: float
+        self,
+        url: str,
+        name: str,
+        takes: str,
+        gives: str,
+        *,
+        timeout_s: float,
+        queue_s: float,
+        tls: Tls | None = None,
     ) -> None:
         self._url = url
+        self._tls = tls
         self._name = name
         self._takes = takes
         self._gives = gives
@@ -69,7 +80,9 @@ class TritonModel:
         connection = self._connected()
         connection.calls += 1
         try:
-            response = await connection.stub.ModelInfer(request, timeout=timeout)
+            response = await connection.stub.ModelInfer(
+                request, timeout=timeout, metadata=carried()
+            )
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                 self._leave(connection)
@@ -102,11 +115,12 @@ class TritonModel:
             await connection.close()
 
     def _unavailable(self, answered: str, trouble: Trouble) -> GuardUnavailable:
-        return GuardUnavailable(f"Triton at {self._url} answered {answered}", trouble)
+        fix = _fix(answered, self._tls)
+        return GuardUnavailable(f"Triton at {self._url} answered {answered}{fix}", trouble)
 
     def _connected(self) -> _Connection:
         if not self._connections:
-            self._connections.append(_Connection(self._url))
+            self._connections.append(_Connection(self._url, self._tls))
         return self._connections[-1]
 
     def _leave(self, connection: _Connection) -> None:
@@ -118,7 +132,7 @@ class TritonModel:
         made in the time of a call, however many are out. Those have their time on the old one.
         """
         if connection in self._connections[-1:]:
-            self._connections.append(_Connection(self._url))
+            self._connections.append(_Connection(self._url, self._tls))
 
     def _request(self, texts: Sequence[bytes], queue_s: float) -> service_pb2.ModelInferRequest:
         request = service_pb2.ModelInferRequest(
@@ -156,6 +170,23 @@ class TritonModel:
         return texts
 
 
+_UNTRUSTED = ("CERTIFICATE_VERIFY_FAILED", "Peer name", "Hostname Verification")
+"""What gRPC says of a certificate of another authority, or of another name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How the connection to a server is encrypted, all in PEM. `authority`: who signed the server's
+    certificate, the system's own where None; `key` and `certificate`: ours, where the server asks
+    for one. `name`: the server's in its certificate, where the address is not it.
+    """
+
+    authority: bytes | None = None
+    key: bytes | None = field(default=None, repr=False)
+    certificate: bytes | None = None
+    name: str | None = None
+
+
 class _Connection:
     """A channel that shares its connection with no other.
 
@@ -163,21 +194,25 @@ class _Connection:
     out on it.
     """
 
-    def __init__(self, url: str) -> None:
-        self._channel = grpc.aio.insecure_channel(
-            url,
-            options=[
-                ("grpc.max_send_message_length", -1),
-                ("grpc.max_receive_message_length", -1),
-                # A server that comes back is tried again within this, not within gRPC's 120 s.
-                ("grpc.max_reconnect_backoff_ms", 1000),
-                ("grpc.keepalive_time_ms", 20_000),
-                # gRPC waits 60 s for a ping's answer, whatever its keepalive time-out (measured).
-                ("grpc.http2.ping_timeout_ms", 20_000),
-                # Else a new channel to this address takes the connection of an old one.
-                ("grpc.use_local_subchannel_pool", 1),
-            ],
-        )
+    def __init__(self, url: str, tls: Tls | None) -> None:
+        options: list[tuple[str, object]] = [
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_receive_message_length", -1),
+            # A server that comes back is tried again within this, not within gRPC's 120 s.
+            ("grpc.max_reconnect_backoff_ms", 1000),
+            ("grpc.keepalive_time_ms", 20_000),
+            # gRPC waits 60 s for a ping's answer, whatever its keepalive time-out (measured).
+            ("grpc.http2.ping_timeout_ms", 20_000),
+            # Else a new channel to this address takes the connection of an old one.
+            ("grpc.use_local_subchannel_pool", 1),
+        ]
+        if tls is None:
+            self._channel = grpc.aio.insecure_channel(url, options=options)
+        else:
+            if tls.name is not None:
+                options.append(("grpc.ssl_target_name_override", tls.name))
+            shown = grpc.ssl_channel_credentials(tls.authority, tls.key, tls.certificate)
+            self._channel = grpc.aio.secure_channel(url, shown, options=options)
         self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self._channel)
         self.revision: str | None = None
         self.calls = 0
@@ -197,6 +232,26 @@ class _Connection:
             was, state = state, self._channel.get_state(try_to_connect=True)
             if was is grpc.ChannelConnectivity.READY:
                 self.revision = None
+
+
+def _fix(said: str, tls: Tls | None) -> str:
+    """What to set where a connection fails by what is set; nothing for any other answer."""
+    if not said.startswith("UNAVAILABLE"):
+        return ""
+    if any(each in said for each in _UNTRUSTED):
+        return (
+            "; set QWARDEN_TRITON__CA_FILE to the authority that signed its certificate, and name "
+            "it in QWARDEN_TRITON__URL as that does"
+        )
+    if "WRONG_VERSION_NUMBER" in said:
+        return "; it does not speak TLS there: set QWARDEN_TRITON__TLS to false, or another port"
+    ends = "Socket closed" in said or "reset by peer" in said
+    if "last error" in said and ends:  # it was there, and would not talk
+        if tls is None:
+            return "; if it speaks TLS there, set QWARDEN_TRITON__TLS to true"
+        if tls.certificate is None:
+            return "; if it asks for a certificate of ours, set QWARDEN_TRITON__CERTIFICATE_FILE"
+    return ""
 
 
 def _trouble(code: grpc.StatusCode, details: str | None) -> Trouble:

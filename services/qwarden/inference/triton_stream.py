@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwarden.guard.stream import Append, Appended, Status
-from qwarden.inference.triton_model import TritonModel
+from qwarden.inference.triton_model import Tls, TritonModel
 
 MODEL = "qwen3guard_stream"
 _PING = b"{}"
@@ -13,12 +13,14 @@ _PING = b"{}"
 
 
 class TritonStream:
-    """A stream guard behind Triton at `url` (gRPC, host:port); `timeout_s`, `queue_s`: see
+    """A stream guard behind Triton at `url` (gRPC, host:port); `timeout_s`, `queue_s`, `tls`: see
     `TritonModel`."""
 
-    def __init__(self, url: str, *, timeout_s: float, queue_s: float = 60.0) -> None:
+    def __init__(
+        self, url: str, *, timeout_s: float, queue_s: float = 60.0, tls: Tls | None = None
+    ) -> None:
         self._model = TritonModel(
-            url, MODEL, "APPEND", "APPENDED", timeout_s=timeout_s, queue_s=queue_s
+            url, MODEL, "APPEND", "APPENDED", timeout_s=timeout_s, queue_s=queue_s, tls=tls
         )
 
     async def revision(self) -> str:

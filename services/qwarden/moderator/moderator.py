@@ -21,7 +21,7 @@ from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.contracts.verdict import Action, Basis
 from qwarden.control.overrides import Overridden
 from qwarden.delivery.lanes import Quotas, Relay, estimated_tokens, is_stale
-from qwarden.delivery.owed import Finish, Owed, Renew
+from qwarden.delivery.owed import Finish, Owed, Renew, size_of
 from qwarden.moderator import verdicts
 from qwarden.moderator.case import Admission, Case
 from qwarden.moderator.halting import Halting, Run, may_be_the_guards_fault
@@ -35,6 +35,7 @@ from qwarden.policy.quotas import Brakes, Share
 from qwarden.policy.tenants import Tenants
 from qwarden.registry.schemas import Schemas
 from qwarden.telemetry import TenantLabels
+from qwarden.tracing import Trace
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class Moderator:
         admission: Admission,
         lookup: Lookup,
         publication: Publication,
-        trace: telemetry.Trace,
+        trace: Trace,
         tenant_labels: TenantLabels,
         *,
         halting: Halting,
@@ -88,6 +89,8 @@ class Moderator:
         files."""
         self.share: Callable[[str], Share] | None = None
         """How much of a topic is judged here; without it no quota holds, as for files."""
+        self.backlog_bytes: int | None = None
+        """What the backlog's topic takes at most, once a broker has said it."""
         self._brakes = Brakes()
         self._halting = halting
         self._resumed = asyncio.Event()
@@ -107,6 +110,11 @@ class Moderator:
         self._trace = trace
         self._labels = tenant_labels
         self._outcomes = Outcomes(publication, trace, tenant_labels, headers.MODERATOR)
+
+    @property
+    def trace(self) -> Trace:
+        """Where what it judges is traced."""
+        return self._trace
 
     @property
     def tenants(self) -> Tenants:
@@ -189,7 +197,7 @@ class Moderator:
         while asked:
             stayed: list[tuple[_Pending, int]] = []
             await self._lookup.find(
-                [_wanted(pending.case, at) for pending, at in asked],
+                [_wanted(pending.case, at, self._trace) for pending, at in asked],
                 partial(self._found, asked, stayed),
             )
             await self._resumed.wait()
@@ -258,7 +266,9 @@ class Moderator:
         if lane not in self.topics or not tenant.relay:
             return None
         if is_stale(age_s=age_s, fresh_s=tenant.fresh_horizon_s):
-            return self._relayed(case, Relay.STALE)
+            relayed = self._relayed(case, Relay.STALE)
+            if relayed is not None:
+                return relayed
         if tenant.tokens_a_minute is not None and not self._quotas.admits(
             tenant.name,
             estimated_tokens(len(case.source.value or b"")),
@@ -277,10 +287,16 @@ class Moderator:
             return self._relayed(case, Relay.OUTAGE)
         return None
 
-    def _relayed(self, case: Case, why: Relay) -> Owed:
+    def _relayed(self, case: Case, why: Relay) -> Owed | None:
+        """The record on the backlog's lane; None for one that the topic does not take with its
+        origin, such as a large one of somebody else's topic: it is judged in place, or waits there.
+        It would end as a dead letter, and that it is late is no reason for one."""
+        owed = owed_by_relay(case.source)
+        if self.backlog_bytes is not None and size_of(owed[0]) > self.backlog_bytes:
+            return None
         telemetry.EVENTS.add("relayed")
         telemetry.RELAYED.labels(why.value, self._labels(case.event.tenant)).inc()
-        return owed_by_relay(case.source)
+        return owed
 
     def unpublishable(self, record: Record, reason: str) -> Owed:
         """The dead letter of a record whose outcome no broker takes. Its content is kept in part:
@@ -370,7 +386,9 @@ class Moderator:
         telemetry.EVENTS.add(basis)
         shared: list[Header] = [
             headers.milliseconds(headers.TOTAL_MS, time.monotonic() - polled),
-            *self._trace.forward(case.source.headers, case.source, basis),
+            *self._trace.forward(
+                case.source.headers, case.source, basis, polled=polled, found=found
+            ),
         ]
         owed: Owed = ()
         for verdict, each in zip_longest(said, found):
@@ -393,11 +411,16 @@ def _answers_in_outage(tenants: Tenants) -> bool:
     return any(policy.answers_in_outage for policy in tenants.policies().values())
 
 
-def _wanted(case: Case, at: int) -> Wanted:
+def _wanted(case: Case, at: int, trace: Trace) -> Wanted:
     assert case.policy is not None
     question, policy = case.questions[at], case.policy
     return Wanted(
-        question.row, question.content_hash, policy.views, case.tenant.cache_scope, policy
+        question.row,
+        question.content_hash,
+        policy.views,
+        case.tenant.cache_scope,
+        policy,
+        trace=trace.of(case.source) if trace.is_on else None,
     )
 
 

@@ -43,6 +43,7 @@ class ModeratorService(Serving):
             needed=(*moderator.topics, topics.BACKLOG, *topics.JUDGED),
         )
         limits, kafka = settings.moderator, settings.kafka
+        self.trace = moderator.trace
         self._dispatcher = dispatcher
         self._run_seen: Run | None = None
         """A run that halts, until the halt is read like everybody's, or a person's resume."""
@@ -85,6 +86,9 @@ class ModeratorService(Serving):
             uncommitted=limits.uncommitted_records,
         )
         return self.delivery_of(topic, moderator.handle, moderator.unpublishable, room)
+
+    def limits_learned(self, limits: Mapping[str, int]) -> None:
+        self._moderator.backlog_bytes = limits[topics.BACKLOG]
 
     def _guard_changed(self) -> None:
         self._hold_or_release()

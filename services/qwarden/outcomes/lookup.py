@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
+from opentelemetry.trace import SpanContext
 from prometheus_client import Counter
 
 from qwarden import telemetry
@@ -35,7 +36,8 @@ _ROUNDED = 0.001
 
 class Wanted(msgspec.Struct, frozen=True):
     """One row to be looked up: its bytes, the hash and the views that they hold, whose cache it may
-    use, and the policy that reads the answer, where that may ask for an exact one."""
+    use, the policy that reads the answer, where that may ask for an exact one, and what the spans
+    of its record hang on, where it is traced."""
 
     row: bytes
     content_hash: bytes
@@ -43,15 +45,21 @@ class Wanted(msgspec.Struct, frozen=True):
     scope: str
     policy: Policy | None = None
     is_exact: bool = False
+    trace: SpanContext | None = None
 
 
 class Found(msgspec.Struct, frozen=True):
-    """An answer: from `memory`, `redis`, `joined` or `miss`, with the seconds it took there."""
+    """An answer: from `memory`, `redis`, `joined` or `miss`, with the seconds it took there, and
+    those of the shared cache's read before it; when it was there, where that took any time, and the
+    span of the request that gave it, where that is traced."""
 
     answer: Answer
     place: str
     queue_s: float = 0.0
     model_s: float = 0.0
+    read_s: float = 0.0
+    ended: float = 0.0
+    span: SpanContext | None = None
 
 
 OnFound = Callable[[int, Found], None]
@@ -197,7 +205,7 @@ class Lookup:
     ) -> None:
         """Has the searches of these keys told, from Redis or by the guard."""
         try:
-            missing = await self._read_shared(asked, counted)
+            missing, read_s = await self._read_shared(asked, counted)
         except BaseException as error:
             for key, _ in asked:
                 self._fail(key, error)
@@ -210,36 +218,51 @@ class Lookup:
                 self._fail(key, said)
                 return
             answer = said.answer
-            self._tell(key, Found(answer, "miss", said.queue_s, said.model_s))
+            self._tell(
+                key,
+                Found(answer, "miss", said.queue_s, said.model_s, read_s, said.ended, said.span),
+            )
             if isinstance(answer, Assessment):
                 self._keep(key, want, answer, revision)
 
-        self._dispatcher.ask([want.row for _, want in missing], judged)
+        traced = {
+            index: want.trace for index, (_, want) in enumerate(missing) if want.trace is not None
+        }
+        self._dispatcher.ask([want.row for _, want in missing], judged, traced)
 
     async def _read_shared(
         self, asked: list[tuple[bytes, Wanted]], counted: Counter
-    ) -> list[tuple[bytes, Wanted]]:
+    ) -> tuple[list[tuple[bytes, Wanted]], float]:
+        """What is not there, and the seconds that this took."""
         if self._shared is None:
-            return asked
+            return asked, 0.0
         started = time.monotonic()
         found = await self._shared.get_many([key for key, _ in asked])
-        telemetry.CACHE_SECONDS.observe(time.monotonic() - started)
+        ended = time.monotonic()
+        read_s = ended - started
+        telemetry.CACHE_SECONDS.observe(read_s)
         missing = []
         for (key, want), kept in zip(asked, found, strict=True):
             if kept is None:
                 missing.append((key, want))
             else:
                 self._memory.put(key, kept)
-                self._tell(key, Found(kept, "redis"))
+                self._tell(key, Found(kept, "redis", read_s=read_s, ended=ended))
         counted.labels("redis").inc(len(asked) - len(missing))
-        return missing
+        return missing, read_s
 
     def _tell(self, key: bytes, found: Found) -> None:
         for search, index, place in self._in_flight.pop(key):
             if place is None:
                 search.tell(index, found)
             else:
-                search.tell(index, Found(found.answer, place, found.queue_s, found.model_s))
+                search.tell(
+                    index,
+                    Found(
+                        found.answer, place, found.queue_s, found.model_s, found.read_s,
+                        found.ended, found.span,
+                    ),
+                )  # fmt: skip
 
     def _fail(self, key: bytes, error: BaseException) -> None:
         for search, _, _ in self._in_flight.pop(key):

@@ -10,12 +10,15 @@ from datetime import UTC, datetime, timedelta
 from qwarden import telemetry
 from qwarden.contracts.headers import Header
 from qwarden.contracts.refusal import Refused
-from qwarden.contracts.verdict import Verdict
+from qwarden.contracts.verdict import Basis, Verdict
 from qwarden.delivery.owed import Owed
 from qwarden.outcomes.owing import owed_by_refusal
 from qwarden.outcomes.source import Source
+from qwarden.tracing import Trace
 
 _log = logging.getLogger(__name__)
+
+_UNJUDGED = frozenset({Basis.DEGRADED, Basis.EXPIRED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class Outcomes:
     def __init__(
         self,
         publication: Publication,
-        trace: telemetry.Trace,
+        trace: Trace,
         labels: telemetry.TenantLabels,
         by: Header,
     ) -> None:
@@ -49,8 +52,11 @@ class Outcomes:
             verdict.task or "none",
             verdict.safety or "none",
             verdict.action or "none",
-            verdict.categories[0] if verdict.categories else "none",
+            telemetry.category_label(verdict.categories[0]) if verdict.categories else "none",
         )
+        telemetry.LANGUAGES.add(telemetry.language_label(verdict.language))
+        if verdict.basis in _UNJUDGED:
+            telemetry.UNJUDGED.add(telemetry.cause_label(verdict.cause))
 
     def dead_letter(
         self, source: Source, refused: Refused, polled: float, *, max_bytes: int | None = None

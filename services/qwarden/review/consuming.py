@@ -28,6 +28,7 @@ from qwarden.review.store import intake
 from qwarden.review.store.database import Database, is_outage
 from qwarden.review.store.intake import Arrived
 from qwarden.settings import Review
+from qwarden.tracing import Trace
 
 _log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ class Consuming:
         self,
         database: Database,
         limits: Review,
-        trace: telemetry.Trace,
+        trace: Trace,
         *,
         consumer: str,
         held: Callable[[str | None], None],

@@ -27,10 +27,12 @@ from qwarden.review.http.live import Live
 from qwarden.review.http.served import Served
 from qwarden.review.publishing import Publishing
 from qwarden.review.store import duties
-from qwarden.review.store.database import Database, TooNew, is_outage
+from qwarden.review.store.database import Database, is_outage
+from qwarden.review.store.migrating import TooNew
 from qwarden.review.sweeping import Duty, Work, seals, sweeps
 from qwarden.serving import Lane, Serving
 from qwarden.settings import Settings
+from qwarden.tracing import Trace
 
 _log = logging.getLogger(__name__)
 
@@ -52,10 +54,11 @@ class ReviewService(Serving):
         tenants: Tenants,
         database: Database,
         control: Control,
-        trace: telemetry.Trace,
+        trace: Trace,
     ) -> None:
         limits = settings.review
         super().__init__(settings, limits, control, name="review-service", needed=topics.REVIEWED)
+        self.trace = trace
         self._database = database
         self._tenants = tenants
         self._prepared = asyncio.Event()

@@ -194,7 +194,11 @@ class Demo:
         from qwarden.review.store.audit import SERVICE
         from qwarden.review.store.database import Database
 
-        database = Database.open(limits.database_url.get_secret_value(), limits.connections)
+        database = Database.open(
+            limits.database_url.get_secret_value(),
+            limits.connections,
+            limits.database_certificates,
+        )
         found = {}
         try:
             async with database.writing() as tx:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,11 +28,25 @@ _MAX_RECORD_BYTES = 2 * 1024 * 1024
 class Kafka:
     """A broker that keeps its records in the home; a context manager that starts and ends it.
 
-    The address stays the same when it is stopped or killed and started again.
+    The address stays the same when it is stopped or killed and started again. `listeners`: more of
+    them by name, each with its security protocol. `settings`: more of the broker's own. `options`:
+    more of its Java.
     """
 
-    def __init__(self, home: Home, *, progress: Progress = quiet) -> None:
+    def __init__(
+        self,
+        home: Home,
+        *,
+        listeners: Mapping[str, str] | None = None,
+        settings: Mapping[str, str] | None = None,
+        options: Sequence[str] = (),
+        progress: Progress = quiet,
+    ) -> None:
         self._home = home
+        self._listeners = listeners or {}
+        self._ports = dict(zip(self._listeners, free_ports(len(self._listeners)), strict=True))
+        self._more = settings or {}
+        self._options = options
         self._progress = progress
         self._port, self._controller_port = free_ports(2)
         self._child: Child | None = None
@@ -40,6 +55,10 @@ class Kafka:
     def bootstrap(self) -> str:
         """The broker's host:port."""
         return f"127.0.0.1:{self._port}"
+
+    def address(self, listener: str) -> str:
+        """host:port of one of `listeners`."""
+        return f"127.0.0.1:{self._ports[listener]}"
 
     @property
     def alive(self) -> bool:
@@ -98,9 +117,10 @@ class Kafka:
         self._progress("starting", None)
         logs = self._home.data("kafka") / "records"
         settings = self._home.root / "kafka" / "server.properties"
-        settings.write_text(self._settings(logs), encoding="utf-8")
+        settings.write_text(self._settings(logs, self._more), encoding="utf-8")
         command = [
             str(java),
+            *self._options,
             "-Xmx512m",
             "-XX:+UseSerialGC",
             "-XX:-UsePerfData",  # else the runtime writes under /tmp
@@ -130,7 +150,7 @@ class Kafka:
             new = folder.with_suffix(".new")
             shutil.rmtree(new, ignore_errors=True)
             settings = self._home.tmp / f"format-{os.getpid()}.properties"
-            settings.write_text(self._settings(new), encoding="utf-8")
+            settings.write_text(self._settings(new, {}), encoding="utf-8")
             tool = ["kafka.tools.StorageTool", "format", "-t", _CLUSTER, "-c", str(settings)]
             ran = subprocess.run([*command, *tool], capture_output=True, text=True, check=False)
             settings.unlink()
@@ -143,16 +163,19 @@ class Kafka:
             new.rename(folder)
         return folder
 
-    def _settings(self, logs: Path) -> str:
-        broker, controller = self.bootstrap, f"127.0.0.1:{self._controller_port}"
+    def _settings(self, logs: Path, more: Mapping[str, str]) -> str:
+        controller = f"127.0.0.1:{self._controller_port}"
+        clients = {"PLAINTEXT": self.bootstrap} | {n: self.address(n) for n in self._listeners}
+        listeners = ",".join(f"{name}://{at}" for name, at in clients.items())
+        protocols = {"PLAINTEXT": "PLAINTEXT", "CONTROLLER": "PLAINTEXT", **self._listeners}
         settings = {
             "process.roles": "broker,controller",
             "node.id": 1,
             "controller.quorum.voters": f"1@{controller}",
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://{broker},CONTROLLER://{controller}",
-            "advertised.listeners": f"PLAINTEXT://{broker}",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+            "listeners": f"{listeners},CONTROLLER://{controller}",
+            "advertised.listeners": listeners,
+            "listener.security.protocol.map": ",".join(f"{n}:{p}" for n, p in protocols.items()),
             "log.dirs": logs,
             "auto.create.topics.enable": "false",
             "message.max.bytes": _MAX_RECORD_BYTES,
@@ -171,5 +194,6 @@ class Kafka:
             "broker.heartbeat.interval.ms": 500,
             # The default, 128 MiB, is taken at the start whatever there is to clean.
             "log.cleaner.dedupe.buffer.size": 16 * 1024 * 1024,
+            **more,
         }
         return "".join(f"{key}={value}\n" for key, value in settings.items())

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -41,11 +42,19 @@ def available() -> str | None:
 class Postgres:
     """A server that keeps its data in the home; a context manager that starts and ends it.
 
-    The address stays the same when it is stopped or killed and started again.
+    The address stays the same when it is stopped or killed and started again. `settings`: more of
+    the server's own.
     """
 
-    def __init__(self, home: Home, *, progress: Progress = quiet) -> None:
+    def __init__(
+        self,
+        home: Home,
+        *,
+        settings: Mapping[str, str] | None = None,
+        progress: Progress = quiet,
+    ) -> None:
         self._home = home
+        self._more = settings or {}
         self._progress = progress
         (self._port,) = free_ports(1)
         self._child: Child | None = None
@@ -133,6 +142,7 @@ class Postgres:
             "port": str(self._port),
             "unix_socket_directories": "",
             "max_connections": "200",
+            **self._more,
         }
         flags = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         return Child(

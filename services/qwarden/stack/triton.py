@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import sysconfig
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -73,8 +73,9 @@ class Triton:
     """Triton with the guards that are named; a context manager that starts and ends it.
 
     `settings`: the engines', above all QWARDEN_ENGINE__CHECKPOINT for Qwen3Guard-Gen and
-    QWARDEN_STREAM__CHECKPOINT for Qwen3Guard-Stream. `repository`: the checkout's by default. The
-    addresses stay the same when it is stopped or killed and started again.
+    QWARDEN_STREAM__CHECKPOINT for Qwen3Guard-Stream. `repository`: the checkout's by default.
+    `options`: more of the server's own. The addresses stay the same when it is stopped or killed
+    and started again.
     """
 
     def __init__(
@@ -83,11 +84,13 @@ class Triton:
         settings: Mapping[str, str],
         *,
         repository: Path | None = None,
+        options: Sequence[str] = (),
         progress: Progress = quiet,
     ) -> None:
         self._home = home
         self._settings = settings
         self._repository = repository or checkout() / "triton_models" / "repository"
+        self._options = options
         self._progress = progress
         self._ports = free_ports(3)
         self._child: Child | None = None
@@ -188,6 +191,7 @@ class Triton:
             "--allow-gpu-metrics=false",
             # The configuration is complete; without this Triton starts the stub twice.
             "--disable-auto-complete-config",
+            *self._options,
         ]
         libraries = [packages / "nvidia_pytriton.libs", *_libpython_folders()]
         sources = [checkout() / "services", checkout() / "triton_models" / "engine", packages]

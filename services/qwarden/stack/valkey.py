@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import socket
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -19,14 +20,27 @@ READY_TIMEOUT_S = 20.0
 class Valkey:
     """A server of the Redis protocol; a context manager that starts and ends it.
 
-    The address stays the same when it is stopped or killed and started again, empty.
+    The address stays the same when it is stopped or killed and started again, empty. `settings`:
+    more of the server's own.
     """
 
-    def __init__(self, home: Home, *, progress: Progress = quiet) -> None:
+    def __init__(
+        self,
+        home: Home,
+        *,
+        settings: Mapping[str, str] | None = None,
+        progress: Progress = quiet,
+    ) -> None:
         self._home = home
+        self._settings = settings or {}
         self._progress = progress
         (self._port,) = free_ports(1)
         self._child: Child | None = None
+
+    @property
+    def port(self) -> int:
+        """Of 127.0.0.1."""
+        return self._port
 
     @property
     def url(self) -> str:
@@ -103,6 +117,7 @@ class Valkey:
             "save": "",
             "appendonly": "no",
             "dir": str(self._home.data("valkey")),
+            **self._settings,
         }
         return [
             str(binary),
@@ -112,6 +127,8 @@ class Valkey:
     def _answers(self) -> bool:
         """Whether our own server answers, not another one that took the port."""
         with socket.create_connection(("127.0.0.1", self._port), 1.0) as connection:
+            if "requirepass" in self._settings:
+                connection.sendall(f'AUTH "{self._settings["requirepass"]}"\r\n'.encode())
             connection.sendall(b"INFO server\r\n")
             data = b""
             while b"process_id:" not in data or not data.endswith(b"\r\n"):

@@ -9,10 +9,8 @@ import msgspec
 from qwarden.streamer.sessions import Start
 
 
-def metadata_of(start: Start | None) -> str:
-    """The metadata of a commit; empty where nothing below it must be read again."""
-    if start is None:
-        return ""
+def metadata_of(start: Start) -> str:
+    """The metadata of a commit."""
     said = {"v": 1, "from": start.offset, "at": start.at}
     return json.dumps(said, separators=(",", ":"))
 

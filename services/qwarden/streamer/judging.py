@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 
+from opentelemetry.trace import SpanContext
+
 from qwarden import telemetry
 from qwarden.contracts import headers, topics
 from qwarden.contracts.dead_letter import KEPT_BYTES
@@ -40,6 +42,7 @@ from qwarden.streamer.live import Entry, Held, Live, count_over
 from qwarden.streamer.sessions import Applied, Cause
 from qwarden.streamer.verdicts import Judged
 from qwarden.telemetry import TenantLabels
+from qwarden.tracing import Trace
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +60,7 @@ class Judging:
         lookup: Lookup,
         publication: Publication,
         *,
-        trace: telemetry.Trace,
+        trace: Trace,
         tenant_labels: TenantLabels,
     ) -> None:
         self.on_failure: Callable[[BaseException], None] = lambda error: None
@@ -67,6 +70,11 @@ class Judging:
         self._publication = publication
         self._trace = trace
         self._outcomes = Outcomes(publication, trace, tenant_labels, headers.STREAMER)
+
+    @property
+    def trace(self) -> Trace:
+        """Where what it judges is traced."""
+        return self._trace
 
     def _wake(self, held: Held, live: Live) -> None:
         """Goes on with a session that has something to do."""
@@ -102,7 +110,9 @@ class Judging:
     async def _step(self, held: Held, live: Live, steps: Sequence[Applied[Placed]]) -> None:
         """Sends what has come, and owes what is said of it."""
         try:
-            signals = await self._append(held, live, [part for s in steps for part in s.parts])
+            signals = await self._append(
+                held, live, [part for s in steps for part in s.parts], trace=self._traced(steps)
+            )
         except AppendRefused as error:
             if len(steps) == 1:
                 self._guard_refuses(held, live, steps[0].placed, str(error))
@@ -123,14 +133,27 @@ class Judging:
         else:
             self._owe(held, live, owed, records, signals=len(signals))
 
+    def _traced(self, steps: Sequence[Applied[Placed]]) -> SpanContext | None:
+        """What the spans of the first traced one of these hang on."""
+        if not self._trace.is_on:
+            return None
+        found = (self._trace.of(step.placed.source) for step in steps)
+        return next((each for each in found if each is not None), None)
+
     async def _append(
-        self, held: Held, live: Live, parts: Sequence[Part], *, replays: bool = False
+        self,
+        held: Held,
+        live: Live,
+        parts: Sequence[Part],
+        *,
+        replays: bool = False,
+        trace: SpanContext | None = None,
     ) -> list[Signal]:
         """Has the guard read on, and says what that raises. `replays`: this was read again."""
         if live.is_full or live.is_abandoned or not parts:
             return []
         try:
-            heard = await self._client.append(live.session, parts, replays=replays)
+            heard = await self._client.append(live.session, parts, replays=replays, trace=trace)
         except AppendRefused:
             if not replays:
                 raise

@@ -43,6 +43,7 @@ class StreamerService(Serving):
             needed=(topics.CHUNKS, topics.SIGNALS, *topics.JUDGED),
         )
         limits = settings.streamer
+        self.trace = streamer.trace
         self._streamer = streamer
         self._client = client
         self._dispatcher = dispatcher

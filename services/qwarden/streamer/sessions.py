@@ -246,9 +246,10 @@ class Sessions(Generic[P]):
         """How many are open."""
         return sum(session.cause is None for session in self._open.values())
 
-    def start(self, watermark: int) -> Start | None:
+    def start(self, watermark: int) -> Start:
         """From where the partition must be read again to know what is known here, by one who goes
-        on at this watermark; None where there is nothing below it. The watermark never goes back.
+        on at this watermark: the watermark itself where there is nothing below it, since its time
+        is to be known all the same. The watermark never goes back.
 
         That is the first offset of the oldest session that is not settled, or of which a chunk will
         be delivered again, or of which one was refused before it began. Nor does it stand between
@@ -264,7 +265,7 @@ class Sessions(Generic[P]):
         for zero, start in sorted(self._begin_twice, reverse=True):
             if zero >= found.offset:
                 found = min(found, start)
-        return found if found.offset < watermark else None
+        return found if found.offset < watermark else Start(watermark, found.at)
 
     @property
     def waiting(self) -> int:

@@ -29,6 +29,7 @@ from qwarden.streamer.judging import Judging
 from qwarden.streamer.live import Held, Live, count_over
 from qwarden.streamer.sessions import Fate, Open, Over, Sessions, Taken
 from qwarden.telemetry import TenantLabels
+from qwarden.tracing import Trace
 
 _log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class Streamer(Judging):
         lookup: Lookup,
         publication: Publication,
         *,
-        trace: telemetry.Trace,
+        trace: Trace,
         tenant_labels: TenantLabels,
         limits: Limits,
     ) -> None:
@@ -157,7 +158,7 @@ class Streamer(Judging):
         if start is None:
             return None
         sessions.reads_again, sessions.now = True, start.at
-        return start.offset
+        return start.offset if committed is None or start.offset < committed else None
 
     def lost(self, where: Partition) -> None:
         if not self._held[where].sessions.lost:
@@ -185,7 +186,15 @@ class Streamer(Judging):
             self._wake(held, live)
 
     def metadata(self, where: Partition, watermark: int) -> str:
-        return metadata_of(self._held[where].sessions.start(watermark))
+        held = self._held[where]
+        start = held.sessions.start(watermark)
+        at, text = held.committed
+        said = start_in(text)
+        # While nothing comes its time alone goes on, and each commit costs the broker a write.
+        idle = said is not None and at == watermark == start.offset == said.offset
+        if said is not None and idle and start.at - said.at < self._limits.gap_s * 1000:
+            return text
+        return metadata_of(start)
 
     def committed(self, where: Partition, watermark: int, metadata: str) -> None:
         held = self._held[where]

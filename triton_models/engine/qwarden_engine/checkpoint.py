@@ -19,7 +19,8 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
-_HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "profile.yaml"]
+HUB_FILES = ["*.json", "*.jinja", "*.safetensors", "profile.yaml"]
+"""What of a repository is read here: never its code."""
 _DTYPES = ("F32", "BF16", "F16")
 """Those that are taken."""
 
@@ -197,7 +198,7 @@ def _download(hub_id: str, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=_HUB_FILES))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=HUB_FILES))
     except Exception as error:  # network, authorisation, no such id: all are one to the reader
         raise CheckpointError(
             f"{hub_id}: expected a directory, or a hub id that can be downloaded at revision "

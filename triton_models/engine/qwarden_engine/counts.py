@@ -1,4 +1,4 @@
-"""What the engine counts of itself, since its start."""
+"""What the engine counts of itself, since its start, and what waits now."""
 
 from __future__ import annotations
 
@@ -17,6 +17,13 @@ HELP = {
     "crashed": "Rows answered without a forward, since they had ended the process.",
 }
 """Each count, and what an operator reads of it."""
+
+GAUGES = {
+    "queue_oldest_seconds": "How long the oldest job waits that no forward has begun; 0 where none "
+    "does. What Triton still holds waits longer: nv_inference_pending_request_count.",
+    "pending_tokens": "Tokens of jobs that wait, and of those in the forward that runs.",
+}
+"""What goes up and down."""
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ import hashlib
 import random
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from itertools import cycle
 from pathlib import Path
@@ -160,6 +161,10 @@ class Gen:
     @property
     def counts(self) -> Counts:
         return self._scheduler.counts
+
+    def measures(self) -> dict[str, float]:
+        """Its counts and what waits now, by name (`counts.HELP`, `counts.GAUGES`)."""
+        return asdict(self.counts) | self._scheduler.gauges()
 
     def limit(self, task: Task) -> int:
         """Tokens that a conversation may have: the context less template and answer."""

@@ -102,6 +102,15 @@ class Waiting(Generic[J]):
     def __bool__(self) -> bool:
         return bool(self._jobs or self._again or self._sliced)
 
+    def jobs(self) -> list[J]:
+        """Those of which nothing is forwarded, or is to be kept."""
+        return [*self._jobs, *self._again]
+
+    @property
+    def left(self) -> int:
+        """Tokens that the long job under way still has in front of it."""
+        return 0 if self._sliced is None else self._sliced.job.length - self._sliced.end
+
     def add(self, jobs: Sequence[J]) -> None:
         self._jobs.extend(jobs)
         self._counted(jobs, 1)

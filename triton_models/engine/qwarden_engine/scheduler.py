@@ -73,6 +73,10 @@ class Scheduler:
         self._pulse = pulse
         self._waiting: Waiting[Job] = Waiting(slicing)
         self._requests: set[Request] = set()
+        self._outside: list[Sequence[Row]] = []
+        """Those of requests that wait for room to wait in."""
+        self._running = 0
+        """Tokens of the forward under way."""
         self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -84,7 +88,9 @@ class Scheduler:
         Blocks while enough waits for `WAITING_BUDGETS` micro-batches, or `WAITING_LONG` long jobs.
         """
         with self._changed:
+            self._outside.append(rows)
             self._changed.wait_for(lambda: self._closed or self._has_room())
+            self._outside.remove(rows)
             closed = self._closed
             if not closed:
                 self._add(rows)
@@ -96,6 +102,18 @@ class Scheduler:
             _tell(request, None)
         elif answered:
             _tell(request, _whole(request))
+
+    def gauges(self) -> dict[str, float]:
+        """What `GAUGES` describes."""
+        with self._changed:
+            outside = [job for rows in self._outside for row in rows for job in row.jobs]
+            waiting = [*self._waiting.jobs(), *outside]
+            tokens = self._waiting.left + self._running
+        oldest = min((job.row.request.since for job in waiting), default=None)
+        return {
+            "queue_oldest_seconds": 0.0 if oldest is None else time.monotonic() - oldest,
+            "pending_tokens": tokens + sum(job.length for job in waiting),
+        }
 
     def _has_room(self) -> bool:
         waiting = self._waiting
@@ -130,6 +148,7 @@ class Scheduler:
                 if self._closed:
                     return
                 taken = self._waiting.next(self._budget)
+                self._running = _tokens(taken)
                 self._changed.notify_all()
             try:
                 if taken is not None:
@@ -137,6 +156,8 @@ class Scheduler:
             except Exception:  # a fault of the engine's own: nobody may wait for ever
                 _log.exception("the engine has failed; all that wait are told")
                 self._give_up_all()
+            finally:
+                self._running = 0
 
     def _forward(self, taken: Together[Job] | Sliced[Job]) -> None:
         jobs = self._wanted(taken.jobs if isinstance(taken, Together) else [taken.job])
@@ -329,6 +350,12 @@ class Scheduler:
                 self.counts.cancelled += 1
                 self._give_up(request)
         return [job for job in jobs if job.row.left and job.row.request in self._requests]
+
+
+def _tokens(taken: Together[Job] | Sliced[Job] | None) -> int:
+    if isinstance(taken, Sliced):
+        return taken.end - taken.start
+    return 0 if taken is None else sum(job.length for job in taken.jobs)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

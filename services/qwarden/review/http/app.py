@@ -164,7 +164,9 @@ class _Guarded:
             if not status:
                 await failed(scope["path"], error)(scope, receive, sent)
         finally:
-            telemetry.REVIEW_REQUESTS.add(scope["method"], f"{status // 100}xx")
+            telemetry.REVIEW_REQUESTS.add(
+                telemetry.method_label(scope["method"]), f"{status // 100}xx"
+            )
             if scope["path"] != "/v1/live":
                 telemetry.REVIEW_REQUEST_SECONDS.observe(time.monotonic() - began)
 

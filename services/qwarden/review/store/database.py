@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
+import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, text
 from sqlalchemy import exc as sql
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from qwarden import tls
+from qwarden.review.store import migrating
+from qwarden.settings import Certificates
 
 Dialect = Literal["postgresql", "sqlite"]
 
@@ -39,10 +40,6 @@ _STATEMENTS = 500
 """Prepared ones that a connection keeps; SQLAlchemy's 100 are fewer than there are."""
 
 
-class TooNew(Exception):
-    """The database was migrated by a version of the service that this one does not know."""
-
-
 class Database:
     """One process's connections. Transactions of `reading` see one state of the database, those of
     `writing` see what others have committed by each of their statements."""
@@ -62,14 +59,19 @@ class Database:
         self._turn = asyncio.Lock() if dialect == "sqlite" else contextlib.nullcontext()
 
     @classmethod
-    def open(cls, url: str, connections: int) -> Self:
+    def open(cls, url: str, connections: int, certificates: Certificates | None = None) -> Self:
         """Connections are made when they are needed, `connections` at most.
 
         `url`: `postgresql://…` with any parameter that PostgreSQL knows, or `sqlite:///FILE`.
-        Raises ValueError for another one.
+        `certificates`: where they name any file, connections are encrypted, and the server's
+        certificate and name are checked. Raises ValueError for another address, and SettingsError
+        for files that cannot be used.
         """
         if url.startswith("postgresql://"):
-            return cls(_postgresql(url, connections), "postgresql")
+            context = None
+            if certificates is not None and certificates.named:
+                context = tls.context_of(certificates)
+            return cls(_postgresql(url, connections, context), "postgresql")
         if url.startswith("sqlite:///"):
             return cls(_sqlite(Path(url.removeprefix("sqlite:///")), connections), "sqlite")
         raise ValueError("The database's address begins with postgresql:// or sqlite:///.")
@@ -92,7 +94,8 @@ class Database:
     async def migrate(self) -> None:
         """Brings the database to this version's schema; safe where several services start at once.
 
-        Raises TooNew where a later version has been there.
+        A later one on which this version works is left as it is. Raises `migrating.TooNew` where
+        it does not.
         """
         async with self.writing() as tx:
             if self.dialect == "postgresql":
@@ -101,7 +104,7 @@ class Database:
                 await tx.execute(text("SET LOCAL lock_timeout = 0"))
                 await tx.execute(text(f"SELECT pg_advisory_xact_lock({_MIGRATING})"))
                 await tx.execute(text(f"SET LOCAL lock_timeout = '{LOCK_S:g}s'"))
-            await tx.run_sync(_upgrade)
+            await tx.run_sync(migrating.upgrade)
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -111,7 +114,8 @@ def is_outage(error: BaseException) -> bool:
     """Whether the same transaction may succeed when it is tried again: the database is away, is
     full or does not let us in, or two transactions stood in each other's way. What is wrong with
     the transaction itself is none."""
-    if isinstance(error, OSError | sql.TimeoutError):  # TimeoutError is an OSError
+    # A TimeoutError is an OSError, and so is a certificate that is not trusted.
+    if isinstance(error, OSError | sql.TimeoutError):
         return True
     if not isinstance(error, sql.DBAPIError):
         return False
@@ -149,7 +153,7 @@ _TRIED_AGAIN_STATES = {
 }
 
 
-def _postgresql(url: str, connections: int) -> AsyncEngine:
+def _postgresql(url: str, connections: int, context: ssl.SSLContext | None) -> AsyncEngine:
     engine = create_async_engine(
         "postgresql+asyncpg://",
         pool_size=connections,
@@ -161,6 +165,7 @@ def _postgresql(url: str, connections: int) -> AsyncEngine:
             # The driver reads the address itself: it knows PostgreSQL's parameters, and the
             # password stands in no object that might be shown.
             "dsn": url,
+            **({} if context is None else {"ssl": context}),
             "timeout": CONNECT_S,
             # The server ends a statement by itself; this ends it where the server is gone.
             "command_timeout": STATEMENT_S + CONNECT_S,
@@ -179,6 +184,17 @@ def _postgresql(url: str, connections: int) -> AsyncEngine:
             },
         },
     )
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def _connect(dialect: Any, record: Any, arguments: Any, named: Any) -> Any:
+        try:
+            return dialect.connect(*arguments, **named)
+        except ssl.SSLError as error:
+            raise ConnectionError(
+                f"PostgreSQL's certificate or ours is refused ({error}); set "
+                "QWARDEN_REVIEW__DATABASE_CA_FILE to the authority that signed its own, and name "
+                "it in QWARDEN_REVIEW__DATABASE_URL as that does"
+            ) from error
 
     @event.listens_for(engine.sync_engine, "checkout")
     def _is_there(connection: Any, record: Any, proxy: Any) -> None:
@@ -223,17 +239,3 @@ def _sqlite(file: Path, connections: int) -> AsyncEngine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
-
-
-def _upgrade(connection: Connection) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")))
-    config.attributes["connection"] = connection
-    known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    stands = MigrationContext.configure(connection).get_current_revision()
-    if stands is not None and stands not in known:
-        raise TooNew(
-            f"The database has the schema {stands}, which this version does not know: start the "
-            "version of the service that migrated it, or a later one."
-        )
-    command.upgrade(config, "head")

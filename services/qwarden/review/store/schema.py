@@ -50,6 +50,13 @@ class Name(TypeDecorator[str]):
 _Serial = BigInteger().with_variant(Integer, "sqlite")
 """SQLite counts only a column of type INTEGER by itself."""
 
+compatibility = Table(
+    "compatibility",
+    metadata,
+    Column("oldest", Integer, primary_key=True, autoincrement=False),
+)
+"""One row: the oldest revision of the schema whose code works on this one (`migrating`)."""
+
 events = Table(
     "events",
     metadata,

@@ -67,6 +67,20 @@ class Book:
         self._revision = revision
         self._requests: set[Request] = set()
 
+    def waiting(self) -> tuple[float | None, int]:
+        """Since when the oldest append waits of which nothing is forwarded (None where none does),
+        and the tokens of all that is queued."""
+        since: list[float] = []
+        tokens = 0
+        with self.changed:
+            for session in self.line:
+                since += [given.request.since for given in session.state.unwritten]
+            for first in self.queue:
+                jobs = first.session.state.jobs
+                tokens += sum(job.left for job in jobs)
+                since += [job.request.since for job in jobs if not job.forwarded]
+        return min(since, default=None), tokens
+
     def open(self, requests: Iterable[Request]) -> bool:
         """Whether these can be taken. Under the lock."""
         if not self.closed:

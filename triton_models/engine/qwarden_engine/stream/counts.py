@@ -29,6 +29,10 @@ GAUGES = {
     "kv_used_bytes": "Bytes of keys and values that they have, in steps.",
     "kv_total_bytes": "Bytes of keys and values that there is room for.",
     "token_bytes": "Bytes of keys and values that a token costs.",
+    "queue_oldest_seconds": "How long the oldest append waits of which no step has begun; 0 where "
+    "none does.",
+    "pending_tokens": "Tokens of appends that wait, and of the step that runs; of texts that are "
+    "not tokens yet nothing.",
 }
 """What goes up and down, or stands."""
 

@@ -8,6 +8,8 @@ keeps short ones waiting, nor a stream of short ones a long text.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
+from itertools import chain
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -26,6 +28,9 @@ class Line(Generic[T]):
 
     def __len__(self) -> int:
         return len(self._new) + len(self._begun)
+
+    def __iter__(self) -> Iterator[T]:
+        return chain(self._new, self._begun)
 
     def add(self, item: T) -> None:
         """One that has had no turn."""

@@ -114,6 +114,8 @@ class Scheduler:
         self._good_slot = _opened(memory.slab, len(good.ids))
         self._step_tokens = self._budget = step_tokens
         self._came_back = 0
+        self._running = 0
+        """Tokens of the step under way."""
         self._revision = revision
         self._ledger = ledger
         self._pulse = pulse
@@ -136,7 +138,10 @@ class Scheduler:
     def gauges(self) -> dict[str, float]:
         """What `GAUGES` describes."""
         sessions, cost = self._book.sessions, self._slab.bytes_a_token
+        since, tokens = self._book.waiting()
         return {
+            "queue_oldest_seconds": 0.0 if since is None else time.monotonic() - since,
+            "pending_tokens": tokens + self._running,
             "sessions": len(sessions),
             "kv_used_bytes": sessions.used * cost,
             "kv_total_bytes": self._slab.total * cost,
@@ -163,11 +168,14 @@ class Scheduler:
                 if book.closed:
                     return
                 taken = book.queue.next(self._budget)
+                self._running = sum(count for _, count in taken)
             try:
                 self._take(taken)
             except Exception:  # a fault of the engine's own: nobody may wait for ever
                 _log.exception("the stream engine has failed; all that wait are told")
                 book.give_up_all()
+            finally:
+                self._running = 0
 
     def _take(self, taken: Sequence[tuple[Job, int]]) -> None:
         book = self._book

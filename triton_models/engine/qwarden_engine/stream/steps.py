@@ -7,7 +7,7 @@ a replay of thousands of tokens makes no append of a few wait longer than one st
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
 TURN = 64
@@ -35,6 +35,9 @@ class Queue(Generic[J]):
 
     def __len__(self) -> int:
         return len(self._jobs)
+
+    def __iter__(self) -> Iterator[J]:
+        return iter(self._jobs)
 
     def add(self, job: J) -> None:
         """Behind all others: a new one, or one that has had its part of a step."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -25,7 +24,7 @@ sys.path[:0] = [path for path in _given if path and path not in sys.path]
 sys.pycache_prefix = os.environ.get("PYTHONPYCACHEPREFIX")
 
 from qwarden.guard.answer import Answer, encode_answer  # noqa: E402
-from qwarden_engine.counts import HELP  # noqa: E402
+from qwarden_engine.counts import GAUGES, HELP  # noqa: E402
 from qwarden_engine.gen import Gen  # noqa: E402
 from qwarden_engine.settings import EngineSettings  # noqa: E402
 from qwarden_engine.triton_backend import Metrics, elements_of, respond  # noqa: E402
@@ -36,7 +35,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         self._gen = Gen.load(EngineSettings.from_env(), pb_utils.Logger.log_info)
-        self._metrics = Metrics("qwarden_engine", HELP, {}, lambda: asdict(self._gen.counts))
+        self._metrics = Metrics("qwarden_engine", HELP, GAUGES, self._gen.measures)
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Hands the rows of each request to the engine; waits while it has enough of them."""

@@ -1,0 +1,1 @@
+"""What `qwarden doctor` looks at: probes that ask, and pure modules that judge the answers."""

@@ -1,0 +1,108 @@
+"""The chart's activation Job, its command run as it stands, on a real broker: a policy of a release
+that is not in force after an upgrade, or one that comes into force anew though nothing changed."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chart.releases import BASE, CHART, component_of, env, merged
+from moderators import Fleetlet, policies_in
+from qwarden.contracts.control import in_force_key
+from qwarden.enforcement import commanding
+from qwarden.stack.home import Home
+from qwarden.stack.kafka import Kafka
+
+POLICIES = {
+    "forum": "name: forum\nextends: strict\n",
+    "news": "name: news\nextends: forum\n",
+}
+
+
+def job(policies: dict[str, str]) -> dict[str, Any]:
+    """The Job's container, as the chart renders it."""
+    try:
+        helm = importlib.import_module("helm_python")
+        helm.helm_sdk_version()
+    except Exception as error:  # no wheel for this platform, or a library that does not load
+        pytest.skip(f"the chart needs the Python package helm-python-sdk: {error}")
+    values = merged(BASE, {"policies": policies, "policyActivation": {"enabled": True}})
+    with helm.Chart.load(CHART) as chart:
+        text = "\n---\n".join(
+            each
+            for path, each in chart.render(values, name="qwarden", namespace="moderation").items()
+            if path.endswith("activation-job.yaml")
+        )
+    (found,) = (each for each in yaml.safe_load_all(text) if each)
+    assert component_of(found) == "activation"
+    (container,) = found["spec"]["template"]["spec"]["containers"]
+    assert isinstance(container, dict)
+    return container
+
+
+async def run(own: Fleetlet, folder: Path, policies: dict[str, str]) -> tuple[int | None, str]:
+    """Runs the container's command, with its policies mounted below `folder`."""
+    (folder / "policies").mkdir(exist_ok=True)
+    for name, text in policies.items():
+        (folder / "policies" / f"{name}.yaml").write_text(text)
+    container = job(policies)
+    mounted = env(container)["QWARDEN_POLICY__PATH"]
+    words = [
+        word.replace(mounted, str(folder)) for word in [*container["command"], *container["args"]]
+    ]
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("QWARDEN_")}
+    process = await asyncio.create_subprocess_exec(
+        *words,
+        env={
+            **kept,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "QWARDEN_STACK__HOME": str(own.home.root),
+            "QWARDEN_CONTENT_KEY": own.home.content_key(),
+            "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": own.kafka.bootstrap,
+            "QWARDEN_POLICY__PATH": str(folder),
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    out, _ = await process.communicate()
+    return process.returncode, out.decode()
+
+
+async def test_an_upgrade_whose_policies_act_nowhere_or_anew(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    home = Home(tmp_path_factory.mktemp("activation"))
+    with Kafka(home) as kafka:
+        own = Fleetlet(kafka, home, policies_in(home.root))
+        await own.make_topics()
+
+        async def serials() -> dict[str, int]:
+            stands = await commanding.standing(own.settings("none").kafka)
+            return {name: stands.in_force[in_force_key(name)].offset for name in POLICIES}
+
+        code, said = await run(own, tmp_path, POLICIES)
+        assert code == 0, said
+        first = await serials()
+
+        code, said = await run(own, tmp_path, POLICIES)
+        assert code == 0, said
+        assert said.count("is in force already") == len(POLICIES)
+        assert await serials() == first
+
+        code, said = await run(own, tmp_path, {**POLICIES, "news": "name: news\nextends: loose\n"})
+        assert code == 0, said
+        second = await serials()
+        assert second["forum"] == first["forum"]
+        assert second["news"] > first["news"]
+
+        # What is wrong fails the upgrade, and what acted before does.
+        code, said = await run(own, tmp_path, {**POLICIES, "forum": "name: forum\nrules: 3\n"})
+        assert code != 0, said
+        assert await serials() == second
