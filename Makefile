@@ -30,10 +30,14 @@ lint:
 	.venv/bin/lint-imports
 
 fast:
-	$(PY) -m pytest -q -n 2 --dist loadscope tests/unit tests/property tests/review tests/review_api tests/chart tests/contract -m "not parts"
+	$(PY) -m pytest -q -n 2 --dist loadscope tests/unit tests/property tests/review tests/review_api tests/chart tests/contract -m "not parts and not storm"
+
+# Alone, since they make faults and say by when what follows must have come.
+ALONE := tests/chaos tests/alerts tests/autoscaling tests/stack
 
 test: check ## Everything: also real Kafka, Valkey, Triton, PostgreSQL and Chromium
-	$(PY) -m pytest tests -m "parts"
+	$(PY) -m pytest -q -n 2 --dist loadscope tests -m "parts" $(ALONE:%=--ignore=%)
+	$(PY) -m pytest -q $(ALONE) -m "parts"
 
 storm: setup ## The long fault suite, by its seed, an hour; ARGS="--help" says which parts
 	PYTHONPATH=tests $(PY) -m storm $(ARGS)

@@ -19,7 +19,7 @@ _DURATION = r"(?:\d+(?:ms|[ywdhms]))+"
 _WINDOW = re.compile(rf"\[({_DURATION})(?::({_DURATION})?)?\]")
 _OFFSET = re.compile(rf"\boffset\s+({_DURATION})")
 _AGE_LIMIT = re.compile(
-    r"(_seconds(?:\{[^}]*\})?\)*\s*(?:>|>=|<|<=)\s*(?:bool\s+)?)(\d+(?:\.\d+)?)"
+    r"(_seconds(?:\{[^}]*\})?(?:\[[^\]]*\])?\)*\s*(?:>|>=|<|<=)\s*(?:bool\s+)?)(\d+(?:\.\d+)?)"
 )
 _SHORTEST_WINDOW_S = 2.0
 """Two scrapes of a second: a rate over less is nothing."""

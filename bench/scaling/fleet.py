@@ -255,6 +255,7 @@ class Fleet:
             if pod is self._hung or not pod.counters:
                 continue
             add = pod.counters
+            put("qwarden_build_info", MODERATOR, pod, 1.0)
             put("process_cpu_seconds_total", MODERATOR, pod, add["cpu"] / clock)
             put("qwarden_model_seconds_sum", MODERATOR, pod, add["model_seconds"] / clock)
             put("qwarden_guard_requests_allowed", MODERATOR, pod, 4.0)

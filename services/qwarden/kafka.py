@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from typing import Any
@@ -13,12 +13,14 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import (
+    GroupLoadInProgressError,
     KafkaConnectionError,
     KafkaError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
     for_code,
 )
+from aiokafka.protocol.metadata import MetadataRequest
 from faststream.security import (
     BaseSecurity,
     SASLOAuthBearer,
@@ -164,6 +166,36 @@ async def stop(client: AIOKafkaConsumer) -> None:
             raise
 
 
+async def committed_in(
+    client: AIOKafkaAdminClient, group: str, partitions: Sequence[TopicPartition]
+) -> dict[TopicPartition, int]:
+    """What a group has committed of these partitions, without those of which it never has. Raises
+    `KafkaError`, also while its coordinator does not know: aiokafka 0.14 reads that answer, which
+    names no partition, as one that has none committed."""
+    if not partitions:
+        return {}
+    said = await client.list_consumer_group_offsets(group, partitions=list(partitions))
+    if not said.keys() >= set(partitions):
+        raise GroupLoadInProgressError(
+            f"the broker does not know yet what the group {group} has committed; ask again"
+        )
+    return {each: said[each].offset for each in partitions if said[each].offset >= 0}
+
+
+async def leaders_of(client: AIOKafkaAdminClient, topic: str) -> dict[TopicPartition, int]:
+    """The broker that leads each partition of a topic; below 0 where none does. Raises
+    `KafkaError`: `UnknownTopicOrPartitionError` where the topic is not there."""
+    # aiokafka's own question by name has a broker with auto.create.topics.enable make the topic,
+    # and the one for all topics parses each partition of a large cluster.
+    request = MetadataRequest([topic], allow_auto_topic_creation=False)
+    (found,) = (await client._send_request(request)).to_object()["topics"]
+    if found["error_code"]:
+        raise for_code(found["error_code"])(f"there is no topic {topic}")
+    return {
+        TopicPartition(topic, each["partition"]): each["leader"] for each in found["partitions"]
+    }
+
+
 async def message_limits(kafka: Kafka, names: Iterable[str]) -> dict[str, int]:
     """Each topic's `max.message.bytes`, as the broker has it, without those that are not there.
 
@@ -298,10 +330,7 @@ async def partitions_of(kafka: Kafka, topic: str) -> set[int]:
     """The partitions of a topic. Raises `UnknownTopicOrPartitionError` where it is not there, at
     once: a consumer that subscribes to it waits for it as long as for any answer."""
     async with admin(kafka) as client:
-        (found,) = await client.describe_topics([topic])
-    if found["error_code"]:
-        raise UnknownTopicOrPartitionError(f"there is no topic {topic}")
-    return {each["partition"] for each in found["partitions"]}
+        return {each.partition for each in await leaders_of(client, topic)}
 
 
 async def assigned(kafka: Kafka, topic: str, partitions: Iterable[int]) -> list[TopicPartition]:

@@ -40,8 +40,8 @@ _log = logging.getLogger(__name__)
 _STOP_S = 3.0
 """How long the clients may take to say goodbye to a broker that may be away: with drain_s and
 revoke_s under the pod's grace period."""
-_LATE_S = 10.0
-"""How long an acknowledgement is waited for before the service calls itself not ready."""
+_TELL_S = 2.0
+"""How often a process tells as metrics whether it is ready: several times between two scrapes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +59,9 @@ class Serving:
     """One process of a service. `lanes`, `beside` and `unready` are to be set before `run`.
 
     `name`: as its command. `needed`: topics without which it waits. `beside`: what runs from the
-    start on. `unready`: the service's own reasons why it is not ready. `unwell`: those why it is
-    not alive. `app`: what is served beside the probes, if anything is. `trace`: where publications
-    are traced.
+    start on. `tritons`: those that it asks, each host:port. `unready`: the service's own reasons
+    why it is not ready. `unwell`: those why it is not alive. `app`: what is served beside the
+    probes, if anything is. `trace`: where publications are traced.
     """
 
     def __init__(
@@ -75,6 +75,7 @@ class Serving:
     ) -> None:
         self.lanes: Sequence[Lane] = ()
         self.beside: Sequence[Callable[[], Awaitable[None]]] = ()
+        self.tritons: Sequence[str] = ()
         self.unready: Callable[[], Sequence[str]] = tuple
         self.unwell: Callable[[], Sequence[str]] = tuple
         self.app: _App | None = None
@@ -87,6 +88,10 @@ class Serving:
         self._end = asyncio.Event()
         self._failed = False
         self._publisher: Publisher | None = None
+        self._waits_for: str | None = None
+        """What of Kafka's it waits for before it can begin: a broker, or topics."""
+        self._is_away = False
+        """Whether that is a broker."""
 
     async def run(self) -> int:
         """Serves until SIGTERM or SIGINT (0), or until it cannot go on (3)."""
@@ -115,7 +120,8 @@ class Serving:
         looking: list[Callable[[], Awaitable[None]]] = [
             *self.beside,
             watch.run,
-            partial(certificates.watch, self._settings),
+            partial(self._tell, watch),
+            partial(certificates.watch, self._settings, self.tritons),
         ]
         beside = [asyncio.ensure_future(each()) for each in looking]
         consuming = asyncio.create_task(self._consume(), name="consume")
@@ -202,7 +208,7 @@ class Serving:
         self.limits_learned(limits)
         kafka = self._settings.kafka
         most = self._limits.max_event_bytes + topics.CONTENT_OVERHEAD_BYTES
-        publisher = self._publisher = Publisher(
+        publisher = Publisher(
             partial(open_producer, kafka, limits.values()),
             limits=limits,
             close_s=self._limits.publisher_close_s,
@@ -233,6 +239,7 @@ class Serving:
             await _within(_STOP_S, self._control.close())
             return
         publisher.start()
+        self._publisher = publisher
         for lane in self.lanes:
             subscribe(
                 broker,
@@ -284,19 +291,21 @@ class Serving:
     async def _message_limits(self) -> dict[str, int] | None:
         """Waits for a broker that is away and for topics that a Job has yet to make; None where
         the end was asked for before."""
-        said = ""
         while not self._end.is_set():
+            is_away = False
             try:
                 limits = await message_limits(self._settings.kafka, self._needed)
                 missing = sorted(set(self._needed) - limits.keys())
                 if not missing:
+                    self._waits_for, self._is_away = None, False
                     return limits
                 reason = lacking(missing)
             except (KafkaError, OSError) as error:
+                is_away = True
                 reason = f"Kafka at {self._settings.kafka.bootstrap_servers} is away: {error}"
-            if reason != said:
+            if reason != self._waits_for:
                 _log.warning("waiting: %s", reason)
-                said = reason
+            self._waits_for, self._is_away = reason, is_away
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._end.wait()
@@ -315,6 +324,25 @@ class Serving:
         return _text(503 if unwell else 200, "\n".join(unwell) or "alive")
 
     async def _readyz(self, scope: Any) -> AsgiResponse:
+        reasons = self._unready()
+        return _text(503 if reasons else 200, "\n".join(reasons) or "ready")
+
+    async def _tell(self, watch: GroupWatch) -> None:
+        """Tells as metrics whether this process is ready, until it is cancelled, and whether Kafka
+        is there: a producer repeats for ever what a broker that is away does not acknowledge, and
+        one that has nothing to send does not miss it."""
+        try:
+            while True:
+                telemetry.READY.set(not self._unready())
+                outage = None if self._publisher is None else self._publisher.outage
+                is_away = self._is_away or watch.away is not None or outage is not None
+                telemetry.PUBLISH_UP.set(self._publisher is not None and not is_away)
+                telemetry.BREAKER_OPEN.labels("kafka").set(is_away)
+                await asyncio.sleep(_TELL_S)
+        finally:
+            telemetry.READY.set(0)
+
+    def _unready(self) -> list[str]:
         """Ready: what it cannot do without is there. Never Redis; having no partitions is fine."""
         deliveries = [lane.delivery for lane in self.lanes]
         reasons = [
@@ -326,21 +354,20 @@ class Serving:
             for each in deliveries
             for (topic, partition), at in each.stuck.items()
         ]
-        if not all(each.joined for each in deliveries):
+        if self._waits_for is not None:
+            reasons.append(self._waits_for)
+        elif not all(each.joined for each in deliveries):
             reasons.append("the consumer group has not assigned anything yet")
         elif not all(each.is_connected for each in deliveries):
             reasons.append("no broker is connected")
-        if self._publisher is not None:
-            if self._publisher.outage is not None:
-                reasons.append(f"nothing can be published: {self._publisher.outage}")
-            elif self._publisher.waits_s > _LATE_S:
-                reasons.append(f"no acknowledgement for {self._publisher.waits_s:.0f} s")
+        if self._publisher is not None and self._publisher.outage is not None:
+            reasons.append(f"nothing can be published: {self._publisher.outage}")
         if deliveries and deliveries[0].held is not None:
             reasons.append(f"nothing is judged: {deliveries[0].held}")
         reasons += self.unready()
         if self._end.is_set():
             reasons.append("stopping")
-        return _text(503 if reasons else 200, "\n".join(reasons) or "ready")
+        return reasons
 
 
 _App = Callable[[Any, Any, Any], Awaitable[None]]

@@ -55,6 +55,12 @@ BUILD_INFO = gauge(
     Label("version", bound="one a process"),
     of=_ALL,
 )
+READY = gauge(
+    "qwarden_ready",
+    "1 while the process has all that it cannot do without, as /readyz says with the reasons.",
+    of=_ALL,
+    unit="0 or 1",
+)
 GROUP_LAG_RECORDS = gauge(
     "qwarden_group_lag_records",
     "Offsets from what the whole group has committed to the topic's end, over all partitions, also "
@@ -105,16 +111,18 @@ RECORDS = tally(
 )
 BREAKER_OPEN = gauge(
     "qwarden_breaker_open",
-    "1 while work waits for it, or goes on without it (redis); kafka: for publishing.",
+    "1 while work waits for it, or goes on without it (redis). kafka: no broker can be reached, or "
+    "nothing that is published is acknowledged.",
     Label("dependency", ("guard", "stream_guard", "redis", "kafka")),
     of=_ALL,
     unit="0 or 1",
 )
 CERTIFICATE_NOT_AFTER_SECONDS = gauge(
     "qwarden_certificate_not_after_seconds",
-    "When the certificate of a file that the settings name ends, as a Unix time; of several in one "
-    "file the first to end. Missing where the file cannot be read.",
-    Label("file", bound="the certificate files in the settings"),
+    "When a certificate ends, as a Unix time. Of several in a file the first to end; of a file "
+    "that was renewed while the process runs the one before, which it goes on with. Missing where "
+    "the file cannot be read. Of Triton over TLS the first to end that its replicas show.",
+    Label("file", bound="the files in the settings, `the certificate of` each Triton's address"),
     of=_ALL,
     unit="seconds since 1970",
 )
@@ -396,14 +404,15 @@ REVIEW_TAKEN = counter(
 )
 REVIEW_ITEMS = gauge(
     "qwarden_review_items",
-    "Open items by queue and state: open, held, breached.",
+    "Open items by queue and state: open, held, breached. Missing while the database is away.",
     _QUEUE,
     Label("state", ("open", "held", "breached")),
     of=_REVIEW,
 )
 REVIEW_OVERDUE_SECONDS = gauge(
     "qwarden_review_overdue_seconds",
-    "How long the open item of a queue is past its SLA that is so the longest; 0 where none is.",
+    "How long the open item of a queue is past its SLA that is so the longest; 0 where none is. "
+    "Missing while the database is away.",
     _QUEUE,
     of=_REVIEW,
 )
@@ -411,18 +420,19 @@ REVIEW_UNSERVED = gauge(
     "qwarden_review_unserved_items",
     "Open items that nobody can be given, by why: language (nobody has it), or their kind (appeal, "
     "disagreement: all who could have it have decided what it is about; review: all of those have "
-    "skipped it).",
+    "skipped it). Missing while the database is away.",
     Label("why", ("language", "appeal", "disagreement", "review")),
     of=_REVIEW,
 )
 REVIEW_OUTBOX_SECONDS = gauge(
     "qwarden_review_outbox_oldest_seconds",
-    "How long the decision waits to be published that is due the longest; 0 where none is.",
+    "How long the decision waits to be published that is due the longest; 0 where none is. NaN "
+    "while the database is away.",
     of=_REVIEW,
 )
 REVIEW_UNSEALED = gauge(
     "qwarden_review_unsealed_rows",
-    "Rows of the audit log that have no place in the chain yet.",
+    "Rows of the audit log that have no place in the chain yet. NaN while the database is away.",
     of=_REVIEW,
 )
 REVIEW_CLAIMS = counter("qwarden_review_claims_total", "Leases begun by claims.", of=_REVIEW)

@@ -11,7 +11,8 @@ from qwarden.settings import Certificates, SettingsError
 def context_of(certificates: Certificates) -> ssl.SSLContext:
     """For connections that check the server's certificate and its name. Raises `SettingsError`.
 
-    The files are read once: a process that is to use new ones is started anew.
+    The files are read once: a process that is to use new ones is started anew, and until then
+    `certificates.Files` tells the end of the old ones.
     """
     for setting, file in certificates.named.items():
         if not file.is_file():

@@ -45,8 +45,8 @@ STREAM_REQUEST_SPAN, PUBLISH_SPAN = "stream guard request", "publish"
 _SAMPLED = frozenset(b"%x" % digit for digit in range(1, 16, 2)) | {b"B", b"D", b"F"}
 """How the flags of a traceparent end where it is sampled (W3C Trace Context, 3.2.2.5)."""
 _GOLDEN = 2_654_435_769
-_32_BITS = 0xFFFFFFFF
 """The golden ratio's share of 32 bits."""
+_32_BITS = 0xFFFFFFFF
 _LINKS = 128
 """A span's links at most; the SDK keeps no more (OTEL_SPAN_LINK_COUNT_LIMIT)."""
 
@@ -113,11 +113,9 @@ class Trace:
         return None if self._tracer is None else self._hangs_on(record.headers, record)
 
     def _hangs_on(self, headers: Sequence[Header], record: Any) -> SpanContext | None:
-        # 0.2 µs for a record without a trace or with one that is not sampled; to read the context
-        # as a whole is 5.
         for name, data in headers:
             if name == TRACEPARENT and data:
-                return _sent(headers) if data[-1:] in _SAMPLED else None
+                return _sent(headers)
         return self._begun(record)
 
     def _begun(self, record: Any) -> SpanContext | None:
@@ -298,6 +296,7 @@ class Trace:
     ) -> SpanContext:
         """A span that is over. `own`: its ids, where they are known beforehand."""
         assert self._tracer is not None
+        start_ns = max(0, start_ns)  # Kafka's -1 of a record without a time does not fit OTLP
         context = trace.set_span_in_context(
             trace.INVALID_SPAN if parent is None else trace.NonRecordingSpan(parent)
         )
@@ -340,6 +339,9 @@ def _sent(headers: Sequence[Header]) -> SpanContext | None:
     carrier = {}
     for name, data in headers:
         if data and name in (TRACEPARENT, TRACESTATE):
+            # To read the context as a whole takes 5 µs, and this 0.2.
+            if name == TRACEPARENT and data[-1:] not in _SAMPLED:
+                return None
             carrier[name] = data.decode(errors="replace")
     if TRACEPARENT not in carrier:
         return None

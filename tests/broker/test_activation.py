@@ -7,6 +7,7 @@ import asyncio
 import importlib
 import os
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from chart.releases import BASE, CHART, component_of, env, merged
 from moderators import Fleetlet, policies_in
 from qwarden.contracts.control import in_force_key
 from qwarden.enforcement import commanding
+from qwarden.policy.file import PolicyFile
+from qwarden.policy.policy import version_of
+from qwarden.policy.sources import read_source
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
 
@@ -24,6 +28,7 @@ POLICIES = {
     "forum": "name: forum\nextends: strict\n",
     "news": "name: news\nextends: forum\n",
 }
+BASES = ("strict", "loose", "default")
 
 
 def job(policies: dict[str, str]) -> dict[str, Any]:
@@ -102,7 +107,58 @@ async def test_an_upgrade_whose_policies_act_nowhere_or_anew(
         assert second["forum"] == first["forum"]
         assert second["news"] > first["news"]
 
-        # What is wrong fails the upgrade, and what acted before does.
-        code, said = await run(own, tmp_path, {**POLICIES, "forum": "name: forum\nrules: 3\n"})
+        # What is wrong fails the upgrade, and what acted before does: the others too, though one
+        # that is right and has changed comes first.
+        wrong = {"forum": "name: forum\nextends: loose\n", "news": "name: news\nrules: 3\n"}
+        code, said = await run(own, tmp_path, wrong)
         assert code != 0, said
         assert await serials() == second
+
+
+async def test_an_upgrade_of_something_else_that_brings_a_rolled_back_policy_back(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    home = Home(tmp_path_factory.mktemp("rolled-back"))
+    with Kafka(home) as kafka:
+        own = Fleetlet(kafka, home, policies_in(home.root))
+        await own.make_topics()
+        reached = own.settings("none").kafka
+        old, new, by_hand = ({"forum": f"name: forum\nextends: {base}\n"} for base in BASES)
+
+        def resolved(policies: dict[str, str]) -> PolicyFile:
+            return read_source(policies, "forum").file
+
+        async def upgrade(policies: dict[str, str]) -> str | None:
+            """The version in force after it."""
+            code, said = await run(own, tmp_path, policies)
+            assert code == 0, said
+            return await acting()
+
+        async def acting() -> str | None:
+            record = (await commanding.standing(reached)).in_force[in_force_key("forum")].record
+            assert record is not None
+            return record.version
+
+        was, is_now, persons = (version_of(resolved(each)) for each in (old, new, by_hand))
+        assert await upgrade(old) == was
+        assert await upgrade(new) == is_now
+
+        await commanding.rollback(reached, "forum", at=datetime.now(UTC), by="ann")
+        code, said = await run(own, tmp_path, new)
+        assert code == 0, said
+        assert f"people have put {was} in force since, which stays" in " ".join(said.split())
+        assert await acting() == was
+        # Twice: the file acts, and that stays too.
+        await commanding.rollback(reached, "forum", at=datetime.now(UTC), by="ann")
+        assert await upgrade(new) is None
+
+        # What a person activated stays until the values change, and is theirs when they say it.
+        await commanding.activate(reached, resolved(by_hand), at=datetime.now(UTC), by="ann")
+        assert await upgrade(new) == persons
+        assert await upgrade(by_hand) == persons
+        await commanding.activate(reached, resolved(new), at=datetime.now(UTC), by="ann")
+        assert await upgrade(by_hand) == is_now
+
+        # A change of the values acts, and so does going back to values that acted before.
+        assert await upgrade(old) == was
+        assert await upgrade(new) == is_now

@@ -7,15 +7,19 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import NewTopic, RecordsToDelete
+from aiokafka.errors import KafkaError, UnknownTopicOrPartitionError
 from prometheus_client import REGISTRY
 
+from moderators import Fleetlet, policies_in
 from qwarden import settings
 from qwarden.delivery.group_watch import GroupWatch
-from qwarden.kafka import admin
+from qwarden.doctor.examination import examine, patient_of
+from qwarden.kafka import admin, committed_in, partitions_of
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
 
@@ -24,8 +28,11 @@ TOPIC = "watched"
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    """A broker of this file's own, since a test ends it."""
-    with Kafka(Home(tmp_path_factory.mktemp("watched"))) as kafka:
+    """A broker of this file's own, since a test ends it. It takes as long to know again what groups
+    have committed as one that has much of it: it reads the commits one by one."""
+    home = Home(tmp_path_factory.mktemp("watched"))
+    one_by_one = {"offsets.load.buffer.size": "1", "group.coordinator.append.linger.ms": "0"}
+    with Kafka(home, settings=one_by_one) as kafka:
         yield kafka
 
 
@@ -69,12 +76,13 @@ async def publish(
         await producer.stop()
 
 
-async def commit(kafka: Kafka, topic: str, offsets: dict[int, int]) -> None:
+async def commit(kafka: Kafka, topic: str, offsets: dict[int, int], *, times: int = 1) -> None:
     consumer = AIOKafkaConsumer(bootstrap_servers=kafka.bootstrap, group_id=f"{topic}-group")
     consumer.assign([TopicPartition(topic, each) for each in offsets])
     await consumer.start()
     try:
-        await consumer.commit({TopicPartition(topic, n): at for n, at in offsets.items()})
+        for _ in range(times):
+            await consumer.commit({TopicPartition(topic, n): at for n, at in offsets.items()})
     finally:
         await consumer.stop()
 
@@ -213,3 +221,84 @@ async def test_a_figure_stands_though_no_broker_says_it(own: Kafka, topic: str) 
         finally:
             own.start()
         await until(lambda: figure("group_lag_records", topic) == 2, watch)
+
+
+async def test_a_coordinator_that_is_loading_has_nothing_committed(own: Kafka, topic: str) -> None:
+    await publish(own, topic, 10)
+    await commit(own, topic, {0: 3, 1: 2}, times=2000)
+    partitions = [TopicPartition(topic, each) for each in range(2)]
+    own.kill()
+    own.start()
+    said = None
+    deadline = time.monotonic() + 60
+    async with admin(_settings(own)) as client:
+        while said is None:
+            assert time.monotonic() < deadline, "the coordinator is not back within 60 s"
+            try:
+                said = await committed_in(client, f"{topic}-group", partitions)
+            except KafkaError:
+                await asyncio.sleep(0.05)
+    assert said == {partitions[0]: 3, partitions[1]: 2}
+
+
+async def test_a_group_whose_topic_is_away_hides_the_others(own: Kafka, topic: str) -> None:
+    await publish(own, topic, 2)
+    groups = {f"{topic}.none": "none", topic: f"{topic}-group"}
+    watch = GroupWatch(_settings(own), groups, every_s=20.0)
+    try:
+        for _ in range(2):
+            await watch.look()
+            assert figure("group_lag_records", topic) == 2
+            assert (figure("group_lag_seconds", topic) or 0) > 0
+    finally:
+        await watch.close()
+
+
+async def test_a_broker_that_makes_topics_by_itself_gets_one_of_its_defaults(
+    tmp_path: Path,
+) -> None:
+    makes = {"auto.create.topics.enable": "true"}
+    home = Home(tmp_path)
+    with Kafka(home, settings=makes) as kafka:
+        fleetlet = Fleetlet(kafka, home, policies_in(home.root))
+        patient = patient_of(fleetlet.settings("none"), has_key=True)
+        async with admin(_settings(kafka)) as client:
+
+            async def there() -> set[str]:
+                return set(await client.list_topics())
+
+            async with watching(kafka, "watched") as watch:
+                await watch.look()
+            with pytest.raises(UnknownTopicOrPartitionError):
+                await partitions_of(_settings(kafka), "counted")
+            async for _ in examine(patient, ("topics", "groups", "control", "key", "clocks")):
+                pass
+            # Had one of these made its topic, that would be there before this one.
+            deadline = time.monotonic() + 60
+            while "asked" not in await there():
+                assert time.monotonic() < deadline
+                await client.describe_topics(["asked"])
+                await asyncio.sleep(0.05)
+            assert {name for name in await there() if not name.startswith("__")} == {"asked"}
+
+
+async def test_an_error_of_a_client_that_closes_ends_the_watch(own: Kafka, topic: str) -> None:
+    await publish(own, topic, 2)
+    async with watching(own, topic) as watch:
+        await watch.look()
+
+        class Broken(Exception):
+            """Of no kind that a client is known to raise."""
+
+        consumer = watch._consumer
+        assert consumer is not None
+        stop = consumer.stop
+
+        async def stops() -> None:
+            await stop()
+            raise Broken
+
+        consumer.stop = stops
+        await watch.close()
+        await watch.look()
+        assert figure("group_lag_records", topic) == 2

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -13,24 +16,27 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from aiokafka import AIOKafkaConsumer, ConsumerRecord
+from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from sqlalchemy import select
 
 import fleet
 from databases import Databases
+from qwarden import settings
 from qwarden.contracts import headers, topics
 from qwarden.contracts.control import Freeze
 from qwarden.contracts.decision import decode_decision
 from qwarden.contracts.escalation import Content
 from qwarden.contracts.event import Message, Report
 from qwarden.control.kafka import KafkaControl
+from qwarden.kafka import admin, committed_in
 from qwarden.review.person import Role
 from qwarden.review.store.schema import duties, outbox
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
 from qwarden.stack.postgres import Postgres
+from qwarden.stretch import stretch_of
 from review_api.desk import claimed, decided
-from reviewing import Reviewing, escalations, publish, reviewing
+from reviewing import Reviewing, escalations, make_topics, publish, reviewing
 
 
 @pytest.fixture(scope="module")
@@ -408,3 +414,55 @@ async def test_content_is_in_what_the_service_writes(  # noqa: PLR0915
     }
     assert own_words, "people's own words are theirs"
     assert [name for name, text in told.items() if CANARY in text] == []
+
+
+async def replayed(broker: Kafka, group: str, since: str, *more: str) -> tuple[int | None, str]:
+    """The command's exit code, and what it says."""
+    environ = {name: text for name, text in os.environ.items() if not name.startswith("QWARDEN_")}
+    own = {
+        "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
+        "QWARDEN_REVIEW__GROUP_ID": group,
+        "COLUMNS": "250",
+    }
+    running = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "qwarden.cli", "review", "replay", "--since", since, *more),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ | own,
+    )  # fmt: skip
+    out, _ = await asyncio.wait_for(running.communicate(), 60)
+    return running.returncode, " ".join(out.decode().split())
+
+
+async def test_a_replay_leaves_out_what_nobody_has_read(broker: Kafka, group: str) -> None:
+    await make_topics(broker.bootstrap)
+    (day,) = {each.at for each in escalations(1, name=group, age_s=86_400)}
+    await publish(broker.bootstrap, escalations(40, name=group, age_s=3600))
+    kafka = settings.Kafka(bootstrap_servers=broker.bootstrap)
+    ends = {
+        TopicPartition(topics.REVIEW, partition): end
+        for partition, (_, end) in (await stretch_of(kafka, topics.REVIEW)).offsets.items()
+    }
+    read, unread, *_ = ends
+    assert min(ends[read], ends[unread]) >= 3, "enough is on both"
+    committing = AIOKafkaConsumer(bootstrap_servers=broker.bootstrap, group_id=group)
+    committing.assign([read, unread])
+    await committing.start()
+    await committing.commit({read: ends[read], unread: 2})
+    await committing.stop()
+
+    async def committed() -> dict[TopicPartition, int]:
+        async with admin(kafka) as client:
+            return await committed_in(client, group, list(ends))
+
+    before = await committed()
+    code, said = await replayed(broker, group, datetime.now(UTC).isoformat())
+    assert code == 0 and "moderation.review: 0 records since" in said, said
+    assert await committed() == before, "what nobody has read is passed over"
+    assert (await replayed(broker, group, "2999-01-01T00:00Z"))[0] == 2
+    since = datetime.fromtimestamp(day, UTC).isoformat()
+    expected = ends[read] + 2
+    code, said = await replayed(broker, group, since, "--dry-run")
+    assert f"moderation.review: {expected} records since" in said and "would be" in said, said
+    assert await committed() == before
+    code, said = await replayed(broker, group, since)
+    assert code == 0 and f"moderation.review: {expected} records since" in said, said
+    assert await committed() == {read: 0, unread: 0}, "a place of its own for nobody else's"

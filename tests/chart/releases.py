@@ -56,7 +56,13 @@ REQUIRED: Final[Values] = {
 GEN: Final[Values] = {"hubId": "Qwen/Qwen3Guard-Gen-0.6B", "revision": COMMIT}
 STREAM: Final[Values] = {"hubId": "Qwen/Qwen3Guard-Stream-0.6B", "revision": COMMIT}
 HUB: Final = guards({"name": "guard", "models": {"gen": GEN}})
-PATH: Final = guards({"name": "guard", "models": {"gen": {"path": "/checkpoint"}}})
+PATH: Final = guards(
+    {
+        "name": "guard",
+        "models": {"gen": {"path": "/checkpoint"}},
+        "image": f"{REGISTRY}/qwarden-triton:0.1.0-gen",
+    }
+)
 CLAIM: Final = guards({"name": "guard", "models": {"gen": {"claim": "guards", "path": "/gen"}}})
 STORE: Final = merged(
     guards({"name": "guard", "models": {"gen": {"objectUrl": "s3://models/guard/gen"}}}),
@@ -145,6 +151,7 @@ TRITON_TLS: Final[Values] = {
         }
     }
 }
+TRUSTED: Final = at("trustedCa.secretName", "our-authorities")
 DATABASE_TLS: Final[Values] = {
     "review": {
         "databaseCa": {"secretName": "database-ca"},
@@ -187,7 +194,10 @@ PEOPLE: Final[Values] = {
 NO_REVIEW: Final[Values] = {"review": {"enabled": False, "databaseUrlSecret": {"name": ""}}}
 SCALED: Final[Values] = {
     part: {"autoscaling": {"enabled": True}} for part in ("moderator", "streamer", "review")
-} | {"triton": {"defaults": {"autoscaling": {"enabled": True, "maxReplicas": 4}}}}
+} | {
+    "triton": {"defaults": {"autoscaling": {"enabled": True, "maxReplicas": 4}}},
+    "monitoring": {"serviceMonitor": {"enabled": True}},
+}
 PLACED: Final[Values] = {
     part: {
         "priorityClassName": "moderation",
@@ -248,6 +258,7 @@ def matrix() -> dict[str, Values]:
         {"image": {"pullSecrets": ["pull"]}},
         {"triton": {"hub": {"tokenSecret": {"name": "hub"}, "mirror": "https://hub.example.com"}}},
     )
+    cases["authorities-of-our-own"] = merged(REQUIRED, SHARED_GPU, TRUSTED)
     cases["no-redis"] = merged(BASE, at("redis.url", ""))
     cases["redis-by-secret"] = merged(BASE, {"redis": {"url": "", "urlSecret": {"name": "redis"}}})
     cases["policies-of-others"] = merged(REQUIRED, SHARED_GPU, POLICY_MAPS)

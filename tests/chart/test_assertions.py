@@ -19,6 +19,7 @@ from chart.dockerfiles import FILES, stages_of
 from chart.edges import Pod, pods_of, selects, stranger
 from chart.releases import CHART, MATRIX, Manifest, Release, Render, component_of, env, process_env
 from chart.rows import ROWS
+from chart.stopping import needed_s
 from qwarden import settings
 from qwarden_engine.settings import DeviceSettings, EngineSettings
 from qwarden_engine.stream.settings import StreamSettings
@@ -334,7 +335,7 @@ def test_a_pod_killed_before_it_has_let_go(release: Release) -> None:
     judged = 0
     for name, container, pod in services(release):
         limits = getattr(settings.load(process_env(container)), name)
-        needed = limits.drain_s + limits.revoke_s + pre_stop_s(container)
+        needed = needed_s(name, limits) + pre_stop_s(container)
         assert needed < pod["terminationGracePeriodSeconds"], name
         judged += 1
     for pod in release.pods():
@@ -404,7 +405,6 @@ INGRESS: Final = stranger("ingress-nginx")
 ANYBODY: Final = stranger("elsewhere")
 
 PICTURE: Final = (
-    (r"moderator|streamer", r"triton-.*", 8000),
     (r"moderator|streamer", r"triton-.*", 8001),
     (r"moderator|streamer|review|topics|activation|trial|local-kafka", r"local-kafka", 9092),
     (r"moderator|streamer", r"local-valkey", 6379),

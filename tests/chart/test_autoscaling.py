@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import shutil
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 import yaml
 
 from chart.releases import (
+    CHART,
     OWN_GPUS,
     REQUIRED,
     ROOT,
@@ -156,3 +159,38 @@ def test_a_prometheus_that_keda_does_not_ask(render: Render) -> None:
     for spec in objects_of(render, values, "ScaledObject").values():
         (trigger,) = spec["triggers"]
         assert trigger["metadata"]["serverAddress"] == address
+
+
+def test_a_prometheus_that_asks_who_keda_is(render: Render) -> None:
+    given = {"name": "thanos", "modes": "bearer"}
+    values = merged(KEDA, at("autoscaling.authentication", given))
+    for spec in objects_of(render, values, "ScaledObject").values():
+        (trigger,) = spec["triggers"]
+        assert trigger["authenticationRef"] == {"name": "thanos"}
+        assert trigger["metadata"]["authModes"] == "bearer"
+    for spec in objects_of(render, KEDA, "ScaledObject").values():
+        (trigger,) = spec["triggers"]
+        assert "authenticationRef" not in trigger and "authModes" not in trigger["metadata"]
+
+
+def test_a_fleet_that_an_upgrade_takes_down_to_one_pod(helm: ModuleType, tmp_path: Path) -> None:
+    """No cluster is here: what `lookup` finds in one is put in its place."""
+    chart = shutil.copytree(CHART, tmp_path / "qwarden")
+    helpers = chart / "templates" / "_helpers.tpl"
+    text = helpers.read_text(encoding="utf-8")
+    looks = re.findall(r"lookup \"apps/v1\" \"Deployment\" \S+ \(.*\) -", text)
+    assert len(looks) == 1
+    there = 'dict "spec" (dict "replicas" (ternary 7.0 3.0 (eq (index $ 1) "moderator"))) -'
+    helpers.write_text(text.replace(looks[0], there), encoding="utf-8")
+    with helm.Chart.load(chart) as loaded:
+        files = loaded.render(KEDA, name="qwarden", namespace="moderation")
+    found = {
+        component_of(each): each["spec"]["replicas"]
+        for path, text in files.items()
+        if not path.endswith("NOTES.txt")
+        for each in yaml.safe_load_all(text)
+        if each and each["kind"] == "Deployment"
+    }
+    assert found.pop("moderator") == 7
+    assert set(found.values()) == {3}
+    assert set(found) == {"streamer", "review", "triton-gen", "triton-stream"}

@@ -41,10 +41,10 @@ from chart.releases import (
     process_env,
 )
 from chart.rows import ROWS
-from qwarden import __version__, bootstrap, serving, settings
+from chart.stopping import needed_s
+from qwarden import __version__, settings
 from qwarden.policy.tenants import read_tenants
 from qwarden.policy.topics import read_topics
-from qwarden.review import service as review_service
 from qwarden.review.http import auth
 from qwarden.review.http.app import routes
 
@@ -62,7 +62,7 @@ def test_a_chart_that_helm_lint_refuses(helm: ModuleType, case: str) -> None:
     "name", ["a", "qwarden", "my-qwarden-fleet", "x" * 53, "qwarden-" * 6 + "a"]
 )
 def test_a_release_name_that_makes_names_too_long(render: Render, name: str) -> None:
-    longest = {"name": "w" * 12, "models": {"gen": {"path": "/checkpoint"}}}
+    longest = {"name": "w" * 12, "models": {"gen": {"claim": "guards"}}}
     workloads = [*SHARED_GPU["triton"]["workloads"], longest]
     values = merged(REQUIRED, SHARED_GPU, POLICIES, at("triton.workloads", workloads))
     for each in render(values, name=name, revision=1000).objects:
@@ -160,17 +160,12 @@ def test_a_service_killed_before_it_has_let_go(render: Render) -> None:
             container = release.container(component)
             limits = getattr(settings.load(process_env(container)), component)
             assert limits.drain_s == drain_s
-            closes_s = (
-                review_service._OFF_DUTY_S + limits.publisher_close_s
-                if component == "review"
-                else bootstrap._CLOSE_S
-            )
             asked_s = (
                 float(container["lifecycle"]["preStop"]["exec"]["command"][1])
                 if ("lifecycle" in container)
                 else 0.0
             )
-            needed = limits.drain_s + limits.revoke_s + serving._STOP_S + closes_s + asked_s
+            needed = needed_s(component, limits) + asked_s
             grace = release.pod(component)["terminationGracePeriodSeconds"]
             assert needed < grace <= needed + 10, component
 
@@ -372,6 +367,21 @@ def test_a_moderator_that_cannot_reach_a_registry_with_a_password(render: Render
         "QWARDEN_REGISTRY__CA_FILE": "/etc/qwarden/registry-ca/ca.crt",
     }
     assert mounted(release, "moderator", "registry-ca") == authority("registry-ca")
+
+
+def test_an_authority_of_our_own_that_something_does_not_heed(render: Render) -> None:
+    release = render(MATRIX["authorities-of-our-own"])
+    (trial,) = release.kind("Pod")
+    asking = [release.container(each) for each in (*sorted(SERVICES), "topics")]
+    asking += trial["spec"]["containers"]
+    asking += release.pod("triton-guard")["initContainers"]
+    for container in asking:
+        file = "/etc/qwarden/trusted-ca/ca.crt"
+        assert env(container)["SSL_CERT_FILE"] == env(container)["REQUESTS_CA_BUNDLE"] == file
+        assert ("trusted-ca", "/etc/qwarden/trusted-ca") in mounts(container)
+    for component in (*SERVICES, "topics", "triton-guard"):
+        (volume,) = (v for v in release.pod(component)["volumes"] if v["name"] == "trusted-ca")
+        assert volume["secret"] == authority("our-authorities")
 
 
 def test_traces_that_go_nowhere(render: Render) -> None:

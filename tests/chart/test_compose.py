@@ -17,6 +17,7 @@ import yaml
 from chart import command_line, go_modules
 from chart.composed import FILE, ROOT, Missing, project, variables
 from chart.dockerfiles import FILES, stages_of
+from chart.stopping import needed_s
 from qwarden import __version__, bootstrap, settings
 from qwarden_engine.settings import EngineSettings
 from qwarden_engine.stream.settings import StreamSettings
@@ -237,14 +238,30 @@ def test_a_service_that_nobody_scrapes(compose: Project) -> None:
     assert names == http | {"triton"}
 
 
+def test_a_container_that_is_gone_and_missed_by_nobody() -> None:
+    """Its name has left the DNS, so it is no target: only a fact says that it should be."""
+    folder = FILE.parent / "prometheus"
+    config = yaml.safe_load((folder / "prometheus.yml").read_text())
+    (group,) = yaml.safe_load((folder / "compose.yaml").read_text())["groups"]
+    told = {(each["labels"]["namespace"], each["labels"]["job"]) for each in group["rules"]}
+    assert told == {("compose", job["job_name"]) for job in config["scrape_configs"]}
+    for each in group["rules"]:
+        assert (each["record"], each["expr"]) == ("qwarden:deployed", "vector(1)")
+        triton = "triton" in each["labels"]["job"]
+        assert each["labels"]["part"] == ("triton" if triton else "service")
+
+
 def test_a_container_killed_before_it_has_let_go(compose: Project) -> None:
-    limits = settings.Moderator()
     for name, service in ours(compose):
         if "restart" not in service:
             continue
         seconds = int(service["stop_grace_period"].removesuffix("s"))
-        needed = Timing().grace if name.startswith("triton") else limits.drain_s + limits.revoke_s
-        assert seconds > needed
+        if name.startswith("triton"):
+            assert seconds > Timing().grace
+        else:
+            group = name.removesuffix("-service")
+            limits = getattr(settings.load(environment(service)), group)
+            assert seconds > needed_s(group, limits), name
 
 
 def test_policies_that_a_service_finds_nowhere(compose: Project) -> None:
@@ -268,8 +285,11 @@ def test_dashboards_or_rules_that_nobody_loads(compose: Project) -> None:
     folder = mounts["./prometheus"]
     assert f"--config.file={folder}/prometheus.yml" in prometheus["command"]
     config = yaml.safe_load((FILE.parent / "prometheus" / "prometheus.yml").read_text())
-    (pattern,) = config["rule_files"]
-    loaded = {path.name for path in (FILE.parent / "prometheus").glob(pattern)}
+    loaded = {
+        path.name
+        for pattern in config["rule_files"]
+        for path in (FILE.parent / "prometheus").glob(pattern)
+    }
     assert loaded == {
         path.name
         for path in (FILE.parent / "prometheus").glob("*.yaml")

@@ -92,6 +92,10 @@ def test_a_dashboard_is_bound_to_one_grafana(path: Path) -> None:
     variables = [each["name"] for each in board["templating"]["list"]]
     assert variables[:2] == ["datasource", "namespace"]
     assert board["templating"]["list"][0]["type"] == "datasource"
+    # Panels do not aggregate by namespace: two of them at once would be shown as one fleet.
+    (namespace,) = [each for each in board["templating"]["list"] if each["name"] == "namespace"]
+    assert not namespace["includeAll"]
+    assert not namespace["multi"]
     source = {"type": "prometheus", "uid": "${datasource}"}
     asking = [*panels(board), *board["annotations"]["list"]]
     asking += [each for each in board["templating"]["list"] if each["type"] == "query"]

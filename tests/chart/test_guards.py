@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import sysconfig
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -34,10 +43,12 @@ from chart.releases import (
 )
 from qwarden import settings
 from qwarden.inference.replicas import Addresses
+from qwarden.stack.ports import free_ports
 from qwarden_engine.settings import EngineSettings
 from qwarden_engine.stream.settings import StreamSettings
 from qwarden_engine.supervisor import Timing, models_of
 
+SERVER: Final = Path(sysconfig.get_path("purelib")) / "pytriton/tritonserver/bin/tritonserver"
 CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "CUDA_CACHE_PATH")
 
 
@@ -216,6 +227,7 @@ def test_a_workload_without_what_all_of_them_have_by_default(render: Render) -> 
         guards(own, plain),
         at("triton.defaults.autoscaling", {"minReplicas": 2, "maxReplicas": 5}),
         at("triton.defaults.env", [{"name": "QWARDEN_ENGINE__TOKEN_BUDGET", "value": "8192"}]),
+        at("monitoring.serviceMonitor.enabled", True),
     )
     release = render(values)
     # A map or a list of its own takes the place of the default, not a part of it.
@@ -228,6 +240,43 @@ def test_a_workload_without_what_all_of_them_have_by_default(render: Render) -> 
     (scaler,) = release.kind("ScaledObject")
     assert scaler["spec"]["maxReplicaCount"] == 5
     assert release.workload("triton-plain")["spec"]["replicas"] == 1
+
+
+def test_a_slice_of_a_gpu_that_comes_with_a_whole_one(render: Render) -> None:
+    mig = {"nvidia.com/mig-3g.40gb": 1}
+    release = render(merged(BASE, at("triton.defaults.gpu", mig)))
+    limits = release.container("triton-guard")["resources"]["limits"]
+    assert {name: limits[name] for name in limits if "/" in name} == mig
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_a_guard_that_is_asked_before_its_models_are_there_or_never(
+    render: Render, status: int
+) -> None:
+    """The readiness probe's own words, at a server that answers as Triton does."""
+    asked = []
+
+    class Health(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    program, flag, words = render(BASE).container("triton-guard")["readinessProbe"]["exec"][
+        "command"
+    ]
+    assert (program, flag) == ("python3", "-c")
+    with HTTPServer(("127.0.0.1", 0), Health) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        there = words.replace("8000", str(server.server_port))
+        done = subprocess.run([sys.executable, flag, there], check=False, timeout=60)
+        thread.join()
+    assert asked == ["/v2/health/ready"]
+    assert (done.returncode == 0) == (status == 200)
 
 
 def test_a_gpu_taken_for_a_cpu_trial_or_none_where_one_is_needed(release: Release) -> None:
@@ -300,7 +349,7 @@ def test_a_triton_believed_alive_by_its_health_page(release: Release) -> None:
             assert importlib.util.find_spec(name)
             # It says what is wrong itself, before the kubelet ends it.
             assert float(seconds) < triton[probe]["timeoutSeconds"]
-        assert triton["readinessProbe"]["httpGet"]["path"] == "/v2/health/ready"
+        assert "/v2/health/ready" in triton["readinessProbe"]["exec"]["command"][-1]
 
 
 @pytest.mark.parametrize("seconds", [10, 301, 600, 1800])
@@ -354,6 +403,8 @@ def test_a_guard_that_answers_in_clear(render: Render) -> None:
     release = render(merged(REQUIRED, SHARED_GPU, TRITON_TLS))
     triton = release.container("triton-guard")
     assert triton["args"] == [
+        "--http-address=127.0.0.1",
+        "--metrics-address=0.0.0.0",
         "--grpc-use-ssl=true",
         "--grpc-server-cert=/etc/qwarden/triton-server/tls.crt",
         "--grpc-server-key=/etc/qwarden/triton-server/tls.key",
@@ -370,4 +421,44 @@ def test_a_guard_that_answers_in_clear(render: Render) -> None:
     )
     args = render(one_way).container("triton-guard")["args"]
     assert not any("mutual" in each or "root" in each for each in args)
-    assert "args" not in render(BASE).container("triton-guard")
+    # HTTP has no TLS here: whoever reached it would need no certificate.
+    plain = render(BASE).container("triton-guard")
+    assert plain["args"] == ["--http-address=127.0.0.1", "--metrics-address=0.0.0.0"]
+    assert {port["containerPort"] for port in plain["ports"]} == {8001, 8002}
+
+
+@pytest.mark.skipif(not SERVER.is_file(), reason="Triton's binary is missing (nvidia-pytriton)")
+def test_a_triton_whose_http_others_reach_or_whose_metrics_nobody_does(
+    render: Render, tmp_path: Path
+) -> None:
+    """The real server with the chart's arguments, seen from another address than 127.0.0.1."""
+    http, grpc, metrics = free_ports(3)
+    ports = (f"--http-port={http}", f"--grpc-port={grpc}", f"--metrics-port={metrics}")
+    libraries = Path(sysconfig.get_path("purelib")) / "nvidia_pytriton.libs"
+    server = subprocess.Popen(
+        [
+            *(SERVER, f"--model-repository={tmp_path}", "--allow-gpu-metrics=false"),
+            *(*render(BASE).container("triton-guard")["args"], *ports),
+        ],
+        env={**os.environ, "LD_LIBRARY_PATH": str(libraries)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+    def answers(address: str, port: int) -> bool:
+        try:
+            with socket.create_connection((address, port), timeout=1):
+                return True
+        except OSError:
+            return False
+
+    try:
+        deadline = time.monotonic() + 60
+        while not (answers("127.0.0.1", http) and answers("127.0.0.2", metrics)):
+            assert server.poll() is None and time.monotonic() < deadline
+            time.sleep(0.1)
+        assert not answers("127.0.0.2", http)
+        assert answers("127.0.0.2", grpc)
+    finally:
+        server.kill()
+        server.wait()

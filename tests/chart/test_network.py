@@ -3,13 +3,15 @@ edges are those of the picture is judged in test_assertions.py, over all values.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
 
-from chart.edges import Pod, lets_in, pods_of, stranger
+from chart.edges import Pod, lets_in, lets_out, pods_of, stranger
 from chart.releases import (
     BASE,
+    CHART,
     ELSEWHERE,
     OAUTH,
     PEOPLE,
@@ -23,6 +25,7 @@ from chart.releases import (
     at,
     merged,
 )
+from chart.rows import LOCAL, PRODUCTION
 
 OTLP = at("monitoring.otlpEndpoint", "http://collector.tracing.svc:4318")
 ALL = merged(REQUIRED, SHARED_GPU, OAUTH, PEOPLE, REGISTRY_OF_SCHEMAS, OTLP)
@@ -121,7 +124,8 @@ def test_a_peer_that_the_values_do_not_have_and_may_be_asked(
 
 def test_a_prometheus_in_another_namespace_that_is_kept_out(render: Render) -> None:
     there = {"namespaceSelector": {"kubernetes.io/metadata.name": "observability"}}
-    anywhere: Values = {"namespaceSelector": {"kubernetes.io/metadata.name": None}}
+    by_team: Values = {"namespaceSelector": {"team": "observability"}}
+    anywhere: Values = {"namespaceSelector": None}
     named = {"podSelector": {"app": "prometheus"}}
     prometheus = {"app": "prometheus"}
     for scrapers, lets in (
@@ -138,7 +142,47 @@ def test_a_prometheus_in_another_namespace_that_is_kept_out(render: Render) -> N
     release = render(merged(BASE, at("networkPolicy.scrapers", named)))
     target = pod(release, "moderator")
     assert lets_in(release, target, stranger("monitoring", prometheus), 8080)
+    # Another label takes the place of the usual one, and does not stand beside it.
+    release = render(merged(BASE, at("networkPolicy.scrapers", by_team)))
+    theirs = Pod("", {}, {}, {"kubernetes.io/metadata.name": "o11y", "team": "observability"})
+    assert lets_in(release, pod(release, "moderator"), theirs, 8080)
+    release = render(merged(BASE, at("networkPolicy.scrapers", named)))
+    target = pod(release, "moderator")
     assert not lets_in(release, target, stranger("monitoring", {"app": "other"}), 8080)
+
+
+def test_a_worked_example_whose_policies_keep_its_own_services_out(render: Render) -> None:
+    """Its addresses are in Secrets, which the chart does not see, and in comments beside them."""
+    text = (CHART / "values-production.yaml").read_text(encoding="utf-8")
+    release = render(PRODUCTION)
+    for found, component, more in (
+        (re.search(r"# rediss\+sentinel://[^@]+@(\S+)/main/0", text), "moderator", [6379]),
+        (re.search(r"# postgresql://[^@]+@([^/]+)/", text), "review", []),
+    ):
+        assert found
+        named = [int(host.partition(":")[2] or 5432) for host in found[1].split(",")]
+        for port in {*named, *more}:
+            assert lets_out(release, pod(release, component), None, port), port
+
+
+def test_an_ingress_controller_in_another_namespace_that_is_kept_out(render: Render) -> None:
+    for given, lets in (
+        ({}, {"ingress-nginx"}),
+        ({"namespaceSelector": {"kubernetes.io/metadata.name": "traefik"}}, {"traefik"}),
+        ({"namespaceSelector": None}, {"ingress-nginx", "traefik"}),
+    ):
+        values = merged(BASE, PEOPLE, at("networkPolicy.ingressController", given))
+        release = render(values)
+        for namespace in ("ingress-nginx", "traefik"):
+            let = lets_in(release, pod(release, "review"), stranger(namespace), 8080)
+            assert let == (namespace in lets)
+
+
+def test_a_trial_with_a_database_of_somebody_else_s(render: Render) -> None:
+    release = render(LOCAL)
+    review = pod(release, "review")
+    assert lets_out(release, review, None, 5432)
+    assert lets_out(release, review, pod(release, "local-postgresql"), 5432)
 
 
 def test_a_review_tool_that_is_kept_out_or_reaches_more(render: Render) -> None:

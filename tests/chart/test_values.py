@@ -34,6 +34,7 @@ from chart.releases import (
     STORE,
     STREAM,
     TRITON_TLS,
+    TRUSTED,
     Render,
     Values,
     at,
@@ -249,6 +250,82 @@ MISTAKES: Final[list[tuple[str, Values, str]]] = [
         at("triton.defaults.autoscaling", {"enabled": True, "minReplicas": 3}),
         "triton.workloads[guard].autoscaling.minReplicas is 3, above maxReplicas 2",
     ),
+    (
+        "a model in an image that has none",
+        models(path="/checkpoint"),
+        "triton.workloads[guard].models.gen.path is a directory in an image of your own",
+    ),
+    *(
+        (
+            f"a guard called {name} that the rules never find",
+            guards({"name": name, "models": {"gen": GEN}}),
+            f"triton.workloads[{name}]: the rules take a workload's name from",
+        )
+        for name in ("triton", "my-triton", "triton-4b", "a-triton-b")
+    ),
+    (
+        "two services of one consumer group",
+        at("review.groupId", "qwarden-moderator"),
+        "kafka.groupId and review.groupId are both qwarden-moderator",
+    ),
+    (
+        "alerts that never fire",
+        at("monitoring.rules.enabled", True),
+        "monitoring.rules.enabled is true but monitoring.serviceMonitor.enabled is false",
+    ),
+    (
+        "a scaler that never knows anything",
+        at("moderator.autoscaling.enabled", True),
+        "moderator.autoscaling.enabled is true but monitoring.serviceMonitor.enabled is false",
+    ),
+    (
+        "a guard's scaler that never knows anything",
+        at("triton.defaults.autoscaling.enabled", True),
+        "triton.workloads.guard.autoscaling.enabled is true but monitoring.serviceMonitor",
+    ),
+    (
+        "pods that are counted twice",
+        at("monitoring", {"serviceMonitor": {"enabled": True}, "ownScraping": True}),
+        "monitoring.serviceMonitor.enabled and monitoring.ownScraping are both true",
+    ),
+    (
+        "a pod taken away before the one before it has stopped",
+        merged(SCALED, at("autoscaling.scaleDownSeconds", 60), at("review.drainSeconds", 50)),
+        "autoscaling.scaleDownSeconds is 60, and a pod of the review may take 75 to stop",
+    ),
+    (
+        "a Prometheus that is shown nothing",
+        at("autoscaling.authentication.modes", "bearer"),
+        "autoscaling.authentication.name is empty",
+    ),
+    (
+        "a Secret that nobody reads",
+        merged(SECRETS, at("externalSecrets.keys.content-kay", {"k": {"key": "moderation"}})),
+        "externalSecrets.keys names content-kay, which no other value does",
+    ),
+    (
+        "Secrets from nowhere",
+        merged(SECRETS, at("externalSecrets.store.name", "")),
+        "externalSecrets.store.name is empty",
+    ),
+    (
+        "no Secrets",
+        at("externalSecrets", {"enabled": True, "store": {"name": "vault"}}),
+        "externalSecrets.keys is empty",
+    ),
+    ("Strimzi's topics for no Kafka", at("topics.create", "strimzi"), "clusterLabel is empty"),
+    ("nothing to activate", at("policyActivation.enabled", True), "there are no policies"),
+    (
+        "another policy to activate",
+        merged(POLICIES, at("policyActivation", {"enabled": True, "policies": ["forum"]})),
+        "policyActivation.policies names forum, but policies has no such policy",
+    ),
+    ("a trial without a password", at("local.enabled", True), "local.postgresql.passwordSecret"),
+    (
+        "a setting of the chart's in other letters",
+        at("moderator.env", [{"name": "qwarden_moderator__drain_s", "value": "90"}]),
+        "moderator.env names qwarden_moderator__drain_s, which the chart sets itself",
+    ),
 ]
 
 
@@ -264,10 +341,15 @@ def test_a_value_that_cannot_work_and_fails_only_in_the_cluster(
     assert str(caught.value).endswith(".")
 
 
-def test_a_chart_without_a_registry_that_names_no_way_out(helm: ModuleType, render: Render) -> None:
-    """With nothing given at all the registry is what it asks for first, in one sentence."""
+@pytest.mark.parametrize(
+    "also", [{}, *(merged(BASE, m[1], at("image.registry", "")) for m in MISTAKES)]
+)
+def test_a_chart_without_a_registry_that_names_no_way_out(
+    helm: ModuleType, render: Render, also: Values
+) -> None:
+    """Whatever else is wrong the registry is what it asks for first, in one sentence."""
     with pytest.raises(helm.HelmRenderError) as caught:
-        render({})
+        render(also)
     assert str(caught.value).endswith(
         "image.registry is empty: run `make images REGISTRY=...` to build and push the images, "
         "then give the same registry as image.registry."
@@ -394,6 +476,7 @@ def test_a_value_of_the_wrong_shape(
 # One other value for each: (path, what must hold for it to be read, the other value).
 def placing(component: str, given: Values) -> list[tuple[str, Values, Any]]:
     """What says where the pods of a component run, and how many."""
+    given = merged(given, at("monitoring.serviceMonitor.enabled", True))
     scaled = merged(given, at(f"{component}.autoscaling.enabled", True))
     tolerations = [{"key": "pool", "operator": "Exists"}]
     name = "QWARDEN_ENGINE__FLOOR" if component == "triton.defaults" else "QWARDEN_LOG"
@@ -439,6 +522,7 @@ OTHERS: Final[list[tuple[str, Values, Any]]] = [
     ("image.pullSecrets", {}, ["pull"]),
     ("contentKey.secretName", {}, "other"),
     ("contentKey.secretKey", {}, "other"),
+    *authority("trustedCa", TRUSTED),
     ("kafka.bootstrapServers", {}, "other:9092"),
     ("kafka.securityProtocol", {}, "SSL"),
     ("kafka.groupId", {}, "other"),
@@ -531,10 +615,18 @@ OTHERS: Final[list[tuple[str, Values, Any]]] = [
     ("triton.defaults.startupSeconds", {}, 3600),
     ("autoscaling.type", merged(SCALED, at("triton.defaults.autoscaling.enabled", False)), "hpa"),
     ("autoscaling.prometheusAddress", SCALED, "http://other:9090"),
+    ("autoscaling.authentication.name", SCALED, "thanos"),
+    (
+        "autoscaling.authentication.modes",
+        merged(SCALED, at("autoscaling.authentication.name", "thanos")),
+        "bearer",
+    ),
     ("autoscaling.pollingSeconds", SCALED, 31),
     ("autoscaling.cpuPercent", SCALED, 71),
     ("autoscaling.scaleDownSeconds", SCALED, 700),
-    *((f"monitoring.{w}.enabled", {}, True) for w in ("serviceMonitor", "rules", "dashboards")),
+    *((f"monitoring.{what}.enabled", {}, True) for what in ("serviceMonitor", "dashboards")),
+    ("monitoring.rules.enabled", at("monitoring.serviceMonitor.enabled", True), True),
+    ("monitoring.ownScraping", {}, True),
     *(
         (f"monitoring.{what}.labels", MONITORED, OTHER_LABELS)
         for what in ("serviceMonitor", "rules", "dashboards")
@@ -569,7 +661,7 @@ OTHERS: Final[list[tuple[str, Values, Any]]] = [
     ("externalSecrets.store.kind", SECRETS, "SecretStore"),
     ("externalSecrets.store.name", SECRETS, "other"),
     ("externalSecrets.refreshInterval", SECRETS, "2h"),
-    ("externalSecrets.keys", SECRETS, {"other": {"key": {"key": "other"}}}),
+    ("externalSecrets.keys", SECRETS, {"content-key": {"content-key": {"key": "other"}}}),
     ("local.enabled", merged(LOCAL, at("local.enabled", False)), True),
     *((f"local.{part}.image", LOCAL, "o/o:1.2") for part in ("kafka", "valkey", "postgresql")),
     *((f"local.{part}.sizeLimit", LOCAL, "9Gi") for part in ("kafka", "postgresql")),

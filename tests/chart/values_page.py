@@ -23,7 +23,9 @@ _HEAD: Final = """\
 Generated from `helm/qwarden/values.yaml` and its schema, which refuses a name that is not here:
 change those, then run `PYTHONPATH=tests .venv/bin/python -m chart.values_page`. An empty default
 that could not work fails the render with a sentence that says what to give.
-`values-production.yaml` is a worked example, `values-local.yaml` a trial cluster.
+`values-production.yaml` is a worked example, `values-local.yaml` a trial cluster. All pods run as
+user 10001, which OpenShift allows to those who may use the SCC `nonroot-v2`: before the release,
+`oc adm policy add-scc-to-group nonroot-v2 system:serviceaccounts:NAMESPACE` (not run here).
 """
 
 _KINDS: Final = {

@@ -28,6 +28,12 @@ COMMON: dict[str, tuple[str, ...]] = {
 }
 """What Prometheus says of each target, and the Python client of each process."""
 
+DEPLOYED: dict[str, dict[str, tuple[str, ...]]] = {
+    "qwarden:deployed": {"part": ("service", "triton")},
+    "qwarden:autoscaled": {},
+}
+"""What the chart records of each release, beside the rules that it ships as they are."""
+
 _WORDS = frozenset(
     {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right"}
     | {"bool", "offset", "sum", "max", "min", "avg", "count", "topk", "quantile", "inf", "Inf"}
@@ -66,7 +72,7 @@ def exported() -> dict[str, Series]:
 def recorded() -> dict[str, Series]:
     """What the rules record, with the labels that they aggregate by or give it, as far as those
     can be read from them."""
-    found: dict[str, Series] = {}
+    found = {name: Series(name, labels) for name, labels in DEPLOYED.items()}
     for rule in rules():
         if "record" in rule:
             of = set(re.findall(r"\w+", " ".join(re.findall(r"\bby \(([^)]*)\)", rule["expr"]))))

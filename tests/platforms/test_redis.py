@@ -20,6 +20,7 @@ from qwarden.cache.outage import SkippedWhenAway
 from qwarden.cache.port import AssessmentCache, CacheUnavailable
 from qwarden.guard.answer import Assessment
 from qwarden.stack.home import Home
+from qwarden.stack.ports import free_ports
 from qwarden.stack.valkey import Valkey
 from valkeys import SLOTS, Cluster, Watched
 
@@ -227,6 +228,64 @@ async def test_a_service_that_no_sentinel_knows_is_named(tmp_path: Path) -> None
         with pytest.raises(CacheUnavailable, match="'another'"):
             await cache.get_many(KEYS)
         await cache.close()
+
+
+async def test_sentinels_that_are_away_are_told_as_objects_and_without_a_cause(
+    tmp_path: Path,
+) -> None:
+    first, second = free_ports(2)
+    cache = opened(f"redis+sentinel://:secret@127.0.0.1:{first},127.0.0.1:{second}/fleet")
+    with pytest.raises(CacheUnavailable) as raised:
+        await cache.get_many(KEYS)
+    await cache.close()
+    said = str(raised.value)
+    assert said.startswith(
+        "Redis does not answer: no Sentinel of QWARDEN_REDIS__URL names a server for 'fleet' that "
+        "is up; the last that was asked: Error 111 connecting to "
+    ), said
+    assert str(second) in said
+    assert "object" not in said and "<" not in said, said
+
+
+@pytest.mark.parametrize("scheme", ["redis+sentinel", "redis+cluster"])
+async def test_each_of_many_servers_that_hang_costs_a_time_out(scheme: str) -> None:
+    asked = 0
+
+    def took(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+
+    hanging = [await asyncio.start_server(took, "127.0.0.1", 0) for _ in range(8)]
+    servers = ",".join(f"127.0.0.1:{each.sockets[0].getsockname()[1]}" for each in hanging)
+    path = "/fleet" if scheme == "redis+sentinel" else ""
+    cache = open_cache(f"{scheme}://{servers}{path}", ttl_s=60, timeout_s=0.2, pause_s=1)
+    for _ in range(2):
+        with pytest.raises(CacheUnavailable):
+            await cache.get_many(KEYS)
+        assert asked <= 4, "all of them are waited for by one batch"
+    await cache.close()
+    for each in hanging:
+        each.close()
+
+
+async def test_batches_that_come_first_at_once_each_ask_who_owns_what(
+    cluster: Cluster, cache: AssessmentCache
+) -> None:
+    await asyncio.gather(*(cache.get_many(KEYS) for _ in range(20)))
+    asked = [cluster.client(n).info("commandstats") for n in range(3)]
+    assert sum(each.get("cmdstat_cluster|slots", {"calls": 0})["calls"] for each in asked) == 1
+
+
+async def test_a_cluster_that_was_met_while_it_forms_stays_half_used(cluster: Cluster) -> None:
+    third = SLOTS // 3
+    for node in range(3):
+        cluster.client(node).execute_command("CLUSTER", "DELSLOTSRANGE", third, 2 * third - 1)
+    cache = opened(cluster.url)
+    await cache.put_many(ENTRIES)
+    assert await cache.get_many(KEYS) == [None if owner(each) == 1 else of for each, of in ENTRIES]
+    cluster.client(1).execute_command("CLUSTER", "ADDSLOTSRANGE", third, 2 * third - 1)
+    await until(cache, all_found, "the slots that have got their owner are used")
+    await cache.close()
 
 
 RIGHTS = {

@@ -12,19 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 from typer.testing import CliRunner
 
 from contract.test_cache_port import assessment, key
+from contract.test_triton_client import until
 from platforms.conftest import Signed
-from qwarden import bootstrap
+from qwarden import bootstrap, telemetry
 from qwarden import settings as settings_module
 from qwarden.cache.opening import open_cache
 from qwarden.cache.port import AssessmentCache, CacheUnavailable
+from qwarden.certificates import ends_of, watch
 from qwarden.cli import config
 from qwarden.guard.stream import Part
 from qwarden.inference.port import Guard, GuardUnavailable
 from qwarden.inference.session import Session
+from qwarden.moderator.service import ModeratorService
 from qwarden.review.store.database import Database, is_outage
 from qwarden.settings import Certificates, SettingsError
 from qwarden.stack import postgres as postgres_part
@@ -36,6 +40,7 @@ from qwarden.stack.ports import free_ports
 from qwarden.stack.postgres import Postgres
 from qwarden.stack.triton import Triton
 from qwarden.stack.valkey import Valkey
+from qwarden.streamer.service import StreamerService
 
 # PostgreSQL.
 
@@ -242,6 +247,34 @@ async def test_a_replica_that_is_called_by_its_address_is_known_by_its_name(
         assert heard.scored
     finally:
         await client.close()
+
+
+async def test_nobody_sees_that_tritons_own_certificate_ends(
+    triton: Triton, signed: Signed
+) -> None:
+    settings = _settings(
+        triton,
+        CA_FILE=signed.authority.file,
+        CERTIFICATE_FILE=signed.client.certificate,
+        KEY_FILE=signed.client.key,
+    )
+    control = bootstrap.control_of(settings)
+
+    def told() -> float | None:
+        labels = {"file": f"the certificate of {settings.triton.url}"}
+        return REGISTRY.get_sample_value("qwarden_certificate_not_after_seconds", labels)
+
+    wanted = ends_of(signed.named.certificate.read_bytes())
+    async with bootstrap.moderator(settings) as (moderator, dispatcher):
+        asked = [ModeratorService(settings, moderator, dispatcher, control).tritons]
+    async with bootstrap.streamer(settings) as (streamer, client, dispatcher):
+        asked.append(StreamerService(settings, streamer, client, dispatcher, control).tritons)
+    for tritons in asked:
+        telemetry.CERTIFICATE_NOT_AFTER_SECONDS.clear()
+        watching = asyncio.create_task(watch(settings, tritons))
+        await until(lambda: told() is not None)
+        watching.cancel()
+        assert told() == wanted
 
 
 async def test_a_triton_of_an_unknown_authority_is_named(triton: Triton, signed: Signed) -> None:

@@ -146,3 +146,17 @@ def test_a_topic_without_a_limit_of_time_is_over_half_of_its_retention() -> None
     assert retention_of({"cleanup.policy": "compact", "retention.ms": "60000"}) == unlimited
     assert retention_of({"cleanup.policy": "delete", "retention.ms": "-1"}) == unlimited
     assert retention_of({}) == unlimited
+
+
+def test_a_partition_without_a_leader_hides_the_others_or_is_forgotten() -> None:
+    standing = Standing()
+    assert standing.look({0: Log(0, 9, 4), 1: Log(0, 9, 9)}, 0.0) == {0: 4}
+    assert standing.look({0: None, 1: Log(0, 12, 9)}, 60.0) == {1: 9}, "what is away is not read"
+    said = standing.figures(90.0, 0)
+    assert (said.records, said.stuck_seconds) == (5 + 3, 90.0)
+    standing.look({0: Log(0, 9, 4), 1: None}, 100.0)
+    assert standing.figures(100.0, 0).stuck_seconds == 100.0, "it has stood still all the time"
+    standing.look({0: Log(0, 9, 9), 1: None}, 110.0)
+    assert standing.figures(110.0, 0).stuck_seconds == 50.0
+    standing.look({0: Log(0, 9, 9)}, 120.0)
+    assert standing.figures(120.0, 0).records == 0, "a partition that is no more"

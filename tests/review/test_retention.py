@@ -105,6 +105,7 @@ async def test_what_is_past_its_time_goes_with_all_that_hangs_on_it(database: Da
         "checks": 1,
         "goldens": 2,
         "audit": 1,
+        "compatibility": 1,
     }
     async with database.reading() as tx:
         for column in (schema.items.c.item_id, schema.events.c.event_id, schema.checks.c.check_id):

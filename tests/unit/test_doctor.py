@@ -104,9 +104,11 @@ def test_a_group_that_reads_on_is_good_however_much_waits_for_a_moment() -> None
 
 
 @pytest.mark.parametrize(
-    ("topic", "result"), [(topics.CONTENT, Result.NOTE), (topics.BACKLOG, Result.GOOD)]
+    ("topic", "result"), [(topics.CONTENT, Result.WRONG), (topics.BACKLOG, Result.GOOD)]
 )
-def test_only_what_is_fresh_is_late(topic: str, result: Result) -> None:
+def test_fresh_records_that_wait_are_no_fault_or_the_backlog_s_are(
+    topic: str, result: Result
+) -> None:
     found = Findings("groups")
     facts = GroupFacts("moderator", "g", topic, "Stable", 1, (Standing(0, 0, 0, 1, 100.0),))
     groups.judge(found, facts, now=100.0 + groups.LATE_S + 1, retention_s=7 * 86_400)

@@ -81,6 +81,7 @@ def test_a_share_or_a_count_is_divided_in_the_project_s_own_rules() -> None:
     assert changed == {
         "QwardenLagAge": ["300"],
         "QwardenWatermarkStuck": ["300"],
+        "QwardenReviewSlaBreached": ["60"],
         "QwardenDecisionsNotPublished": ["60"],
     }
 

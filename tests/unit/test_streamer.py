@@ -690,3 +690,12 @@ async def test_a_look_that_has_no_answer_leaves_the_verdict_to_the_other_guard(
         b.begin()
         await b.give(*records(exchange("s", answer, question="how?", policy="mine")))
         assert judged(b)["response"] == said
+
+
+async def test_a_commit_by_a_clock_that_was_fast_stops_the_partitions_time() -> None:
+    async with bench() as b:
+        told = json.dumps({"v": 1, "from": 5, "at": NOW + 10**11})
+        b.begin(committed=5, metadata=told)
+        said = json.loads(b.streamer.metadata(WHERE, 5))
+        assert said["from"] == 5
+        assert said["at"] <= time.time() * 1000, "the next one believes it too"

@@ -163,6 +163,28 @@ def test_an_unsampled_trace_costs_a_span(sink: Sink) -> None:
     assert sink.bodies == []
 
 
+def test_the_context_of_an_unsampled_record_is_read_as_a_whole_when_it_is_published(
+    sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = Trace(sink.endpoint, "qwarden-moderator")
+    monkeypatch.setattr("qwarden.tracing._PROPAGATOR", None)
+    trace.published([UNSAMPLED], 1, 0.0)
+    with pytest.raises(AttributeError):
+        trace.published([SAMPLED], 1, 0.0)
+    trace.close()
+
+
+def test_a_record_without_a_time_loses_its_batch_of_spans(sink: Sink) -> None:
+    trace = Trace(sink.endpoint, "qwarden-moderator")
+    timeless = msgspec.structs.replace(TRACED, timestamp=-1)
+    with trace.batch([timeless]):
+        trace.forward(timeless.headers, timeless, "guard")
+    trace.close()
+    named = sink.named()
+    assert set(named) == {"queue wait", "moderate", "moderate batch"}
+    assert named["queue wait"].start_time_unix_nano == 0
+
+
 def test_which_records_begin_a_trace_is_said_differently_at_every_delivery(sink: Sink) -> None:
     records = [msgspec.structs.replace(SOURCE, offset=n) for n in range(4000)]
     moderator = Trace(sink.endpoint, "qwarden-moderator", ratio=0.05)

@@ -75,13 +75,15 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* Annotations by which Prometheus finds a pod: (list . PORT). None where a ServiceMonitor says it,
-or a Prometheus that reads both would count everything twice. */}}
+{{/* Annotations by which Prometheus finds a pod: (list . PORT). None where something else says it, or a
+Prometheus that reads both would count everything twice. */}}
 {{- define "qwarden.scrapeAnnotations" -}}
-{{- if not (index . 0).Values.monitoring.serviceMonitor.enabled -}}
+{{- with (index . 0).Values.monitoring -}}
+{{- if not (or .serviceMonitor.enabled .ownScraping) -}}
 prometheus.io/scrape: "true"
-prometheus.io/port: {{ index . 1 | quote }}
+prometheus.io/port: {{ index $ 1 | quote }}
 prometheus.io/path: /metrics
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -94,20 +96,25 @@ prometheus.io/path: /metrics
       key: {{ index . 2 }}
 {{- end -}}
 
-{{/* What a component's environment is in the end: (list OWN FURTHER VALUE), where OWN is what the
-chart sets and VALUE the name of the value that FURTHER comes from. */}}
-{{- define "qwarden.envWith" -}}
+{{/* Fails where a further setting is one that the chart sets: (list OWN FURTHER VALUE), where OWN is what
+the chart sets and VALUE the name of the value that FURTHER comes from. The services read the names of
+settings in any case. */}}
+{{- define "qwarden.checkEnv" -}}
 {{- $names := dict -}}
 {{- range fromYamlArray (index . 0) -}}
-{{- $_ := set $names .name true -}}
+{{- $_ := set $names (upper .name) true -}}
 {{- end -}}
 {{- $value := index . 2 -}}
 {{- range index . 1 -}}
-{{- if hasKey $names .name -}}
+{{- if hasKey $names (upper .name) -}}
 {{- fail (printf "%s names %s, which the chart sets itself or which stands there twice: give the value that it comes from, or leave it out." $value .name) -}}
 {{- end -}}
-{{- $_ := set $names .name true -}}
+{{- $_ := set $names (upper .name) true -}}
 {{- end -}}
+{{- end -}}
+
+{{/* What a component's environment is in the end: (list OWN FURTHER). */}}
+{{- define "qwarden.envWith" -}}
 {{- index . 0 -}}
 {{- with index . 1 }}
 {{ toYaml . }}
@@ -150,10 +157,18 @@ topologySpreadConstraints:
 {{- end }}
 {{- end -}}
 
-{{/* The number of a component's pods, where nothing scales it: its values. */}}
+{{/* The number of a component's pods: (list . COMPONENT VALUES). Where something scales it, as many as
+there are: an upgrade that took the number out of the Deployment would have Kubernetes make it 1. */}}
 {{- define "qwarden.replicas" -}}
+{{- $root := index . 0 -}}
+{{- with index . 2 -}}
 {{- if not .autoscaling.enabled -}}
 replicas: {{ int .replicas }}
+{{- else -}}
+{{- with lookup "apps/v1" "Deployment" $root.Release.Namespace (printf "%s-%s" (include "qwarden.fullname" $root) (index $ 1)) -}}
+replicas: {{ int .spec.replicas }}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -284,6 +299,38 @@ and `volumes`; lists that are empty where the values name no Secret.
 {{- end -}}
 {{- end -}}
 
+{{/* The authorities of web servers. httpx, OpenSSL's own defaults (urllib) and the hub's client read the
+first variable, requests (the exporter of traces) the second. */}}
+{{- define "qwarden.trustedEnv" -}}
+{{- if .Values.trustedCa.secretName -}}
+- name: SSL_CERT_FILE
+  value: /etc/qwarden/trusted-ca/ca.crt
+- name: REQUESTS_CA_BUNDLE
+  value: /etc/qwarden/trusted-ca/ca.crt
+{{- end -}}
+{{- end -}}
+
+{{- define "qwarden.trustedMount" -}}
+{{- if .Values.trustedCa.secretName -}}
+- name: trusted-ca
+  mountPath: /etc/qwarden/trusted-ca
+  readOnly: true
+{{- end -}}
+{{- end -}}
+
+{{- define "qwarden.trustedVolume" -}}
+{{- with .Values.trustedCa -}}
+{{- if .secretName -}}
+- name: trusted-ca
+  secret:
+    secretName: {{ .secretName }}
+    items:
+      - key: {{ .secretKey }}
+        path: ca.crt
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* What every command of the services image needs: the content key and Kafka. */}}
 {{- define "qwarden.servicesEnv" -}}
 {{- with .Values.contentKey }}
@@ -315,6 +362,9 @@ and `volumes`; lists that are empty where the values name no Secret.
 {{- with include "qwarden.files" (list . "env" "kafka") }}
 {{ . }}
 {{- end }}
+{{- with include "qwarden.trustedEnv" . }}
+{{ . }}
+{{- end }}
 {{- end -}}
 
 {{/* Mounts of the services image: a small /tmp beside the read-only root, and Kafka's files. */}}
@@ -324,6 +374,9 @@ and `volumes`; lists that are empty where the values name no Secret.
 {{- with include "qwarden.files" (list . "mounts" "kafka") }}
 {{ . }}
 {{- end }}
+{{- with include "qwarden.trustedMount" . }}
+{{ . }}
+{{- end }}
 {{- end -}}
 
 {{- define "qwarden.servicesVolumes" -}}
@@ -331,6 +384,9 @@ and `volumes`; lists that are empty where the values name no Secret.
   emptyDir:
     sizeLimit: 64Mi
 {{- with include "qwarden.files" (list . "volumes" "kafka") }}
+{{ . }}
+{{- end }}
+{{- with include "qwarden.trustedVolume" . }}
 {{ . }}
 {{- end }}
 {{- end -}}

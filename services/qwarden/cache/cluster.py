@@ -12,7 +12,6 @@ import logging
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import redis.asyncio as redis
@@ -39,9 +38,9 @@ _Where = tuple[str, int]
 class ClusterCache:
     """One request a batch to each node that owns any of its keys, all at once.
 
-    `timeout_s` bounds each of them. Keys of a node that does not answer are not there, and it is
-    left alone for `pause_s`; the others go on. Raises `SettingsError` for certificates that cannot
-    be used.
+    `timeout_s` bounds each of them, and before the first the wait for who owns what. Keys of a node
+    that does not answer are not there, and it is left alone for `pause_s`; the others go on. Raises
+    `SettingsError` for certificates that cannot be used.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class ClusterCache:
         """By slot; empty until any node has told them."""
         self._has_changed = False
         self._looked_at = 0.0
-        self._looking: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[str | None] | None = None
 
     async def get_many(self, keys: Sequence[bytes]) -> list[Assessment | None]:
         found: list[Assessment | None] = [None] * len(keys)
@@ -157,26 +156,25 @@ class ClusterCache:
     # Who owns what.
 
     async def _know_owners(self) -> None:
-        """Waits for them only where none are known yet."""
-        if not self._owners:
-            await self._look()
-        elif (
-            self._has_changed
-            and self._clock() >= self._looked_at + _LOOK_S
-            and (self._looking is None or self._looking.done())
-        ):
-            self._looking = asyncio.create_task(self._look_again(), name="cache-owners")
+        """Waits for them only where none are known yet, and no longer than for an answer. Raises
+        `CacheUnavailable` where nobody says who owns what."""
+        is_due = self._has_changed and self._clock() >= self._looked_at + _LOOK_S
+        if (is_due or not self._owners) and (self._looking is None or self._looking.done()):
+            self._looking = asyncio.create_task(self._look(), name="cache-owners")
+        if not self._owners and self._looking is not None:
+            # One look for all that wait; it goes on to the next node when they have given up.
+            done, _ = await asyncio.wait({self._looking}, timeout=self._timeout_s)
+            if not self._owners:
+                said = [each.result() for each in done if not each.cancelled()]
+                reason = said[0] if said else f"not within {self._timeout_s} s"
+                raise CacheUnavailable(f"Redis does not say who owns what: {reason}")
 
-    async def _look_again(self) -> None:
-        with suppress(CacheUnavailable):
-            await self._look()
-
-    async def _look(self) -> None:
-        """Raises `CacheUnavailable` where nobody says who owns what."""
+    async def _look(self) -> str | None:
+        """Asks one node after the other; why nobody says who owns what, where nobody does."""
         self._looked_at = self._clock()
         known = list(self._nodes)
         random.shuffle(known)
-        reason = "no node of it is known"
+        reason = None
         for where in dict.fromkeys((*known, *self._first)):
             node = self._nodes.get(where) or self._node(where)
             try:
@@ -188,13 +186,13 @@ class ClusterCache:
                 reason = f"{_name(where)}: {connecting.reason(error, shown_none=self._shown_none)}"
                 continue
             finally:
-                if where not in self._nodes:
+                if self._nodes.get(where) is not node:
                     await node.client.aclose()
             if ranges:
                 await self._settle(ranges)
-                return
+                return None
             reason = f"{_name(where)}: it owns no slots yet and knows nobody who does"
-        raise CacheUnavailable(f"Redis does not say who owns what: {reason}")
+        return reason
 
     async def _settle(self, ranges: Mapping[tuple[int, int], _Where]) -> None:
         owners: list[_Node | None] = [None] * SLOTS
@@ -206,7 +204,8 @@ class ClusterCache:
         if nodes.keys() != self._nodes.keys():
             _log.info("the cache is at %s", ", ".join(sorted(map(_name, nodes))))
         self._nodes, self._owners = nodes, owners
-        self._has_changed = any(
+        # One that was met while it forms owns not all of its slots yet.
+        self._has_changed = None in owners or any(
             rest.again_at is not None
             for node in nodes.values()
             for rest in (node.reads, node.writes)

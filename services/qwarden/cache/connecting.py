@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import redis.asyncio as redis
-from redis.asyncio.sentinel import Sentinel
+from redis.asyncio.sentinel import MasterNotFoundError, Sentinel
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from qwarden import tls
 from qwarden.redis_address import read_address
@@ -45,6 +47,10 @@ def reason(error: BaseException, *, shown_none: bool = False) -> str:
     """Why a server does not answer, with the setting to change where TLS says it; `shown_none`: see
     `shows_none`."""
     said = str(error) or type(error).__name__
+    if said == "TimeoutError":
+        said = "no answer in time"
+    if isinstance(error, MasterNotFoundError) and error.__cause__ is not None:
+        return f"{said}; the last that was asked: {reason(error.__cause__, shown_none=shown_none)}"
     if "CERTIFICATE_VERIFY_FAILED" in said:
         return (
             f"{said}; set QWARDEN_REDIS__CA_FILE to the authority that signed its certificate, and "
@@ -60,6 +66,29 @@ def reason(error: BaseException, *, shown_none: bool = False) -> str:
     return said
 
 
+class _Sentinels(Sentinel):
+    """Sentinels, one after the other. The library's own say of one that does not answer what its
+    client looks like, and not why."""
+
+    async def discover_master(self, service_name: str) -> tuple[str, int]:
+        failed: Exception | None = None
+        has_answered = False
+        for at, sentinel in enumerate(self.sentinels):
+            try:
+                known: Any = await sentinel.sentinel_masters()
+            except (RedisConnectionError, RedisTimeoutError) as error:
+                failed = error
+                continue
+            has_answered = True
+            state = known.get(service_name)
+            if state and self.check_master_state(state, service_name):
+                self.sentinels.insert(0, self.sentinels.pop(at))
+                return state["ip"], state["port"]
+        raise MasterNotFoundError(
+            f"no Sentinel of QWARDEN_REDIS__URL names a server for {service_name!r} that is up"
+        ) from (None if has_answered else failed)
+
+
 def open_clients(
     url: str, timeout_s: float, certificates: Certificates | None = None
 ) -> list[redis.Redis]:
@@ -71,7 +100,7 @@ def open_clients(
         return [redis.Redis.from_url(url, **made)]
     made["ssl"] = address.is_encrypted
     login = {"username": address.username, "password": address.password}
-    sentinels: Any = Sentinel  # it has no types
+    sentinels: Any = _Sentinels  # what it is made of has no types
     asked = sentinels(address.servers, sentinel_kwargs={**made, **login})
     if address.password is not None:
         # Sentinels have a password of their own, the servers' as a rule, or none; one that has none

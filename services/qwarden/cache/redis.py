@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,8 @@ class RedisCache:
     """One round trip a batch to read (MGET), one to write (a script): of one server, or of the one
     that Sentinels name.
 
-    `timeout_s` bounds each of them; it is short, since judging anew costs some ten milliseconds.
+    `timeout_s` bounds each of them as a whole, with the Sentinels that are asked before it; it is
+    short, since judging anew costs some ten milliseconds.
     Raises `SettingsError` for certificates that cannot be used.
     """
 
@@ -40,6 +42,7 @@ class RedisCache:
     ) -> None:
         self._shown_none = connecting.shows_none(url, certificates)
         self._ttl_s = ttl_s
+        self._timeout_s = timeout_s
         self._client, *self._beside = connecting.open_clients(url, timeout_s, certificates)
         self._put = self._client.register_script(_PUT)
 
@@ -47,7 +50,8 @@ class RedisCache:
         if not keys:
             return []
         try:
-            values: list[Any] = await self._client.mget([codec.PREFIX + key for key in keys])
+            async with asyncio.timeout(self._timeout_s):
+                values: list[Any] = await self._client.mget([codec.PREFIX + key for key in keys])
         except (RedisError, OSError, TimeoutError) as error:
             raise CacheUnavailable(
                 f"Redis does not answer: {connecting.reason(error, shown_none=self._shown_none)}"
@@ -60,7 +64,8 @@ class RedisCache:
         keys = [codec.PREFIX + key for key, _ in entries]
         values = [codec.encode(assessment) for _, assessment in entries]
         try:
-            await self._put(keys=keys, args=[self._ttl_s, *values])
+            async with asyncio.timeout(self._timeout_s):
+                await self._put(keys=keys, args=[self._ttl_s, *values])
         except (RedisError, OSError, TimeoutError) as error:
             raise CacheUnavailable(
                 f"Redis does not answer: {connecting.reason(error, shown_none=self._shown_none)}"

@@ -119,6 +119,14 @@ def policy_show(
 def policy_activate(
     file: Annotated[Path, typer.Argument(help="NAME.yaml, the policy.")],
     *,
+    if_changed: Annotated[
+        bool,
+        typer.Option(
+            "--if-changed",
+            help="Not where this version is what --if-changed activated last: what people have "
+            "activated or taken back since stays. For releases, which declare all at each upgrade.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Put a policy in force, for every tenant that may use it, without a restart.
@@ -143,12 +151,22 @@ def policy_activate(
         end(NO, f"{file} is wrong, and nothing has changed")
     try:
         change = ask(
-            lambda: commanding.activate(settings.kafka, policy, at=datetime.now(UTC), by=who())
+            lambda: commanding.activate(
+                settings.kafka, policy, at=datetime.now(UTC), by=who(), if_changed=if_changed
+            )
         )
     except commanding.NotPossible as error:
         end(NO, str(error))
     if change.record is None:
-        err.print(f"{policy.name}: the version {version_of(policy)} is in force already")
+        version = version_of(policy)
+        now = version_of(change.now) if change.now is not None else "each service's own file"
+        if now == version:
+            err.print(f"{policy.name}: the version {version} is in force already")
+        else:
+            err.print(
+                f"{policy.name}: the version {version} was declared before, and people have put "
+                f"{now} in force since, which stays; without --if-changed it is activated"
+            )
         return
     was = change.was if change.was is not None else own_file(policy.name, settings)
     _tell(change.record, was, policy, as_json=as_json)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -19,8 +19,9 @@ def replay(
 ) -> None:
     """Have the review service read again what came since a time, for a database that was restored.
 
-    What it holds already is known by its id and changes nothing. No review service may run
-    meanwhile: it would commit its own place over this one.
+    What it holds already is known by its id and changes nothing, and what it has not read yet it
+    reads all the same. No review service may run meanwhile: it would commit its own place over this
+    one.
     """
     from aiokafka import AIOKafkaConsumer, TopicPartition
 
@@ -34,6 +35,8 @@ def replay(
         end(WRONG_USE, f"--since: {since!r} is no time; write it as 2026-03-01T12:00Z")
     if time.tzinfo is None:
         end(WRONG_USE, f"--since: {since!r} has no time zone; add Z, or +01:00")
+    if time > datetime.now(UTC):
+        end(WRONG_USE, f"--since: {since!r} is to come; name a time before the dump was made")
     settings = client_settings()
     own = settings.review.group_id
     groups = {topics.REVIEW: own, topics.EVIDENCE: f"{own}-evidence"}
@@ -50,13 +53,23 @@ def replay(
                             f"{len(members)} processes are in the group {name}; stop the review "
                             "service first",
                         )
+            committed = {}
+            for topic, group in groups.items():
+                partitions = await kafka.partitions_of(settings.kafka, topic)
+                committed[topic] = await kafka.committed_in(
+                    admin, group, [TopicPartition(topic, each) for each in partitions]
+                )
         for topic, group in groups.items():
             stretch = await stretch_of(settings.kafka, topic, time)
-            starts = {
-                TopicPartition(topic, partition): start
-                for partition, (start, _) in stretch.offsets.items()
-            }
-            if not dry_run:
+            starts, count = {}, 0
+            # Back alone: forward would leave out what nobody has read. One without a commit is read
+            # from its beginning.
+            for each, at in committed[topic].items():
+                start, stop = stretch.offsets[each.partition]
+                if start < at:
+                    starts[each] = start
+                    count += min(at, stop) - start
+            if starts and not dry_run:
                 consumer = AIOKafkaConsumer(
                     **kafka.client_arguments(settings.kafka),
                     group_id=group,
@@ -69,7 +82,7 @@ def replay(
                 finally:
                     await kafka.stop(consumer)
             show(
-                f"{topic}: {stretch.total} records since {time.isoformat()} "
+                f"{topic}: {count} records since {time.isoformat()} "
                 f"{'would be' if dry_run else 'will be'} read again"
             )
 

@@ -118,6 +118,9 @@ class InForce(msgspec.Struct, frozen=True, kw_only=True):
     at: Instant
     by: str
     """Who decided it."""
+    declared: str | None = None
+    """The version that a release last asked for (`qwarden policy activate --if-changed`), whatever
+    people have activated or taken back since; null where none has asked."""
 
     def key(self) -> Key:
         return in_force_key(self.policy)

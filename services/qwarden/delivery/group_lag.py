@@ -12,6 +12,7 @@ Invariants, each held by `tests/property/test_group_lag.py`:
   record cannot be read it is at least as long as its partition was seen to stand still.
 - A partition is stuck from the first look at which it lags at an offset until that offset moves;
   time in which no broker answered counts, since nothing was committed in it.
+- A partition that is not told of now, as one without a leader, stands as it stood when it was.
 """
 
 from __future__ import annotations
@@ -69,11 +70,16 @@ class Standing:
     def __init__(self) -> None:
         self._behind: dict[int, _Behind] = {}
 
-    def look(self, logs: Mapping[int, Log], now_s: float) -> dict[int, int]:
-        """Takes what the broker says of each partition; returns those of which a record is to be
-        read, with the offset to read from. What was read at an offset is not asked again."""
+    def look(self, logs: Mapping[int, Log | None], now_s: float) -> dict[int, int]:
+        """Takes what the broker says of each partition, None where it says nothing; returns those
+        of which a record is to be read, with the offset to read from. What was read at an offset is
+        not asked again."""
         behind: dict[int, _Behind] = {}
         for partition, log in logs.items():
+            if log is None:
+                if partition in self._behind:
+                    behind[partition] = self._behind[partition]
+                continue
             at = log.undone
             if at >= log.end:
                 continue
@@ -93,7 +99,7 @@ class Standing:
         return {
             partition: one.at
             for partition, one in behind.items()
-            if one.timestamp_ms is None and not one.holes_to
+            if logs[partition] is not None and one.timestamp_ms is None and not one.holes_to
         }
 
     def read(self, partition: int, timestamp_ms: int) -> None:

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
@@ -19,7 +19,7 @@ from aiokafka.errors import KafkaError, for_code
 
 from qwarden import telemetry
 from qwarden.delivery.group_lag import Log, Standing, retention_of
-from qwarden.kafka import client_arguments, stop
+from qwarden.kafka import client_arguments, committed_in, leaders_of, stop
 from qwarden.settings import Kafka
 
 _log = logging.getLogger(__name__)
@@ -28,21 +28,26 @@ _READ_S = 5.0
 """How long the oldest records may take to be read; what is not read by then has its partition's
 standing still for its age, and is tried again at the next look."""
 _CLOSE_S = 2.0
-"""Of the clients, whose broker may be away."""
+"""How long a client's closing is waited for, whose broker may be away."""
+
+_Clients = tuple[AIOKafkaAdminClient, AIOKafkaConsumer]
 
 
 class GroupWatch:
     """How the groups of a process stand. `groups`: the group by its topic. `every_s`: how long
-    between two looks, and how long one may take."""
+    between two looks, and how long a broker may take to answer about a group. `away`: why no broker
+    could be reached at the last look, or None."""
 
     def __init__(self, kafka: Kafka, groups: Mapping[str, str], *, every_s: float) -> None:
+        self.away: str | None = None
         self._kafka = kafka
         self._groups = groups
         self._every_s = every_s
         self._standings = {topic: Standing() for topic in groups}
         self._admin: AIOKafkaAdminClient | None = None
         self._consumer: AIOKafkaConsumer | None = None
-        self._failing = False
+        self._failing: set[str] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Looks until it is cancelled; then nothing of it is told any more."""
@@ -51,50 +56,70 @@ class GroupWatch:
                 await self.look()
                 await asyncio.sleep(self._every_s)
         finally:
-            for topic, group in self._groups.items():
-                self._forget(topic, group)
+            for topic in self._groups:
+                self._forget(topic)
 
     async def close(self) -> None:
         """Lets go of the connections."""
         admin, self._admin = self._admin, None
         consumer, self._consumer = self._consumer, None
-        with contextlib.suppress(KafkaError, OSError, TimeoutError):
-            async with asyncio.timeout(_CLOSE_S):
-                if consumer is not None:
-                    await stop(consumer)
-                if admin is not None:
-                    await admin.close()
+        for each in (
+            None if consumer is None else stop(consumer),
+            None if admin is None else admin.close(),
+        ):
+            if each is not None:
+                closing = asyncio.create_task(_closed(each))
+                self._closing.add(closing)
+                closing.add_done_callback(self._closing.discard)
+        if self._closing:
+            # One that takes longer goes on by itself: cut short, it would leave connections open.
+            await asyncio.wait(set(self._closing), timeout=_CLOSE_S)
 
     async def look(self) -> None:
-        """Asks once for each group, and tells what is known now."""
-        until = asyncio.get_running_loop().time() + self._every_s
-        failed = False
-        for topic, group in self._groups.items():
-            try:
-                async with asyncio.timeout_at(until):
-                    await self._look_at(topic, group)
-            except Exception as error:  # whatever it is, content is judged without these figures
-                failed = True
-                self._forget(topic, group)
-                telemetry.GROUP_LOOKS.labels(group, "failed").inc()
-                if not self._failing:
-                    is_away = isinstance(error, KafkaError | OSError)
-                    _log.warning(
-                        "how the group %s stands on %s cannot be asked: %s",
-                        group,
-                        topic,
-                        repr(error) if is_away else type(error).__name__,
-                    )
-                self._failing = True
-            else:
-                telemetry.GROUP_LOOKS.labels(group, "done").inc()
-        if failed:
-            await self.close()  # a client that has failed may not come back by itself
-        elif self._failing:
-            self._failing = False
-            _log.warning("the groups can be asked about again")
+        """Asks once about each group, of all at once, and tells what is known now."""
+        try:
+            async with asyncio.timeout(self._every_s):
+                clients = await self._clients()
+        except Exception as error:  # whatever it is, content is judged without these figures
+            self.away = repr(error)
+            for topic in self._groups:
+                self._failed(topic, error)
+        else:
+            self.away = None
+            asked = await asyncio.gather(*(self._ask(clients, topic) for topic in self._groups))
+            wanted = {each: at for one in asked if one for each, at in one.items()}
+            is_read = not wanted or await self._read(clients[1], wanted)
+            for topic, one in zip(self._groups, asked, strict=True):
+                if one is not None:
+                    self._tell(topic)
+            if is_read and not self._failing:
+                return
+        await self.close()  # a client that has failed may not come back by itself
 
-    def _forget(self, topic: str, group: str) -> None:
+    async def _ask(self, clients: _Clients, topic: str) -> dict[TopicPartition, int] | None:
+        """Takes how one group stands; where a record is to be read, None where nobody says it."""
+        try:
+            async with asyncio.timeout(self._every_s):
+                return await self._look_at(clients, topic)
+        except Exception as error:
+            self._failed(topic, error)
+            return None
+
+    def _failed(self, topic: str, error: Exception) -> None:
+        group = self._groups[topic]
+        self._forget(topic)
+        telemetry.GROUP_LOOKS.labels(group, "failed").inc()
+        if topic not in self._failing:
+            is_away = isinstance(error, KafkaError | OSError)
+            _log.warning(
+                "how the group %s stands on %s cannot be asked: %s",
+                group,
+                topic,
+                repr(error) if is_away else type(error).__name__,
+            )
+        self._failing.add(topic)
+
+    def _forget(self, topic: str) -> None:
         with contextlib.suppress(KeyError):
             telemetry.TOPIC_RETENTION_SECONDS.remove(topic)
         for gauge in (
@@ -103,33 +128,36 @@ class GroupWatch:
             telemetry.GROUP_STUCK_SECONDS,
         ):
             with contextlib.suppress(KeyError):
-                gauge.remove(group, topic)
+                gauge.remove(self._groups[topic], topic)
 
-    async def _look_at(self, topic: str, group: str) -> None:
-        admin, consumer = await self._clients()
-        partitions = await _partitions(admin, topic)
+    async def _look_at(self, clients: _Clients, topic: str) -> dict[TopicPartition, int]:
+        admin, consumer = clients
+        leaders = await leaders_of(admin, topic)
         # In this order: what is committed in between would lie behind an end of before.
-        committed = await admin.list_consumer_group_offsets(group, partitions=partitions)
-        begins = await consumer.beginning_offsets(partitions)
-        ends = await consumer.end_offsets(partitions)
-        logs = {}
-        for each in partitions:
-            at = committed[each].offset if each in committed else -1
-            logs[each.partition] = Log(begins[each], ends[each], at if at >= 0 else None)
-        standing = self._standings[topic]
-        wanted = standing.look(logs, time.monotonic())
-        if wanted:
-            await self._read(
-                consumer, {TopicPartition(topic, one): at for one, at in wanted.items()}, standing
-            )
+        committed = await committed_in(admin, self._groups[topic], list(leaders))
+        led = [each for each, leader in leaders.items() if leader >= 0]
+        begins = await consumer.beginning_offsets(led)
+        ends = await consumer.end_offsets(led)
         retention_s = await _retention_s(admin, topic)
-        said = standing.figures(time.monotonic(), time.time() * 1000)
+        logs: dict[int, Log | None] = dict.fromkeys(each.partition for each in leaders)
+        for each in led:
+            logs[each.partition] = Log(begins[each], ends[each], committed.get(each))
+        wanted = self._standings[topic].look(logs, time.monotonic())
+        telemetry.TOPIC_RETENTION_SECONDS.labels(topic).set(retention_s)
+        return {TopicPartition(topic, partition): at for partition, at in wanted.items()}
+
+    def _tell(self, topic: str) -> None:
+        group = self._groups[topic]
+        said = self._standings[topic].figures(time.monotonic(), time.time() * 1000)
         telemetry.GROUP_LAG_RECORDS.labels(group, topic).set(said.records)
         telemetry.GROUP_LAG_SECONDS.labels(group, topic).set(said.seconds)
         telemetry.GROUP_STUCK_SECONDS.labels(group, topic).set(said.stuck_seconds)
-        telemetry.TOPIC_RETENTION_SECONDS.labels(topic).set(retention_s)
+        telemetry.GROUP_LOOKS.labels(group, "done").inc()
+        if topic in self._failing:
+            self._failing.discard(topic)
+            _log.warning("the group %s can be asked about again", group)
 
-    async def _clients(self) -> tuple[AIOKafkaAdminClient, AIOKafkaConsumer]:
+    async def _clients(self) -> _Clients:
         if self._admin is None:
             self._admin = AIOKafkaAdminClient(**client_arguments(self._kafka))
             await self._admin.start()
@@ -146,44 +174,38 @@ class GroupWatch:
             await self._consumer.start()
         return self._admin, self._consumer
 
-    async def _read(
-        self,
-        consumer: AIOKafkaConsumer,
-        wanted: Mapping[TopicPartition, int],
-        standing: Standing,
-    ) -> None:
-        """Reads the first record behind each of these offsets, for its timestamp alone."""
-        ends = await consumer.end_offsets(list(wanted))
-        consumer.assign(list(wanted))
-        for each, at in wanted.items():
-            consumer.seek(each, at)
+    async def _read(self, consumer: AIOKafkaConsumer, wanted: Mapping[TopicPartition, int]) -> bool:
+        """Reads the first record behind each of these offsets, for its timestamp alone; whether the
+        client is of use still."""
         left = set(wanted)
         try:
             async with asyncio.timeout(_READ_S):
+                ends = await consumer.end_offsets(list(wanted))
+                consumer.assign(list(wanted))
+                for each, at in wanted.items():
+                    consumer.seek(each, at)
                 while left:
                     polled = await consumer.getmany(*left, timeout_ms=200)
                     for each, records in polled.items():
-                        standing.read(each.partition, records[0].timestamp)
+                        self._standings[each.topic].read(each.partition, records[0].timestamp)
                         left.discard(each)
                         consumer.pause(each)
                     for each in list(left):
                         # The position, not a record: a log may end in markers.
                         if await consumer.position(each) >= ends[each]:
-                            standing.has_none(each.partition, ends[each])
+                            self._standings[each.topic].has_none(each.partition, ends[each])
                             left.discard(each)
                             consumer.pause(each)
-        except (TimeoutError, KafkaError) as error:
+        except Exception as error:
             # One that aiokafka cannot read ends its fetches, and says no more.
             _log.info("the oldest records of %d partitions cannot be read: %r", len(left), error)
-            self._consumer = None
-            await stop(consumer)
+            return False
+        return True
 
 
-async def _partitions(admin: AIOKafkaAdminClient, topic: str) -> list[TopicPartition]:
-    (found,) = await admin.describe_topics([topic])
-    if found["error_code"]:
-        raise for_code(found["error_code"])(f"there is no topic {topic}")
-    return [TopicPartition(topic, each["partition"]) for each in found["partitions"]]
+async def _closed(closing: Awaitable[None]) -> None:
+    with contextlib.suppress(Exception):
+        await closing
 
 
 async def _retention_s(admin: AIOKafkaAdminClient, topic: str) -> float:

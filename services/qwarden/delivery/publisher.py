@@ -29,7 +29,6 @@ from aiokafka.errors import (
     kafka_errors,
 )
 
-from qwarden import telemetry
 from qwarden.delivery.owed import Message, Owed, size_of
 from qwarden.tracing import OFF, Trace
 
@@ -57,6 +56,8 @@ _CHUNK = 500
 _RETRY_S = 0.2
 _MOST_RETRY_S = 5.0
 """How often a broker that refuses or is away is asked again."""
+_LATE_S = 10.0
+"""How long an acknowledgement may be waited for: with a broker that is away it is for ever."""
 _AROUND_BYTES = 64 * 1024
 """Above all keys and headers that we write: a value so much below its topic's limit fits."""
 
@@ -140,7 +141,9 @@ class Publisher:
     @property
     def outage(self) -> str | None:
         """Why nothing is published now, or None where all is well."""
-        return None if self._broken is None else repr(self._broken)
+        if self._broken is not None:
+            return repr(self._broken)
+        return f"no acknowledgement for {self.waits_s:.0f} s" if self.waits_s > _LATE_S else None
 
     @property
     def waits_s(self) -> float:
@@ -172,8 +175,7 @@ class Publisher:
 
     async def _run(self) -> None:
         self._producer = await self._opened()
-        telemetry.PUBLISH_UP.set(1)
-        telemetry.BREAKER_OPEN.labels("kafka").set(0)
+        self._broken = None
         while True:
             await self._due.wait()
             self._due.clear()
@@ -265,8 +267,6 @@ class Publisher:
     def _broke(self, error: KafkaError) -> None:
         if self._broken is None:
             self._broken = error
-            telemetry.PUBLISH_UP.set(0)
-            telemetry.BREAKER_OPEN.labels("kafka").set(1)
         self._due.set()
 
     def _make_fit(self, outcome: Outcome) -> None:
@@ -312,8 +312,6 @@ class Publisher:
                 await self._send_again(outcome, [next(acknowledged, False) for _ in outcome.owed])
             self._settled(chunk)
         self._broken = None
-        telemetry.PUBLISH_UP.set(1)
-        telemetry.BREAKER_OPEN.labels("kafka").set(0)
         _log.warning("publication goes on")
 
     async def _send_again(
@@ -363,6 +361,7 @@ class Publisher:
             try:
                 return self._watched(await self._open())
             except KafkaError as error:
+                self._broken = error
                 _log.warning("cannot open a producer, waiting: %r", error)
             await asyncio.sleep(retry_s)
             retry_s = min(2 * retry_s, _MOST_RETRY_S)

@@ -6,7 +6,7 @@ from qwarden.doctor.durations import span
 from qwarden.doctor.finding import Findings
 
 SOON_S = 30 * 86_400.0
-"""As the alert has it: a month is time to renew one by hand."""
+"""A month is time to renew one by hand; the alert comes nine days later."""
 NOW_S = 3 * 86_400.0
 
 

@@ -72,7 +72,11 @@ def judge(found: Findings, facts: GroupFacts, *, now: float, retention_s: float)
             f"the {facts.service} is behind (docs/runbooks/lag-age.md)",
         )
     elif age_s is not None and age_s > LATE_S and facts.topic not in _MAY_WAIT:
-        found.note(about, f"{waiting:,} records wait{aged}; see whether that grows")
+        found.wrong(
+            about,
+            f"{waiting:,} records wait{aged}: nothing fresh should; see why the {facts.service} is "
+            "behind (docs/runbooks/lag-age.md)",
+        )
     elif not lost:
         found.good(
             about,

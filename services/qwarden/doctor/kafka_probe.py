@@ -197,17 +197,16 @@ async def look_at_groups(found: Findings, settings: Settings, mapped: Sequence[s
         for lane in lanes:
             if lane.topic not in facts:
                 continue  # which the check of topics says
-            try:
-                state, members = await _group(client, lane.group)
-                committed = await client.list_consumer_group_offsets(lane.group)
-            except (GroupAuthorizationFailedError, TopicAuthorizationFailedError):
-                groups.forbidden(found, lane.group, "see")
-                continue
             partitions = [
                 TopicPartition(lane.topic, each) for each in range(facts[lane.topic].partitions)
             ]
-            offsets = {each: at.offset for each, at in committed.items() if at.offset >= 0}
-            standing = await _standing(consumer, partitions, offsets)
+            try:
+                state, members = await _group(client, lane.group)
+                committed = await kafka_tools.committed_in(client, lane.group, partitions)
+            except (GroupAuthorizationFailedError, TopicAuthorizationFailedError):
+                groups.forbidden(found, lane.group, "see")
+                continue
+            standing = await _standing(consumer, partitions, committed)
             groups.judge(
                 found,
                 GroupFacts(lane.service, lane.group, lane.topic, state, members, standing),
@@ -291,8 +290,11 @@ async def _asking(kafka: Kafka) -> AsyncIterator[AIOKafkaConsumer]:
 
 async def look_at_control(found: Findings, settings: Settings, tenants: Tenants) -> None:
     """`tenants`: as the files here give them."""
+    kafka = hurried(settings.kafka)
     try:
-        async with commanding(hurried(settings.kafka)) as control:
+        # A consumer of one that is missing would have some brokers make it, as no control topic is.
+        await kafka_tools.partitions_of(kafka, topics.CONTROL)
+        async with commanding(kafka) as control:
             in_force.judge(
                 found, tenants, control.policies(), control.halts(), control.accepted_losses()
             )

@@ -60,7 +60,8 @@ async def look_at_certificates(found: Findings, settings: Settings) -> None:
     if settings.kafka.is_encrypted:
         await _shown(found, "Kafka", settings.kafka.bootstrap_servers, settings.kafka.certificates)
     if settings.triton.tls:
-        await _shown(found, "Triton", settings.triton.url, settings.triton.certificates)
+        asked = ",".join(sorted({settings.triton.url, *settings.stream_urls}))
+        await _shown(found, "Triton", asked, settings.triton.certificates)
     if not found.all:
         found.left_out("certificates", "no setting names any, and no connection is encrypted")
 

@@ -32,8 +32,9 @@ class NotPossible(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What came into force. `record`: None where it was in force already. `was`, `now`: what acted
-    and acts; None for each service's own file."""
+    """What came into force. `record`: None where nothing did, because it was in force already or
+    people have decided otherwise since it was declared. `was`, `now`: what acted and acts; None for
+    each service's own file."""
 
     record: InForce | None
     was: PolicyFile | None
@@ -46,9 +47,13 @@ async def standing(kafka: Kafka) -> Policies:
         return control.policies()
 
 
-async def activate(kafka: Kafka, file: PolicyFile, *, at: datetime, by: str) -> Change:
+async def activate(
+    kafka: Kafka, file: PolicyFile, *, at: datetime, by: str, if_changed: bool = False
+) -> Change:
     """Puts a resolved policy in force that passed its checks: its body first, acknowledged, then
-    what names it. What stands there already is not written again.
+    what names it. What stands there already is not written again. `if_changed`: a release asks,
+    which declares the same with each upgrade; nothing happens where it declared this version last,
+    so that what people have activated or taken back since stays.
 
     Raises `NotPossible` for one that no service could read, `KafkaError` and `ControlUnusable`.
     """
@@ -67,11 +72,21 @@ async def activate(kafka: Kafka, file: PolicyFile, *, at: datetime, by: str) -> 
             await control.write(body)
         was = _in_force(stands, file.name)
         named = was.version if was is not None else None
-        record = None
-        if named != version:
-            record = InForce(policy=file.name, version=version, previous=named, at=at, by=by)
-            await control.write(record)
-        return Change(record, _file(stands, file.name, named), file)
+        acts = _file(stands, file.name, named)
+        declared = was.declared if was is not None else None
+        if if_changed:
+            if declared == version:
+                return Change(None, acts, acts)
+            declared = version
+        if was is not None and named == version:
+            if declared != was.declared:
+                await control.write(msgspec.structs.replace(was, declared=declared))
+            return Change(None, acts, file)
+        record = InForce(
+            policy=file.name, version=version, previous=named, at=at, by=by, declared=declared
+        )
+        await control.write(record)
+        return Change(record, acts, file)
 
 
 async def rollback(kafka: Kafka, name: str, *, at: datetime, by: str) -> Change:
@@ -94,7 +109,14 @@ async def rollback(kafka: Kafka, name: str, *, at: datetime, by: str) -> Change:
                 "with: qwarden policy activate FILE"
             )
         # Not the version that is undone: a second rollback would bring it back.
-        record = InForce(policy=name, version=was.previous, previous=None, at=at, by=by)
+        record = InForce(
+            policy=name,
+            version=was.previous,
+            previous=None,
+            at=at,
+            by=by,
+            declared=was.declared,
+        )
         await control.write(record)
         return Change(record, _file(stands, name, was.version), now)
 

@@ -66,6 +66,7 @@ class ModeratorService(Serving):
         self._partitions: Mapping[str, int] = {}
         """How many each lane's topic has, once a broker has said it."""
         self.beside = (self._learn_revision, self._learn_partitions)
+        self.tritons = (settings.triton.url,)
         self.unready = self._without_guard
         dispatcher.held = self.in_flight
         dispatcher.on_change = self._guard_changed

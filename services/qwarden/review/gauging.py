@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 
 from sqlalchemy import case, func, select
@@ -19,11 +20,20 @@ _QUEUES = 100
 
 
 def gauges(database: Database, now: Callable[[], float]) -> Callable[[], Awaitable[None]]:
-    """A round that looks once."""
+    """A round that looks once. While none succeeds there are no figures: those of before would say
+    that all is as it was."""
     label = telemetry.TenantLabels(frozenset({URGENT, APPEALS, QUALITY}), _QUEUES)
     known: set[str] = set()
+    _forget()
 
     async def look() -> None:
+        try:
+            await tell()
+        except Exception:
+            _forget()
+            raise
+
+    async def tell() -> None:
         at = now()
         async with database.reading() as tx:
             await _queues(tx, at, label, known)
@@ -38,6 +48,17 @@ def gauges(database: Database, now: Callable[[], float]) -> Callable[[], Awaitab
         telemetry.REVIEW_OUTBOX_SECONDS.set(0 if oldest is None else max(0.0, at - oldest))
 
     return look
+
+
+def _forget() -> None:
+    for gauge in (
+        telemetry.REVIEW_ITEMS,
+        telemetry.REVIEW_OVERDUE_SECONDS,
+        telemetry.REVIEW_UNSERVED,
+    ):
+        gauge.clear()
+    for each in (telemetry.REVIEW_UNSEALED, telemetry.REVIEW_OUTBOX_SECONDS):
+        each.set(math.nan)  # it has no label, and without one a series cannot be removed
 
 
 async def _queues(

@@ -63,6 +63,7 @@ class StreamerService(Serving):
         sticky = {"partition_assignment_strategy": (StickyPartitionAssignor,)}
         self.lanes = (Lane(self.delivery, limits.group_id, limits.poll_records, sticky),)
         self.beside = (self._look,)
+        self.tritons = (settings.triton.url, *settings.stream_urls)
         self.unready = self._without_guards
         client.on_change = self._guard_changed
         client.on_failure = self.part_failed

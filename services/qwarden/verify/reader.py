@@ -29,7 +29,7 @@ from qwarden.contracts.judged import conversations_of
 from qwarden.contracts.refusal import Refused
 from qwarden.contracts.verdict import decode_verdict
 from qwarden.delivery.window import Partition
-from qwarden.kafka import admin, client_arguments, stop
+from qwarden.kafka import admin, client_arguments, committed_in, leaders_of, stop
 from qwarden.outcomes.source import Source
 from qwarden.settings import Kafka
 from qwarden.verify.account import Account, Bounds, Place, place_of
@@ -315,7 +315,7 @@ async def _starts(
 async def _committed(kafka: Kafka, groups: Mapping[str, str]) -> dict[Partition, int]:
     """The committed offsets of each topic's own group. Raises where one of the topics that are to
     be read is not there: a consumer would wait half a minute for it."""
-    found = {}
+    found: dict[Partition, int] = {}
     async with admin(kafka) as client:
         absent = {*groups, *OUTPUTS} - set(await client.list_topics())
         own = absent & set(topics.ALL)
@@ -327,8 +327,7 @@ async def _committed(kafka: Kafka, groups: Mapping[str, str]) -> dict[Partition,
                 "QWARDEN_POLICY__PATH names it; make the topic, or remove the file"
             )
         for topic, group in groups.items():
-            offsets = await client.list_consumer_group_offsets(group)
-            for partition, at in offsets.items():
-                if partition.topic == topic and at.offset >= 0:
-                    found[Partition(*partition)] = at.offset
+            partitions = list(await leaders_of(client, topic))
+            offsets = await committed_in(client, group, partitions)
+            found |= {Partition(*partition): at for partition, at in offsets.items()}
     return found

@@ -19,7 +19,7 @@ from xml.sax.saxutils import escape
 import pytest
 
 from qwarden_engine import download
-from qwarden_engine.download import DONE
+from qwarden_engine.download import DONE, TAGS
 from qwarden_engine.object_store import Credentials, authorization
 
 PAGE = 2
@@ -36,6 +36,7 @@ class Store(ThreadingHTTPServer):
         self.signed: list[str] = []
         self.cut: set[str] = set()
         """Keys of which half is sent."""
+        self.talks_nonsense = False
 
     @property
     def environ(self) -> dict[str, str]:
@@ -55,7 +56,9 @@ class _Asked(BaseHTTPRequestHandler):
         self.server.asked.append(self.path)
         self.server.signed.append(self.headers.get("authorization", ""))
         bucket, _, key = url.path.removeprefix("/").partition("/")
-        if bucket != "models":
+        if self.server.talks_nonsense:
+            self.wfile.write(b"220 mail.example ESMTP\r\n")
+        elif bucket != "models":
             self._answer(404, b"<Error><Code>NoSuchBucket</Code></Error>")
         elif key:
             body = self.server.objects[unquote(key)]
@@ -69,6 +72,7 @@ class _Asked(BaseHTTPRequestHandler):
         start = int(query.get("continuation-token", ["0"])[0])
         contents = "".join(
             f"<Contents><Key>{escape(key)}</Key>"
+            f'<ETag>"{hashlib.md5(self.server.objects[key]).hexdigest()}"</ETag>'
             f"<Size>{len(self.server.objects[key])}</Size></Contents>"
             for key in keys[start : start + PAGE]
         )
@@ -116,7 +120,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != DONE
+        if path.is_file() and path.name not in (DONE, TAGS)
     }
 
 
@@ -200,6 +204,42 @@ def test_a_file_cut_short_that_counts_as_brought(
     assert files(tmp_path / "gen")["model one & two.safetensors"] == b"weights" * 1000
 
 
+WEIGHTS = "model one & two.safetensors"
+
+
+@pytest.mark.parametrize("url", ["s3://models/guard/gen", "s3://models/guard/next"])
+def test_files_of_another_model_that_stay_since_they_are_as_long(
+    store: Store, tmp_path: Path, url: str
+) -> None:
+    """The next one is at another address, or was put where the first one was."""
+    folder = tmp_path / "gen"
+    store.cut = {"guard/gen/sub/tokenizer.json"}
+    assert bring(folder) == 1
+    assert (folder / WEIGHTS).read_bytes() == b"weights" * 1000
+    new = url.removeprefix("s3://models/")
+    store.objects |= {f"{new}/config.json": b"{}", f"{new}/{WEIGHTS}": b"WEIGHTS" * 1000}
+    store.cut = set()
+    assert bring(folder, url) == 0
+    assert files(folder)[WEIGHTS] == b"WEIGHTS" * 1000
+    assert ("sub/tokenizer.json" in files(folder)) is (new == "guard/gen")
+
+
+def test_what_a_bucket_says_of_the_folder_it_was_filled_from_is_believed(
+    store: Store, tmp_path: Path
+) -> None:
+    store.objects |= {
+        f"guard/gen/{DONE}": b"s3://models/guard/gen",
+        f"guard/gen/{TAGS}": b"[]",
+        f"guard/gen/{WEIGHTS}.part": b"half",
+    }
+    store.cut = {f"guard/gen/{WEIGHTS}"}
+    assert bring(tmp_path / "gen") == 1
+    assert bring(tmp_path / "gen") == 1, "it is said to be there already"
+    store.cut = set()
+    assert bring(tmp_path / "gen") == 0
+    assert files(tmp_path / "gen").keys() == {"config.json", WEIGHTS, "sub/tokenizer.json"}
+
+
 @pytest.mark.parametrize(
     ("url", "sentence"),
     [
@@ -234,9 +274,19 @@ def test_a_store_that_is_away(
     monkeypatch.setenv("OBJECT_STORE_ENDPOINT", "http://127.0.0.1:9")
     assert bring(tmp_path / "gen") == 1
     assert "http://127.0.0.1:9 cannot be reached" in capsys.readouterr().err
+    monkeypatch.setenv("OBJECT_STORE_ENDPOINT", "store.example")
+    assert bring(tmp_path / "gen") == 1
+    assert "store.example is no address" in capsys.readouterr().err
+    monkeypatch.setenv("OBJECT_STORE_ENDPOINT", f"http://127.0.0.1:{store.server_port}")
+    store.talks_nonsense = True
+    assert bring(tmp_path / "gen") == 1
+    assert "cannot be reached (220 mail.example" in capsys.readouterr().err
     monkeypatch.delenv("OBJECT_STORE_SECRET_KEY")
     assert bring(tmp_path / "gen") == 1
     assert "one of them is missing" in capsys.readouterr().err
+    monkeypatch.delenv("OBJECT_STORE_REGION")
+    assert bring(tmp_path / "gen") == 1
+    assert "set OBJECT_STORE_REGION to the region of its store" in capsys.readouterr().err
 
 
 ID = "Qwen/Qwen3Guard-Gen-0.6B"
@@ -347,3 +397,9 @@ def test_a_hub_that_is_away(tmp_path: Path) -> None:
     said = f"{ID} at {COMMIT} cannot be brought from http://127.0.0.1:9 ("
     assert said in done.stderr
     assert "TypeError" not in done.stderr
+    # Nor is what an attempt before has left all of it.
+    (tmp_path / "gen" / "config.json").write_text("{}")
+    done = from_hub(tmp_path / "gen", "http://127.0.0.1:9")
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert (tmp_path / "gen" / "config.json").exists()

@@ -49,10 +49,11 @@ class Credentials:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An object, and its size in bytes."""
+    """An object: its size in bytes, and its ETag, which changes when it does."""
 
     key: str
     size: int
+    tag: str
 
 
 class ObjectStore:
@@ -85,7 +86,9 @@ class ObjectStore:
             for each in page.iter(f"{space}Contents"):
                 found += 1
                 yield Entry(
-                    each.findtext(f"{space}Key", ""), int(each.findtext(f"{space}Size", "0"))
+                    each.findtext(f"{space}Key", ""),
+                    int(each.findtext(f"{space}Size", "0")),
+                    each.findtext(f"{space}ETag", ""),
                 )
             more = page.findtext(f"{space}NextContinuationToken")
         if not found:
@@ -128,12 +131,15 @@ class ObjectStore:
                 self._credentials, self._region, at, path, line, headers
             )
         url = f"{self._endpoint}{path}" + (f"?{line}" if line else "")
-        request = urllib.request.Request(url, headers=headers)
+        try:
+            request = urllib.request.Request(url, headers=headers)
+        except ValueError:
+            raise StoreError(f"{self._endpoint} is no address: it begins with https://") from None
         try:
             answer: HTTPResponse = urllib.request.urlopen(request, timeout=TIMEOUT_S)
         except urllib.error.HTTPError as error:
             raise StoreError(f"the store answers {error.code}: {_code(error)}") from None
-        except OSError as error:  # URLError is one
+        except (OSError, HTTPException) as error:  # URLError is an OSError
             reason = getattr(error, "reason", error)
             raise StoreError(f"{self._endpoint} cannot be reached ({reason})") from None
         return answer
