@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
 from qwarden import cli
 from qwarden import kafka as kafka_tools
@@ -65,6 +66,22 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
             )
         )
         yield settings
+
+
+@pytest.fixture
+def small_backlog(broker: KafkaSettings) -> Iterator[None]:
+    """The backlog of a fleet from before: it takes what the others take, without an origin's room."""
+
+    async def takes(most: int) -> None:
+        async with kafka_tools.admin(broker) as admin:
+            configs = {"max.message.bytes": str(most)}
+            await admin.alter_configs(
+                [ConfigResource(ConfigResourceType.TOPIC, topics.BACKLOG, configs)]
+            )
+
+    run(takes(MAX_BYTES + topics.CONTENT_OVERHEAD_BYTES))
+    yield
+    run(takes(MAX_BYTES + 2 * topics.CONTENT_OVERHEAD_BYTES))
 
 
 @pytest.fixture
@@ -264,6 +281,7 @@ def test_a_truncated_letter_whose_origin_is_gone_is_sent_cut_or_lost(
     ]
 
 
+@pytest.mark.usefixtures("small_backlog")
 def test_a_record_that_the_backlog_does_not_take_ends_the_replay(
     broker: KafkaSettings, dlq: Dlq, tenant: str
 ) -> None:
@@ -306,6 +324,7 @@ def test_a_dry_run_changes_something(
     assert replays_of(broker, [sent.letter])[sent.letter] == []
 
 
+@pytest.mark.usefixtures("small_backlog")
 def test_a_dry_run_promises_what_the_run_leaves(
     broker: KafkaSettings, dlq: Dlq, tenant: str
 ) -> None:

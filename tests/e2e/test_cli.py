@@ -314,6 +314,8 @@ def test_a_mistake_ends_in_a_traceback(
 def test_a_secret_is_shown_with_the_settings(environ: dict[str, str]) -> None:
     secrets = {
         "QWARDEN_CONTENT_KEY": "cd" * 32,
+        "QWARDEN_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
+        "QWARDEN_KAFKA__SASL_USERNAME": "qwarden",
         "QWARDEN_KAFKA__SASL_PASSWORD": "opensesame",
         "QWARDEN_REDIS__URL": "redis://user:hushhush@cache:6379/0?password=whisper",
     }

@@ -77,8 +77,7 @@ async def test_a_golden_item_can_be_told_from_another(database: Database) -> Non
             assert one["item"].keys() == two["item"].keys()
             assert one["item"]["verdict"].keys() == two["item"]["verdict"].keys()
             assert one["lease"]["fence"] == two["lease"]["fence"] == 1
-        named = "golden" in json.dumps(golden)
-        assert not named, "the answer says what it is"
+        assert "golden" not in json.dumps(golden), "the answer says what it is"
 
         def begins(claim: dict[str, Any]) -> float:
             made_at = int(claim["item"]["item_id"][:12], 16) / 1000

@@ -6,7 +6,7 @@ from random import Random
 
 _MANNERS = """
     amber ample azure brave breezy bright brisk calm candid clear clever cosy crisp deft eager early
-    easy even fair fleet fond fresh gentle glad golden handy hardy jolly keen kind lively lucky
+    easy even fair fleet fond fresh gentle glad grand handy hardy jolly keen kind lively lucky
     mellow merry mild neat nimble noble patient plain polite prompt proud quick quiet ready rosy
     sage sandy serene sharp silver smart snowy sober steady still sunny swift tidy true vivid warm
     wise witty
