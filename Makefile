@@ -33,7 +33,7 @@ fast:
 	$(PY) -m pytest -q -n 2 --dist loadscope tests/unit tests/property tests/review tests/review_api tests/chart tests/contract -m "not parts and not storm"
 
 # Alone, since they make faults and say by when what follows must have come.
-ALONE := tests/chaos tests/alerts tests/autoscaling tests/stack
+ALONE := tests/chaos tests/alerts tests/autoscaling tests/stack tests/broker/test_delivery.py
 
 test: check ## Everything: also real Kafka, Valkey, Triton, PostgreSQL and Chromium
 	$(PY) -m pytest -q -n 2 --dist loadscope tests -m "parts" $(ALONE:%=--ignore=%)

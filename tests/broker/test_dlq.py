@@ -70,7 +70,7 @@ def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
 
 @pytest.fixture
 def small_backlog(broker: KafkaSettings) -> Iterator[None]:
-    """The backlog of a fleet from before: it takes what the others take, without an origin's room."""
+    """The backlog of a fleet from before: without room for an origin beside the largest record."""
 
     async def takes(most: int) -> None:
         async with kafka_tools.admin(broker) as admin:
