@@ -39,13 +39,14 @@ from qwarden.policy.document import DocumentError
 from qwarden.policy.tenants import Tenants, read_tenants
 from qwarden.policy.topics import read_topics
 from qwarden.registry.schemas import Schemas
-from qwarden.settings import Settings, SettingsError
+from qwarden.settings import Registry, Settings, SettingsError
 from qwarden.streamer import streamer as streaming
 from qwarden.streamer.chunks import Door
 from qwarden.streamer.streamer import Streamer
 from qwarden.tracing import Trace
 
 if TYPE_CHECKING:
+    from qwarden.registry.http import HttpRegistry
     from qwarden.review.service import ReviewService
 
 _FOLDERS = ("policies", "tenants", "topics")
@@ -112,16 +113,21 @@ def schemas_of(settings: Settings, topics: Mapping[str, Topic]) -> Schemas | Non
             f"QWARDEN_REGISTRY__URL: is not set, and topics/{of[0]}.yaml says decoder: confluent; "
             "set it to the address of the schema registry"
         )
+    return Schemas(registry_of(own), Backoff(own.backoff_s, own.max_backoff_s))
+
+
+def registry_of(own: Registry) -> HttpRegistry:
+    """The schema registry that the settings name; `own.url` must be there."""
     from qwarden.registry.http import HttpRegistry  # httpx takes longer than all else to import
 
-    registry = HttpRegistry(
+    assert own.url is not None
+    return HttpRegistry(
         own.url,
         timeout_s=own.timeout_s,
         username=own.username,
         password=own.password.get_secret_value() if own.password else None,
         ca_file=own.ca_file,
     )
-    return Schemas(registry, Backoff(own.backoff_s, own.max_backoff_s))
 
 
 def texts_in(path: Path | None, folder: str) -> dict[str, str]:

@@ -6,8 +6,8 @@ from typing import Any
 
 import httpx
 
+from qwarden.bootstrap import registry_of
 from qwarden.doctor.finding import Findings
-from qwarden.registry.http import HttpRegistry
 from qwarden.registry.port import RegistryAway
 from qwarden.settings import Oidc, Registry
 
@@ -18,13 +18,7 @@ _NO_SCHEMA = 2**31 - 1
 async def look_at_registry(found: Findings, own: Registry) -> None:
     """`own.url` must be there."""
     assert own.url is not None
-    registry = HttpRegistry(
-        own.url,
-        timeout_s=own.timeout_s,
-        username=own.username,
-        password=own.password.get_secret_value() if own.password else None,
-        ca_file=own.ca_file,
-    )
+    registry = registry_of(own)
     try:
         await registry.schema(_NO_SCHEMA)
     except RegistryAway as away:
