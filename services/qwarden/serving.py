@@ -23,13 +23,14 @@ from prometheus_client import make_asgi_app
 from qwarden import __version__, certificates, telemetry
 from qwarden.contracts import topics
 from qwarden.control.port import Control, ControlUnusable
-from qwarden.delivery.consumer import Delivery, Handler, Refuse
+from qwarden.delivery.consumer import Delivery, Handler
 from qwarden.delivery.group_watch import GroupWatch
 from qwarden.delivery.keeper import Keeper
 from qwarden.delivery.positions import Accepted
 from qwarden.delivery.publisher import Publisher
 from qwarden.delivery.room import Room
 from qwarden.delivery.subscriber import subscribe
+from qwarden.delivery.underway import Refuse
 from qwarden.delivery.window import Partition
 from qwarden.kafka import message_limits, open_producer, security, tokens
 from qwarden.settings import Consuming, Settings

@@ -17,11 +17,12 @@ from aiokafka.record.util import calc_crc32c
 from faststream.kafka import KafkaBroker
 
 import fleet
-from qwarden.delivery.consumer import Delivery, Handler, Records
+from qwarden.delivery.consumer import Delivery, Handler
 from qwarden.delivery.owed import Finish, Message, Owed
 from qwarden.delivery.publisher import Publisher
 from qwarden.delivery.room import Room
 from qwarden.delivery.subscriber import subscribe
+from qwarden.delivery.underway import Records
 from qwarden.delivery.window import Partition
 from qwarden.kafka import open_producer
 from qwarden.settings import Kafka as KafkaSettings

@@ -21,7 +21,8 @@ from qwarden.contracts import topics
 from qwarden.contracts.control import Written
 from qwarden.control.kafka import KafkaControl
 from qwarden.dead_letters import resuming
-from qwarden.delivery.consumer import Delivery, Records
+from qwarden.delivery.consumer import Delivery
+from qwarden.delivery.underway import Records
 from qwarden.kafka import admin
 from qwarden.moderator.service import ModeratorService
 from qwarden.stack.home import Home

@@ -268,7 +268,7 @@ async def test_what_the_guard_refuses_is_one_dead_letter_and_ends_its_session(
 async def ready(*ones: Streaming) -> None:
     async def have_all() -> bool:
         return sum(one.partitions for one in ones) == PARTITIONS and all(
-            one.partitions and not one.service.delivery._unplaced for one in ones
+            one.partitions and not one.service.delivery._assignment._unplaced for one in ones
         )
 
     await fleet.until(have_all, "the partitions are shared out")

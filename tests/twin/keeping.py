@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 
 from aiokafka import ConsumerRecord
 
-from qwarden.delivery.consumer import Delivery, Handler, Records
+from qwarden.delivery.consumer import Delivery, Handler
 from qwarden.delivery.owed import Finish
+from qwarden.delivery.underway import Records
 from qwarden.delivery.window import Partition
 
 ENDS = 20
@@ -100,7 +101,7 @@ def handling(handler: Handler, delivery: Callable[[], Delivery]) -> Handler:
     """Has what is handled noted by the delivery's own keeper."""
 
     async def handled(records: Records, finish: Finish) -> None:
-        keeper = delivery()._keeper
+        keeper = delivery()._assignment._keeper
         assert isinstance(keeper, Spans)
         await keeper.handling(handler)(records, finish)
 

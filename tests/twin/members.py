@@ -15,11 +15,12 @@ from dataclasses import dataclass, field
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord
 from aiokafka.errors import ConsumerStoppedError, KafkaError
 
-from qwarden.delivery.consumer import Delivery, Handler, Records
+from qwarden.delivery.consumer import Delivery, Handler
 from qwarden.delivery.keeper import Keeper
 from qwarden.delivery.owed import Finish, Owed
 from qwarden.delivery.publisher import Publisher
 from qwarden.delivery.room import Room
+from qwarden.delivery.underway import Records
 from twin.broker import HOST, PORT
 from twin.network import Process
 

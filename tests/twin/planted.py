@@ -13,9 +13,10 @@ from unittest import mock
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
 import qwarden.delivery.consumer as driver
-from qwarden.delivery.consumer import Delivery, Handler, Records
+from qwarden.delivery.consumer import Delivery, Handler
 from qwarden.delivery.key_order import KeyOrder, Place, T
 from qwarden.delivery.owed import Finish, Owed, Renew
+from qwarden.delivery.underway import Records
 from qwarden.delivery.window import Partition, Window
 from twin.members import SOUND, Parts
 
