@@ -14,7 +14,7 @@ def judge(found: Findings, about: str, ends: float, *, now: float) -> None:
     """`ends`: the earliest end of those in one place; both in seconds since 1970."""
     left_s = ends - now
     if left_s <= 0:
-        found.wrong(about, f"it ended {span(-left_s)} ago; renew it, and restart who reads it")
+        found.wrong(about, f"it ended {span(now - ends)} ago; renew it, and restart who reads it")
     elif left_s < NOW_S:
         found.wrong(about, f"it ends in {span(left_s)}; renew it now, and restart who reads it")
     elif left_s < SOON_S:
