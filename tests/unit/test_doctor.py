@@ -465,7 +465,7 @@ def test_who_reads_along_is_not_told(encrypted: bool | None, result: Result, sen
     ],
 )
 def test_a_log_or_an_outbox_that_stands_still_is_called_good(
-    facts: dict[str, float], about: str, result: Result, sentence: str
+    facts: dict[str, Any], about: str, result: Result, sentence: str
 ) -> None:
     finding = judged_store(encrypted=True, **facts)[about]
     assert finding.result is result and sentence in finding.sentence
