@@ -17,7 +17,6 @@ from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
     TopicAlreadyExistsError,
-    UnknownTopicOrPartitionError,
     for_code,
 )
 from aiokafka.protocol.metadata import MetadataRequest
@@ -245,8 +244,10 @@ async def publish(
 ) -> int:
     """Publishes values, keyed by tenant and event_id or session, and returns how many.
 
-    `sent(partition, offset)` is told of each acknowledgement, in order. Raises `KafkaError`.
+    `sent(partition, offset)` is told of each acknowledgement, in order. Raises `KafkaError`,
+    `UnknownTopicOrPartitionError` for a topic that is not there.
     """
+    await partitions_of(kafka, topic)
     producer = AIOKafkaProducer(
         **client_arguments(kafka), enable_idempotence=True, acks="all", linger_ms=5,
         max_request_size=2 * topics.MAX_EVENT_BYTES,
@@ -298,6 +299,7 @@ async def reading(
     this offset on where it begins before it. Raises `KafkaError`, `UnknownTopicOrPartitionError`
     for a topic that is not there, and `ValueError` for such a partition.
     """
+    partitions = await assigned(kafka, topic, starts)
     consumer = AIOKafkaConsumer(
         *((topic,) if starts is None else ()),
         **client_arguments(kafka),
@@ -308,11 +310,8 @@ async def reading(
     )
     try:
         if starts is not None:
-            consumer.assign(await assigned(kafka, topic, starts))
+            consumer.assign(partitions)
         await start(consumer, kafka)
-        if topic not in await consumer.topics():
-            raise UnknownTopicOrPartitionError(f"there is no topic {topic}")
-        partitions = sorted(consumer.assignment())
         begins = await consumer.beginning_offsets(partitions)
         ends = await consumer.end_offsets(partitions)
         at = begins if from_beginning else ends
@@ -328,16 +327,22 @@ async def reading(
 
 async def partitions_of(kafka: Kafka, topic: str) -> set[int]:
     """The partitions of a topic. Raises `UnknownTopicOrPartitionError` where it is not there, at
-    once: a consumer that subscribes to it waits for it as long as for any answer."""
+    once: a client of aiokafka's that is told its name waits for it as long as for any answer, and
+    has a broker with auto.create.topics.enable make it."""
     async with admin(kafka) as client:
         return {each.partition for each in await leaders_of(client, topic)}
 
 
-async def assigned(kafka: Kafka, topic: str, partitions: Iterable[int]) -> list[TopicPartition]:
-    """These partitions of a topic, for a consumer to be assigned. Raises as `partitions_of` does,
-    and `ValueError` for one that is not there."""
+async def assigned(
+    kafka: Kafka, topic: str, partitions: Iterable[int] | None = None
+) -> list[TopicPartition]:
+    """These partitions of a topic, or all of them, for a consumer to be assigned. Raises as
+    `partitions_of` does, and `ValueError` for one that is not there."""
     known = await partitions_of(kafka, topic)
-    wanted = [TopicPartition(topic, partition) for partition in partitions]
+    wanted = [
+        TopicPartition(topic, each)
+        for each in (sorted(known) if partitions is None else partitions)
+    ]
     for each in wanted:
         if each.partition not in known:
             raise ValueError(

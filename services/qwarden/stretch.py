@@ -8,7 +8,7 @@ from datetime import datetime
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
-from qwarden.kafka import assigned, client_arguments, partitions_of, reading, stop
+from qwarden.kafka import assigned, client_arguments, reading, start, stop
 from qwarden.settings import Kafka
 
 RECORDS_A_STEP = 1000
@@ -34,11 +34,11 @@ class Stretch:
 async def stretch_of(kafka: Kafka, topic: str, since: datetime | None = None) -> Stretch:
     """What a topic holds now, from a time on. Raises `KafkaError`, and
     `UnknownTopicOrPartitionError` for a topic that is not there."""
+    partitions = await assigned(kafka, topic)
     consumer = AIOKafkaConsumer(**client_arguments(kafka), group_id=None, enable_auto_commit=False)
     try:
-        partitions = await assigned(kafka, topic, await partitions_of(kafka, topic))
         consumer.assign(partitions)
-        await consumer.start()
+        await start(consumer, kafka)
         starts: dict[TopicPartition, int] = await consumer.beginning_offsets(partitions)
         ends: dict[TopicPartition, int] = await consumer.end_offsets(partitions)
         if since is not None:

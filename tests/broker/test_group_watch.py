@@ -19,9 +19,12 @@ from moderators import Fleetlet, policies_in
 from qwarden import settings
 from qwarden.delivery.group_watch import GroupWatch
 from qwarden.doctor.examination import examine, patient_of
-from qwarden.kafka import admin, committed_in, partitions_of
+from qwarden.enforcement.commanding import standing
+from qwarden.kafka import admin, committed_in, partitions_of, reading
+from qwarden.kafka import publish as sent
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
+from qwarden.stretch import stretch_of
 
 TOPIC = "watched"
 
@@ -271,6 +274,15 @@ async def test_a_broker_that_makes_topics_by_itself_gets_one_of_its_defaults(
                 await watch.look()
             with pytest.raises(UnknownTopicOrPartitionError):
                 await partitions_of(_settings(kafka), "counted")
+            with pytest.raises(UnknownTopicOrPartitionError):
+                await stretch_of(_settings(kafka), "measured")
+            with pytest.raises(UnknownTopicOrPartitionError):
+                async with reading(_settings(kafka), "read", from_beginning=True, follow=False):
+                    pass
+            with pytest.raises(UnknownTopicOrPartitionError):
+                await sent(_settings(kafka), "written", [b"{}"], lambda *_: None)
+            with pytest.raises(UnknownTopicOrPartitionError):
+                await standing(_settings(kafka))
             async for _ in examine(patient, ("topics", "groups", "control", "key", "clocks")):
                 pass
             # Had one of these made its topic, that would be there before this one.

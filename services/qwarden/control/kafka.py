@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable
 from itertools import chain
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
@@ -13,20 +13,11 @@ from aiokafka.errors import KafkaError
 
 from qwarden import telemetry
 from qwarden.contracts import topics
-from qwarden.contracts.control import (
-    Halt,
-    Key,
-    LossAccepted,
-    Policies,
-    Record,
-    Written,
-    withdrawn,
-    written,
-)
-from qwarden.control.overrides import Overridden
+from qwarden.contracts.control import Key, Record, Written, withdrawn, written
 from qwarden.control.port import ControlUnusable
 from qwarden.control.table import Table
-from qwarden.kafka import client_arguments, open_producer, start, stop
+from qwarden.control.view import View
+from qwarden.kafka import client_arguments, open_producer, partitions_of, start, stop
 from qwarden.settings import Kafka
 
 _log = logging.getLogger(__name__)
@@ -46,7 +37,7 @@ _READ_S = 10.0
 _MAX_RECORD_BYTES = 1024 * 1024
 
 
-class KafkaControl:
+class KafkaControl(View):
     """One service's table. `wait`: whether a broker that is away is waited for, as a service does;
     a person's command is told instead, with `KafkaError`. `keeps_overrides`: else there are none
     for whom it asks, and a million of them cost neither memory nor most of the time."""
@@ -59,13 +50,12 @@ class KafkaControl:
         wait: bool = True,
         keeps_overrides: bool = True,
     ) -> None:
+        super().__init__(Table(keeps_overrides=keeps_overrides))
         self._kafka = kafka
         self._partition = TopicPartition(topic, 0)
         self._wait = wait
         self._keeps_overrides = keeps_overrides
-        self._table = Table(keeps_overrides=keeps_overrides)
         self._polled = asyncio.Event()
-        self._calls: list[Callable[[], None]] = []
         self._consumer: AIOKafkaConsumer | None = None
         self._following: asyncio.Task[None] | None = None
         self._producer: AIOKafkaProducer | None = None
@@ -85,24 +75,6 @@ class KafkaControl:
                 waits = True
                 await asyncio.sleep(_RETRY_S)
         self._following = asyncio.create_task(self._follow(), name="control")
-
-    def halts(self) -> Mapping[Key, Halt]:
-        return self._table.halts
-
-    def accepted_losses(self) -> Mapping[Key, LossAccepted]:
-        return self._table.losses
-
-    def policies(self) -> Policies:
-        return self._table.policies
-
-    def override_of(self, tenant: str, content_hash: str) -> Overridden | None:
-        return self._table.override_of(tenant, content_hash)
-
-    def resumed_at(self) -> int | None:
-        return self._table.resumed_at
-
-    def on_change(self, call: Callable[[], None]) -> None:
-        self._calls.append(call)
 
     async def write(self, record: Record, *, unless: Callable[[], bool] = lambda: False) -> None:
         offset = await self._publish(written(record), unless)
@@ -127,6 +99,12 @@ class KafkaControl:
         """Puts a table that holds all of the topic in place of the present one, and a consumer that
         stands behind it."""
         at = self._partition
+        partitions = len(await partitions_of(self._kafka, at.topic))
+        if partitions != 1:
+            raise ControlUnusable(
+                f"{at.topic} has {partitions} partitions and must have one, so that everybody "
+                "reads one order; delete it, and make it with: qwarden topics create"
+            )
         consumer = AIOKafkaConsumer(
             at.topic,
             **client_arguments(self._kafka),
@@ -138,12 +116,6 @@ class KafkaControl:
         )
         try:
             await start(consumer, self._kafka)
-            partitions = len(consumer.assignment())
-            if partitions != 1:
-                raise ControlUnusable(
-                    f"{at.topic} has {partitions} partitions and must have one, so that everybody "
-                    "reads one order; delete it, and make it with: qwarden topics create"
-                )
             begin = (await consumer.beginning_offsets([at]))[at]
             end = (await consumer.end_offsets([at]))[at]
             consumer.seek(at, begin)
@@ -185,8 +157,7 @@ class KafkaControl:
 
     def _tell(self) -> None:
         telemetry.HALTS.set(len(self._table.halts))
-        for call in self._calls:
-            call()
+        super()._tell()
 
     # Writing.
 

@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-from qwarden.contracts.control import (
-    Halt,
-    Key,
-    LossAccepted,
-    Policies,
-    Record,
-    Written,
-    withdrawn,
-    written,
-)
-from qwarden.control.overrides import Overridden
+from qwarden.contracts.control import Key, Record, Written, withdrawn, written
 from qwarden.control.table import Table
+from qwarden.control.view import View
 
 Follower = Callable[[bytes | None, bytes | None, int], None]
 
@@ -47,34 +38,15 @@ class MemoryTopic:
             self._followers.remove(follower)
 
 
-class MemoryControl:
+class MemoryControl(View):
     """One service's table over a `MemoryTopic`."""
 
     def __init__(self, topic: MemoryTopic) -> None:
+        super().__init__(Table())
         self._topic = topic
-        self._table = Table()
-        self._calls: list[Callable[[], None]] = []
 
     async def start(self) -> None:
         self._topic.follow(self._take)
-
-    def halts(self) -> Mapping[Key, Halt]:
-        return self._table.halts
-
-    def accepted_losses(self) -> Mapping[Key, LossAccepted]:
-        return self._table.losses
-
-    def policies(self) -> Policies:
-        return self._table.policies
-
-    def override_of(self, tenant: str, content_hash: str) -> Overridden | None:
-        return self._table.override_of(tenant, content_hash)
-
-    def resumed_at(self) -> int | None:
-        return self._table.resumed_at
-
-    def on_change(self, call: Callable[[], None]) -> None:
-        self._calls.append(call)
 
     async def write(self, record: Record, *, unless: Callable[[], bool] = lambda: False) -> None:
         if not unless():
@@ -92,5 +64,4 @@ class MemoryControl:
 
     def _take(self, key: bytes | None, value: bytes | None, offset: int) -> None:
         if self._table.apply(key, value, offset):
-            for call in self._calls:
-                call()
+            self._tell()
