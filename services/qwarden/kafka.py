@@ -339,10 +339,9 @@ async def assigned(
     """These partitions of a topic, or all of them, for a consumer to be assigned. Raises as
     `partitions_of` does, and `ValueError` for one that is not there."""
     known = await partitions_of(kafka, topic)
-    wanted = [
-        TopicPartition(topic, each)
-        for each in (sorted(known) if partitions is None else partitions)
-    ]
+    if partitions is None:
+        partitions = sorted(known)
+    wanted = [TopicPartition(topic, each) for each in partitions]
     for each in wanted:
         if each.partition not in known:
             raise ValueError(

@@ -34,7 +34,6 @@ from qwarden.dead_letters import terminal
 from qwarden.dead_letters.letters import (
     Open,
     Place,
-    Record,
     Wanted,
     instant_of,
     letter_of,
@@ -43,7 +42,7 @@ from qwarden.dead_letters.letters import (
     read_letter,
     replayed,
 )
-from qwarden.outcomes.source import Source
+from qwarden.outcomes.source import Record, Source
 from unit.builders import admission
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

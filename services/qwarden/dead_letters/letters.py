@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,6 +28,7 @@ from qwarden.contracts.dead_letter import (
     is_mark,
     original_of,
 )
+from qwarden.outcomes.source import Record
 
 _AGE = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -93,21 +94,6 @@ class Letter(msgspec.Struct, frozen=True, kw_only=True):
     """Of the record's value."""
     truncated: bool
     """Whether the letter does not hold all of its record, so that a replay needs the origin."""
-
-
-class Record(Protocol):
-    """A record of `moderation.dead-letters`. `timestamp`: Kafka's, ms since 1970."""
-
-    @property
-    def partition(self) -> int: ...
-    @property
-    def offset(self) -> int: ...
-    @property
-    def timestamp(self) -> int: ...
-    @property
-    def value(self) -> bytes | None: ...
-    @property
-    def headers(self) -> Sequence[headers.Header]: ...
 
 
 def read_letter(record: Record) -> DeadLetter | Mark | None:
