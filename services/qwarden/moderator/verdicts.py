@@ -17,20 +17,17 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from qwarden.contracts.refusal import ErrorClass, Refused
-from qwarden.contracts.verdict import Basis, Facts, Verdict, verdict_id
+from qwarden.contracts.verdict import Basis, Facts, Verdict
 from qwarden.guard.answer import Answer, Assessment, Failure, Unanswered
 from qwarden.moderator.case import Case, Question
 from qwarden.outcomes.said import (
-    CALIBRATION,
     NOTHING,
     Said,
     facts_of,
-    guard_of,
-    meanwhile_of,
-    notice_of,
     policy_used,
     reading_of,
     said_of,
+    verdict_saying,
 )
 from qwarden.policy.policy import Decided, version_under
 
@@ -189,44 +186,26 @@ def _verdict(
     if used is not None and override is not None:
         version = version_under(used.version, override.action, override.decision_id)
         used = msgspec.structs.replace(used, version=version)
-    task = str(question.conversation.task) if question else None
-    return Verdict(
-        verdict_id=verdict_id(
-            tenant=event.tenant,
-            event_id=event.event_id,
-            task=task or "",
-            key_id=key_id,
-            value=case.value,
-            revision=revision,
-            calibration=CALIBRATION,
-            detector=question.detector if question else "",
-            policy_version=used.version if used else "",
-            policy_serial=used.serial if used else 0,
-            basis=basis,
-            cause=cause or "",
-        ),
+    return verdict_saying(
+        tenant=event.tenant,
         event_id=event.event_id,
         edit=event.edit,
-        tenant=event.tenant,
         subject=event.subject,
-        task=task,
+        task=question.task if question else None,
+        key_id=key_id,
+        value=case.value,
         language=question.language.tag if question else event.language,
-        language_confidence=question.language.confidence if question else None,
-        views=said.views,
-        content_hash=question.content_hash.hex() if question else None,
+        confidence=question.language.confidence if question else None,
+        detector=question.detector if question else "",
+        content_hash=question.content_hash if question else None,
         facts=facts_of(case.about(question)) if question else Facts(event.origin, event.reach),
-        action=decided.action if decided else None,
-        meanwhile=meanwhile_of(decided) if decided else None,
-        notice=notice_of(decided, question.language.tag) if decided and question else None,
+        said=said,
+        revision=revision,
+        answered_by=revision,
         basis=basis,
         cause=cause,
-        guard=guard_of(revision) if revision else None,
-        policy=used,
-        dropped=[*case.dropped, *said.dropped],
-        safety=said.safety,
-        scores=said.scores,
-        categories=said.categories,
-        category_scores=said.category_scores,
-        refusal=said.refusal,
+        decided=decided,
+        used=used,
+        dropped=case.dropped,
         decision=override.decision_id if override else None,
     )

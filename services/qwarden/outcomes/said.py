@@ -1,13 +1,15 @@
-"""What an assessment gives a verdict. Pure."""
+"""What an assessment gives a verdict, and the verdict that it comes to. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import msgspec
 
 from qwarden.contracts.verdict import (
     Action,
+    Basis,
     CategoryScore,
     Facts,
     Guard,
@@ -16,14 +18,17 @@ from qwarden.contracts.verdict import (
     Scores,
     Verdict,
     ViewScores,
+    verdict_id,
 )
 from qwarden.guard.answer import Assessment, Safety, Triple
+from qwarden.guard.conversation import Task
 from qwarden.policy import reading
 from qwarden.policy.file import Handling
 from qwarden.policy.policy import Decided, Policy
 from qwarden.policy.reading import Circumstances, Reading
 
-CALIBRATION = "none"
+_CALIBRATION = "none"
+"""Scores are published as the checkpoint gives them: there is no calibration yet."""
 
 
 class Said(msgspec.Struct, frozen=True):
@@ -40,6 +45,80 @@ class Said(msgspec.Struct, frozen=True):
 
 
 NOTHING = Said()
+
+
+def verdict_saying(
+    *,
+    tenant: str,
+    event_id: str,
+    task: Task | None,
+    key_id: str,
+    value: bytes,
+    language: str | None,
+    facts: Facts,
+    basis: Basis,
+    edit: int = 0,
+    subject: str | None = None,
+    confidence: float | None = None,
+    detector: str = "",
+    content_hash: bytes | None = None,
+    said: Said = NOTHING,
+    revision: str = "",
+    answered_by: str = "",
+    cause: str | None = None,
+    decided: Decided | None = None,
+    used: PolicyUsed | None = None,
+    dropped: Sequence[str] = (),
+    decision: str | None = None,
+) -> Verdict:
+    """A verdict that says this; its id is made of it.
+
+    `value`: of its event, after decoding and mapping. `confidence`: of a `language` that the
+    `detector` has told, of this version. `revision`: of all the guards that were asked;
+    `answered_by`: of the one whose word it is, both empty where nobody was. `dropped`: before the
+    guard was asked; what it has left out itself comes behind. `decision`: of a person, where that
+    acted.
+    """
+    return Verdict(
+        verdict_id=verdict_id(
+            tenant=tenant,
+            event_id=event_id,
+            task="" if task is None else task.value,
+            key_id=key_id,
+            value=value,
+            revision=revision,
+            calibration=_CALIBRATION,
+            detector=detector,
+            policy_version="" if used is None else used.version,
+            policy_serial=0 if used is None else used.serial,
+            basis=basis,
+            cause=cause or "",
+        ),
+        event_id=event_id,
+        edit=edit,
+        tenant=tenant,
+        subject=subject,
+        task=None if task is None else task.value,
+        safety=said.safety,
+        scores=said.scores,
+        categories=said.categories,
+        category_scores=said.category_scores,
+        refusal=said.refusal,
+        language=language,
+        language_confidence=confidence,
+        views=said.views,
+        content_hash=None if content_hash is None else content_hash.hex(),
+        facts=facts,
+        action=None if decided is None else decided.action,
+        meanwhile=None if decided is None else meanwhile_of(decided),
+        notice=None if decided is None else notice_of(decided, language),
+        basis=basis,
+        cause=cause,
+        guard=guard_of(answered_by) if answered_by else None,
+        policy=used,
+        dropped=[*dropped, *said.dropped],
+        decision=decision,
+    )
 
 
 def said_of(assessment: Assessment, safety: Safety) -> Said:
@@ -77,7 +156,7 @@ def scores_of(scores: Triple) -> Scores:
 @lru_cache(maxsize=64)
 def guard_of(revision: str) -> Guard:
     """Who answers under this revision."""
-    return Guard(revision.split("@", maxsplit=1)[0], revision, CALIBRATION)
+    return Guard(revision.split("@", maxsplit=1)[0], revision, _CALIBRATION)
 
 
 def reading_of(about: Circumstances, assessment: Assessment) -> Reading:

@@ -10,7 +10,7 @@ import msgspec
 
 from qwarden.contracts.keys import ContentKey
 from qwarden.contracts.signal import Signal, SignalKind
-from qwarden.contracts.verdict import SEVERITY, Basis, Verdict, verdict_id
+from qwarden.contracts.verdict import SEVERITY, Basis, Verdict
 from qwarden.guard.answer import SAFETIES, Answer, Assessment, Failure, Safety, Triple, Unanswered
 from qwarden.guard.conversation import Task
 from qwarden.guard.debounce import Latch, Raised
@@ -18,17 +18,15 @@ from qwarden.guard.language import UNKNOWN, Language
 from qwarden.language.port import Detector
 from qwarden.language.telling import detector_version, language_of
 from qwarden.outcomes.said import (
-    CALIBRATION,
     NOTHING,
     Said,
     facts_of,
     guard_of,
-    meanwhile_of,
-    notice_of,
     policy_used,
     reading_of,
     said_of,
     scores_of,
+    verdict_saying,
 )
 from qwarden.policy.policy import Decided, Policy
 from qwarden.policy.reading import Circumstances, Reading
@@ -130,44 +128,25 @@ def verdict_of(
     chunk = (session.beginning or session.first).chunk
     conversation = session.transcript.conversation(judged.task)
     written = conversation.to_json() if conversation.turns else None
-    return Verdict(
-        verdict_id=verdict_id(
-            tenant=chunk.tenant,
-            event_id=chunk.session,
-            task=str(judged.task),
-            key_id=keys.id,
-            value=_value(session, judged.task, word, of_word),
-            revision=revision,
-            calibration=CALIBRATION,
-            detector=detector_version(language, detector),
-            policy_version=policy.version,
-            policy_serial=policy.serial,
-            basis=basis,
-            cause=cause or "",
-        ),
-        event_id=chunk.session,
-        edit=0,
+    return verdict_saying(
         tenant=chunk.tenant,
-        subject=None,
-        task=str(judged.task),
+        event_id=chunk.session,
+        task=judged.task,
+        key_id=keys.id,
+        value=_value(session, judged.task, word, of_word),
         language=language.tag,
-        language_confidence=language.confidence,
-        views=said.views,
-        content_hash=keys.content_hash(written).hex() if written else None,
+        confidence=language.confidence,
+        detector=detector_version(language, detector),
+        content_hash=keys.content_hash(written) if written else None,
         facts=facts_of(about),
-        action=decided.action,
-        meanwhile=meanwhile_of(decided),
-        notice=notice_of(decided, language.tag),
+        said=said,
+        revision=revision,
+        answered_by=answered_by,
         basis=basis,
         cause=cause,
-        guard=guard_of(answered_by) if answered_by else None,
-        policy=policy_used(policy, decided),
-        dropped=[*session.transcript.dropped(judged.task), *said.dropped],
-        safety=said.safety,
-        scores=said.scores,
-        categories=said.categories,
-        category_scores=said.category_scores,
-        refusal=said.refusal,
+        decided=decided,
+        used=policy_used(policy, decided),
+        dropped=session.transcript.dropped(judged.task),
     )
 
 
