@@ -38,7 +38,8 @@ from qwarden.contracts.verdict import (
     encode,
 )
 from qwarden.offline.policy_diff import files
-from qwarden.policy.diff import Comparison, Report
+from qwarden.policy.diff import Comparison
+from qwarden.policy.diff_report import Report
 from qwarden.policy.file import PolicyFile
 from qwarden.policy.policy import Policy
 from qwarden.policy.sources import BUILT_IN

@@ -17,13 +17,14 @@ from qwarden.contracts.verdict import Action, Basis, Scores, Verdict, encode
 from qwarden.guard.answer import Assessment, Safety
 from qwarden.outcomes.said import facts_of, reading_of, said_of
 from qwarden.policy import records
-from qwarden.policy.diff import Comparison, told, word_of
+from qwarden.policy.diff import Comparison
 from qwarden.policy.estimates import Estimate
 from qwarden.policy.file import PolicyFile
 from qwarden.policy.policy import Policy
 from qwarden.policy.reading import Circumstances
 from qwarden.policy.records import Named, Recorded, Records, is_always_kept, lacking
 from qwarden.policy.sources import BUILT_IN
+from qwarden.policy.told import told, word_of
 from unit.builders import verdict
 
 CATEGORIES = ("Violent", "PII")

@@ -15,7 +15,8 @@ from qwarden import cli
 from qwarden.contracts.escalation import Content, Evidence
 from qwarden.contracts.event import Message
 from qwarden.contracts.verdict import Verdict, encode
-from qwarden.policy.diff import Comparison, RateMissing, Report, masked
+from qwarden.policy.diff import Comparison, RateMissing, masked
+from qwarden.policy.diff_report import Report
 from qwarden.policy.file import PolicyFile
 from qwarden.policy.policy import Policy
 from qwarden.policy.sources import BUILT_IN
@@ -338,7 +339,7 @@ def test_a_file_that_extends_its_neighbour_is_not_found(
         (("--events", "moderation.review"), "holds no verdicts"),
         (("--follow", "--fail-over", "0.1"), "a shadow has no end"),
         (("--metrics-port", "0"), "goes with --follow"),
-        (("--events", "x.jsonl", "--over", "soon"), "write a number and m, h or d"),
+        (("--events", "x.jsonl", "--over", "soon"), "write it as 90m, 24h or 2d"),
         (("--events", "x.jsonl", "--since", "2h"), "the records of a file have no time"),
         (("--plot", "nowhere/x.png"), "there is no folder nowhere"),
         (("--events", "x.jsonl", "--sample-rate", "0"), "is no rate"),

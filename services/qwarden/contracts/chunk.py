@@ -11,9 +11,10 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from qwarden.contracts.event import ROLES, Count, Name
+from qwarden.contracts.event import ROLES
 from qwarden.contracts.fields import fields_of, text_of
 from qwarden.contracts.refusal import ErrorClass, Refused, listed
+from qwarden.contracts.values import Count, Name, one_of
 
 
 class Chunk(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,7 +27,7 @@ class Chunk(msgspec.Struct, frozen=True, kw_only=True):
     """From 0, one more with each chunk of the session."""
     tenant: Name
     """Whose policies act on it."""
-    role: Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(ROLES)})]
+    role: Annotated[str, one_of(*ROLES)]
     """Whose text it is. A chunk of another role than the one before it begins a new turn."""
     text: str
     """May be empty, where only something ends."""

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
 from qwarden.contracts.decision import ACTIONS
 from qwarden.contracts.headers import CLI, MODERATOR, REVIEW_SERVICE, Header, cloud_event
-from qwarden.contracts.verdict import Category, encode, one_of
-
-Instant = Annotated[datetime, msgspec.Meta(tz=True)]
-
+from qwarden.contracts.values import Instant, one_of
+from qwarden.contracts.verdict import Category, encode
 
 HALT, LOSS_ACCEPTED = "halt", "loss_accepted"
 POLICY, IN_FORCE, FREEZE = "policy", "in_force", "freeze"

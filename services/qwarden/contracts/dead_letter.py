@@ -11,14 +11,13 @@ import base64
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
 from qwarden.contracts.headers import TRACEPARENT, Header, ce_type, header
 from qwarden.contracts.refusal import Refused
-
-Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+from qwarden.contracts.values import Instant
 
 
 class Origin(msgspec.Struct, frozen=True):

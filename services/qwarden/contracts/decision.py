@@ -10,15 +10,13 @@ are equal: a reader drops the second.
 from __future__ import annotations
 
 import enum
-from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
 
-from qwarden.contracts.verdict import Category, one_of
+from qwarden.contracts.values import Instant, one_of
+from qwarden.contracts.verdict import Category
 from qwarden.guard.conversation import Task
-
-Instant = Annotated[datetime, msgspec.Meta(tz=True)]
 
 ACTIONS: tuple[str, ...] = ("allow", "disclaim", "block")
 """What can be decided, the mildest first: a person does not send content to people."""

@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from qwarden.contracts.event import Event, Message, Report
-from qwarden.contracts.verdict import Action, Basis, Verdict, one_of
+from qwarden.contracts.values import one_of
+from qwarden.contracts.verdict import Action, Basis, Verdict
 
 
 class Kind(enum.StrEnum):

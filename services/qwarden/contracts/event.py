@@ -7,18 +7,13 @@ both taken; in binary mode `ce_id` and `ce_time` stand in for an absent `event_i
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from qwarden.contracts.fields import fields_of, text_of
 from qwarden.contracts.refusal import ErrorClass, Refused, listed
-
-Instant = Annotated[datetime, msgspec.Meta(tz=True)]
-Name = Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
-"""Up to the largest number that every reader of JSON holds exactly."""
+from qwarden.contracts.values import Count, Instant, Name, Origin, one_of
 
 ROLES: tuple[str, ...] = ("user", "assistant", "system", "developer", "tool")
 
@@ -30,14 +25,14 @@ at any depth of the stack, and Python ends both at about a thousand levels."""
 class Part(msgspec.Struct, frozen=True):
     """One part of a turn's content. Text is judged; any other type is refused by its name."""
 
-    type: Annotated[str, msgspec.Meta(extra_json_schema={"enum": ["text"]})]
+    type: Annotated[str, one_of("text")]
     text: str | None = None
 
 
 class Message(msgspec.Struct, frozen=True, omit_defaults=True):
     """One turn of a conversation."""
 
-    role: Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(ROLES)})]
+    role: Annotated[str, one_of(*ROLES)]
     """`developer` means `system`. Turns of `system` and `tool` are not judged."""
     content: str | list[Part]
     """A string, or text parts that are joined by a newline."""
@@ -81,7 +76,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """How many people see the content."""
     subject: Annotated[str, msgspec.Meta(max_length=256)] | None = None
     """Whose content it is."""
-    origin: Literal["automatic", "user_report", "authority", "appeal"] = "automatic"
+    origin: Origin = "automatic"
     """What asked for the judgement."""
     reports: list[Report] = []
     """Shown to people, not judged."""

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from qwarden.contracts.values import one_of
 from qwarden.contracts.verdict import Action, Category, Guard, PolicyUsed
 from qwarden.guard.answer import SAFETIES
 from qwarden.guard.conversation import Task
@@ -31,7 +32,7 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     schema_version: Literal[1] = 1
     tenant: str
     session: str
-    task: Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(Task)})]
+    task: Annotated[str, one_of(*Task)]
     """Which of the session's texts it is about: the user's, the answer or the thoughts."""
     kind: SignalKind
     seq: int
@@ -42,7 +43,7 @@ class Signal(msgspec.Struct, frozen=True, kw_only=True):
     char: int
     """Where in that text the token begins, in code points from 0; where `closed` or `incomplete`,
     how many are judged."""
-    safety: Annotated[str, msgspec.Meta(extra_json_schema={"enum": list(SAFETIES)})] | None
+    safety: Annotated[str, one_of(*SAFETIES)] | None
     """Null where `closed` or `incomplete`."""
     category: Category | None
     """The likeliest at that token; null where it has none."""

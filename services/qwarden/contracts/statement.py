@@ -5,14 +5,12 @@ Article 17(3) of the EU's Digital Services Act. It says nothing of what the cont
 from __future__ import annotations
 
 import enum
-from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
 
-from qwarden.contracts.verdict import Category, one_of
-
-Instant = Annotated[datetime, msgspec.Meta(tz=True)]
+from qwarden.contracts.values import Instant, one_of
+from qwarden.contracts.verdict import Category
 
 
 class What(enum.StrEnum):

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from qwarden.contracts.values import Plain, one_of
 from qwarden.guard.answer import SAFETIES
 from qwarden.guard.conversation import Task
 from qwarden.guard.row import View
@@ -49,11 +50,6 @@ class Scores(msgspec.Struct, frozen=True):
     safe: float
     controversial: float
     unsafe: float
-
-
-def one_of(*words: str) -> msgspec.Meta:
-    """Tells readers which words to expect; what is read is not checked against them."""
-    return msgspec.Meta(extra_json_schema={"enum": list(words)})
 
 
 Category = Annotated[str, one_of(*CATEGORIES)]
@@ -94,9 +90,6 @@ class PolicyUsed(msgspec.Struct, frozen=True):
     """A hash of all that the policy says, and of any freeze or override that acted on it."""
     serial: int
     rule: str
-
-
-Plain = str | int | float | bool
 
 
 class Facts(msgspec.Struct, frozen=True, omit_defaults=True):

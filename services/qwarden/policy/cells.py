@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from qwarden.policy.conditions import Bounds, Condition, When
+from qwarden.policy.conditions import Condition
 from qwarden.policy.file import PolicyFile
+from qwarden.policy.reading import Score, score_of
 from qwarden.policy.records import Recorded, decoded_of
 
 Cell = tuple[object, ...]
@@ -19,10 +19,7 @@ class Cells:
     """What rules read of records: the numbers that they compare with, and the tenants, categories
     and metadata that they name; whether they ask for a task, a language, or a refusal."""
 
-    safe: tuple[float, ...]
-    controversial: tuple[float, ...]
-    unsafe: tuple[float, ...]
-    flagged: tuple[float, ...]
+    scores: tuple[tuple[Score, tuple[float, ...]], ...]
     reach: tuple[float, ...]
     tenants: frozenset[str]
     categories: frozenset[str]
@@ -35,17 +32,15 @@ class Cells:
     def of(cls, files: Iterable[PolicyFile]) -> Cells:
         """Those that these policies tell apart."""
         files = list(files)
-        whens = [when for file in files for when in _whens(file)]
+        whens = [when for file in files for when in file.whens]
         asked = [when for when in whens if isinstance(when, Condition)]
-        numbers: dict[str, set[float]] = {
-            name: set() for name in ("safe", "controversial", "unsafe", "flagged")
-        }
+        numbers: dict[Score, set[float]] = {}
         for file in files:
             for name, number in file.thresholds:
-                numbers[name].add(number)
-        reach = {number for when in whens if when.reach for number in _finite(when.reach)}
+                numbers.setdefault(name, set()).add(number)
+        reach = {number for when in whens if when.reach for number in when.reach.given}
         return cls(
-            **{name: tuple(sorted(found)) for name, found in numbers.items()},
+            scores=tuple((name, tuple(sorted(found))) for name, found in numbers.items()),
             reach=tuple(sorted(reach)),
             tenants=frozenset(name for when in whens for name in when.tenant or ()),
             categories=frozenset(name for when in asked for name in when.category or ()),
@@ -79,24 +74,9 @@ class Cells:
         if self.categories:
             decoded = decoded_of(recorded)
             found.append(decoded and tuple([name for name in decoded if name in self.categories]))
-        if self.safe:
-            found.append(bisect_right(self.safe, scores.safe))
-        if self.controversial:
-            found.append(bisect_right(self.controversial, scores.controversial))
-        if self.unsafe:
-            found.append(bisect_right(self.unsafe, scores.unsafe))
-        if self.flagged:
-            # As rules add them up: of rounded scores the sum may be off by a millionth.
-            both = round(scores.controversial + scores.unsafe, 6)
-            found.append(bisect_right(self.flagged, both))
+        if self.scores:
+            triple = scores.safe, scores.controversial, scores.unsafe
+            found += [
+                bisect_right(numbers, score_of(name, triple)) for name, numbers in self.scores
+            ]
         return tuple(found)
-
-
-def _whens(file: PolicyFile) -> Iterator[When]:
-    yield from (rule.when for rule in file.rules)
-    for others in (file.on_unjudged, file.on_outage, file.on_expired):
-        yield from (each.when for each in others)
-
-
-def _finite(bounds: Bounds) -> Iterator[float]:
-    return (number for number in (bounds.low, bounds.high) if math.isfinite(number))

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import isfinite
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, StrictBool, model_validator
 
+from qwarden.contracts.values import Origin, Plain
 from qwarden.guard.answer import Safety
 from qwarden.guard.conversation import Task
 from qwarden.guard.language import UNDETERMINED, canonical, is_known, is_of
 from qwarden.guard.taxonomy import CATEGORIES
 from qwarden.policy.document import Document
-from qwarden.policy.reading import Circumstances, Holds, Plain, Reading
+from qwarden.policy.reading import Circumstances, Holds, Reading, Score, score_of
 
 T = TypeVar("T")
-
-Score = Literal["safe", "controversial", "unsafe", "flagged"]
-"""The three scores; `flagged` is P(Controversial) + P(Unsafe)."""
 
 
 def _listed(given: Any) -> Any:
@@ -74,7 +72,6 @@ Category = Annotated[
 ]
 Number = Annotated[float, BeforeValidator(_number, json_schema_input_type=float)]
 Text = Annotated[str, Field(min_length=1)]
-Origin = Literal["automatic", "user_report", "authority", "appeal"]
 PlainValue = Annotated[Plain, BeforeValidator(_plain, json_schema_input_type=Plain)]
 
 
@@ -102,6 +99,11 @@ class Bounds(Document):
         return self
 
     @property
+    def given(self) -> tuple[float, ...]:
+        """The numbers themselves, one or two."""
+        return tuple(number for number in (self.at_least, self.below) if number is not None)
+
+    @property
     def low(self) -> float:
         return -float("inf") if self.at_least is None else self.at_least
 
@@ -111,8 +113,8 @@ class Bounds(Document):
 
 
 def _within_one(bounds: Bounds) -> Bounds:
-    for number in (bounds.at_least, bounds.below):
-        if number is not None and not 0 <= number <= 1:
+    for number in bounds.given:
+        if not 0 <= number <= 1:
             raise ValueError(f"a score is from 0 to 1, and {number:g} is not")
     return bounds
 
@@ -191,11 +193,7 @@ def _tests_of_judgement(when: When) -> Iterable[Holds]:
 
 def _score(name: Score, bounds: Bounds) -> Holds:
     low, high = bounds.low, bounds.high
-    if name == "flagged":
-        # Of rounded scores the sum may be off by a millionth and no more.
-        return lambda reading: low <= round(reading.scores[1] + reading.scores[2], 6) < high
-    at = ("safe", "controversial", "unsafe").index(name)
-    return lambda reading: low <= reading.scores[at] < high
+    return lambda reading: low <= score_of(name, reading.scores) < high
 
 
 def _named(categories: frozenset[str]) -> Holds:

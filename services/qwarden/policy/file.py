@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from qwarden.contracts.values import Origin
 from qwarden.contracts.verdict import Action
 from qwarden.guard.answer import Safety
 from qwarden.guard.conversation import Task
@@ -24,16 +25,17 @@ from qwarden.policy.conditions import (
     Condition,
     Language,
     Number,
-    Origin,
     PlainValue,
-    Score,
     When,
     one_or_more,
 )
 from qwarden.policy.document import Document, as_its_file
+from qwarden.policy.reading import Score
 
 NAME = r"^[a-z0-9][a-z0-9-]{0,62}$"
 """Of policies, rules and queues: what fits a file, a metric's label and a header alike."""
+
+Named = Annotated[str, Field(pattern=NAME)]
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -58,6 +60,9 @@ Duration = Annotated[
 """A time in seconds; where it is written with its unit, such as `15m`."""
 Count = Annotated[int, Field(strict=True, ge=1)]
 Harm = Annotated[int, Field(strict=True, ge=1, le=10)]
+"""How bad it is to be late: a queue is worked off by age × harm × reach."""
+Meanwhile = Literal["show", "hide"]
+OnBreach = Literal["raise", "allow", "block"]
 
 
 class RunOfTokens(Document):
@@ -94,14 +99,13 @@ class Flagging(Document):
 class Handling(Document):
     """How people are asked: all of it is in the escalation."""
 
-    queue: str = Field(pattern=NAME)
+    queue: Named
     harm: Harm
-    """How bad it is to be late, from 1 to 10: a queue is worked off by age × harm × reach."""
     sla: Duration
     """Within what time a person is to decide, such as `15m` or `2d`."""
-    meanwhile: Literal["show", "hide"]
+    meanwhile: Meanwhile
     """What the platform does with the content until then."""
-    on_breach: Literal["raise", "allow", "block"]
+    on_breach: OnBreach
     """What happens when that time is over: `raise` puts it into the urgent queue; the others act,
     and the item stays open."""
 
@@ -109,7 +113,7 @@ class Handling(Document):
 class RuleFile(Document):
     """A rule: where `when` holds, `then` is done. The first rule that matches acts."""
 
-    name: str = Field(pattern=NAME)
+    name: Named
     when: Condition = Condition()
     then: Action
     ground: Literal["law", "terms"] | None = None
@@ -118,11 +122,11 @@ class RuleFile(Document):
     """Which clause of the law or of the terms."""
     text: dict[Language, str] = Field(default_factory=dict)
     """What the user is told, by language; for `disclaim`, what stands beside the content."""
-    queue: str | None = Field(default=None, pattern=NAME)
+    queue: Named | None = None
     harm: Harm | None = None
     sla: Duration | None = None
-    meanwhile: Literal["show", "hide"] | None = None
-    on_breach: Literal["raise", "allow", "block"] | None = None
+    meanwhile: Meanwhile | None = None
+    on_breach: OnBreach | None = None
 
     @model_validator(mode="after")
     def _is_whole(self) -> RuleFile:
@@ -207,7 +211,7 @@ class Quotas(Document):
 
     blocks_an_hour: Count | None = None
     """Of each tenant; more blocks than this become reviews, by the fallback."""
-    queues: dict[Annotated[str, Field(pattern=NAME)], Budget] = Field(default_factory=dict)
+    queues: dict[Named, Budget] = Field(default_factory=dict)
     """By queue."""
 
 
@@ -259,7 +263,7 @@ class Expected(Document):
     action: Action | Literal["hold"]
     rule: str | None = None
     queue: str | None = None
-    meanwhile: Literal["show", "hide"] | None = None
+    meanwhile: Meanwhile | None = None
 
 
 class CaseFile(Document):
@@ -280,8 +284,8 @@ may be seen."""
 class PolicyFile(Document):
     """The file `policies/NAME.yaml`."""
 
-    name: Annotated[str, AfterValidator(as_its_file)] = Field(pattern=NAME)
-    extends: str | None = Field(default=None, pattern=NAME)
+    name: Annotated[Named, AfterValidator(as_its_file)]
+    extends: Named | None = None
     """A policy whose fields and rules this one takes over. Own fields stand instead of them; an own
     rule stands instead of one of the same name, else before all of them."""
     language: Language = "en"
@@ -356,8 +360,7 @@ class PolicyFile(Document):
                     (name, number)
                     for rule in self.rules
                     for name, bounds in rule.when.score.items()
-                    for number in (bounds.at_least, bounds.below)
-                    if number is not None
+                    for number in bounds.given
                 }
             )
         )

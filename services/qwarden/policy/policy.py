@@ -25,7 +25,7 @@ from qwarden.policy.file import (
     RunOfTokens,
     RunOverThreshold,
 )
-from qwarden.policy.reading import Circumstances, Holds, Reading
+from qwarden.policy.reading import Circumstances, Holds, Reading, score_of
 
 ON_REPORT = "on_report"
 BY_OVERRIDE = "by_override"
@@ -182,10 +182,9 @@ class Policy:
     def is_near(self, scores: Triple, bound: float) -> bool:
         """Whether a score is so close to a number that a rule compares it with, that the guard's
         own noise may have put it on its side."""
-        _, controversial, unsafe = scores
-        of = {"safe": scores[0], "controversial": controversial, "unsafe": unsafe}
-        of["flagged"] = controversial + unsafe
-        return any(abs(of[name] - number) <= bound for name, number in self.thresholds)
+        return any(
+            abs(score_of(name, scores) - number) <= bound for name, number in self.thresholds
+        )
 
     def with_views(self, views: Sequence[View]) -> Policy:
         """This policy, judging these views: one of another version where they differ."""

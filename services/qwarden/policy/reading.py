@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
+from qwarden.contracts.values import Plain
 from qwarden.guard.answer import Safety, Triple
 from qwarden.guard.language import UNDETERMINED
 
-Plain = str | int | float | bool
-"""What a value of metadata may be, where rules read it."""
+Score = Literal["safe", "controversial", "unsafe", "flagged"]
+"""What a rule may compare with numbers; `flagged` is P(Controversial) + P(Unsafe)."""
+
+_AT: Mapping[Score, int] = {"safe": 0, "controversial": 1, "unsafe": 2}
 
 NO_METADATA: Mapping[str, Plain] = {}
 
@@ -39,6 +43,14 @@ class Reading:
     scores: Triple
     categories: tuple[str, ...] | None = ()
     refusal: bool | None = None
+
+
+def score_of(name: Score, scores: Triple) -> float:
+    """One score of three, or what two of them add up to."""
+    if name == "flagged":
+        # Of scores with three decimals the sum may be off by a millionth and no more.
+        return round(scores[1] + scores[2], 6)
+    return scores[_AT[name]]
 
 
 Holds = Callable[[Reading], bool | None]

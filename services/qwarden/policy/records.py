@@ -8,11 +8,12 @@ from typing import Literal
 import msgspec
 
 from qwarden.contracts.escalation import Content
+from qwarden.contracts.values import Plain
 from qwarden.contracts.verdict import Action, Basis, Facts, Scores
 from qwarden.guard.answer import Safety
 from qwarden.guard.language import UNDETERMINED
 from qwarden.policy.conditions import metadata_fact
-from qwarden.policy.reading import NO_METADATA, Circumstances, Plain, Reading
+from qwarden.policy.reading import NO_METADATA, Circumstances, Reading
 
 Kind = Literal["verdict", "evidence", "refused", "unreadable"]
 """What a record is. `refused`: a dead letter, of which nothing was said."""

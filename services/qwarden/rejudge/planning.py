@@ -23,9 +23,10 @@ from typing import Any, Literal
 
 import msgspec
 
-from qwarden.contracts.control import Instant, PolicyBody
+from qwarden.contracts.control import PolicyBody
 from qwarden.contracts.refusal import Refused
 from qwarden.contracts.standing import Key, standing
+from qwarden.contracts.values import Instant
 from qwarden.contracts.verdict import Action, Basis, Facts, Verdict, encode, verdict_id
 from qwarden.guard.answer import Assessment
 from qwarden.outcomes.said import (
@@ -36,11 +37,11 @@ from qwarden.outcomes.said import (
     reading_of,
     said_of,
 )
-from qwarden.policy.diff import DEADLINE, Untold, told
 from qwarden.policy.in_force import Acting, read_body
 from qwarden.policy.policy import Decided, Policy, body_of, version_of
 from qwarden.policy.reading import plain_of
 from qwarden.policy.records import Recorded, about_of, lacking
+from qwarden.policy.told import DEADLINE, Untold, told
 
 DEFAULT_RATE = 200.0
 """Verdicts a second: what is mistaken is stopped before much of it is out, 5,000 take 25 seconds,

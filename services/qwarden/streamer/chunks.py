@@ -9,9 +9,9 @@ from typing import TypeVar
 import msgspec
 
 from qwarden.contracts.chunk import Chunk, decode_chunk
-from qwarden.contracts.event import Count, Name
 from qwarden.contracts.keys import ContentKey
 from qwarden.contracts.refusal import Refused
+from qwarden.contracts.values import Count, Name
 from qwarden.delivery.owed import Owed
 from qwarden.language.port import Detector
 from qwarden.outcomes.source import MAX_ENVELOPE_BYTES, Source

@@ -17,8 +17,10 @@ from prometheus_client import Counter as Metric
 from qwarden.contracts import topics
 from qwarden.kafka import reading
 from qwarden.offline.policy_diff.topic import feed
-from qwarden.policy.diff import UNDECIDED, Comparison, Report
+from qwarden.policy.diff import Comparison
+from qwarden.policy.diff_report import Report
 from qwarden.policy.policy import Policy
+from qwarden.policy.told import UNDECIDED
 from qwarden.settings import Kafka
 
 

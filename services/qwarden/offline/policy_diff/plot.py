@@ -11,7 +11,8 @@ from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Outline
 
 from qwarden.offline.policy_diff.text import written
-from qwarden.policy.diff import UNDECIDED, WORDS, Flow, Report
+from qwarden.policy.diff_report import Flow, Report
+from qwarden.policy.told import UNDECIDED, WORDS
 
 # Okabe and Ito's colours, which people tell apart whose eyes do not see red or green.
 _COLOUR = {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from qwarden.policy.diff import WORDS, Example, Load, Part, Report
+from qwarden.policy.diff_report import Example, Load, Part, Report
 from qwarden.policy.estimates import Estimate
+from qwarden.policy.told import WORDS
 from qwarden.render import plain, shortened
 
 _MOST = 15

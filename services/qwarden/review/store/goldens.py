@@ -16,8 +16,9 @@ from sqlalchemy import Row, Select, exists, func, insert, literal, select, text,
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.contracts.escalation import Content
-from qwarden.contracts.event import ROLES, Message, Name
+from qwarden.contracts.event import ROLES, Message
 from qwarden.contracts.topics import MAX_EVENT_BYTES
+from qwarden.contracts.values import Name
 from qwarden.contracts.verdict import (
     Action,
     Basis,
