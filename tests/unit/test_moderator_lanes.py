@@ -130,9 +130,9 @@ async def test_a_late_record_dead_letters_since_its_lane_does_not_take_it() -> N
     late = (record(age_s=HOUR), record(age_s=HOUR))
     assert await lanes.topics_of(*late) == [topics.BACKLOG, topics.BACKLOG]
     size = size_of(lanes.finished[0][0])
-    lanes.moderator.backlog_bytes = size
+    lanes.moderator.relays.backlog_bytes = size
     assert await lanes.topics_of(*late) == [topics.BACKLOG, topics.BACKLOG]
-    lanes.moderator.backlog_bytes = size - 1
+    lanes.moderator.relays.backlog_bytes = size - 1
     assert await lanes.topics_of(*late) == [topics.VERDICTS, topics.VERDICTS]
     # Over its tenant's quota too; and in an outage it waits, as where nothing is relayed.
     assert await lanes.topics_of(record(), record()) == [topics.VERDICTS, topics.VERDICTS]

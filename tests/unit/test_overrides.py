@@ -213,7 +213,9 @@ class House:
             halting=Halting(contents=5, outcomes=100),
             guard_is_away=lambda: self.is_away,
         )
-        self.moderator.override_of = lambda tenant, content: self.decided.get((tenant, content))
+        self.moderator.present.override_of = lambda tenant, content: self.decided.get(
+            (tenant, content)
+        )
         self.finished: dict[int, tuple[Owed, Renew | None]] = {}
 
     def decide(self, override: Overridden | None, tenant: str = "demo", **fields: Any) -> None:
@@ -301,7 +303,7 @@ async def test_a_freeze_sends_to_people_what_they_have_blocked() -> None:
 
 async def test_a_quota_counts_or_brakes_what_people_decided() -> None:
     made = House(HOUSE + "quotas: {blocks_an_hour: 1}\n")
-    made.moderator.share = lambda topic: Share(1, 1)
+    made.moderator.present.share = lambda topic: Share(1, 1)
     made.decide(overridden())
     found = await made.judged(
         *[event(event_id=f"d{n}") for n in range(3)],

@@ -92,7 +92,7 @@ class Fixture:
             halting=Halting(contents=5, outcomes=100),
             guard_is_away=lambda: False,
         )
-        self.moderator.share = self.shares.__getitem__
+        self.moderator.present.share = self.shares.__getitem__
 
     def _answer(self, row: bytes) -> Answer:
         return SAYS.get(Row.from_json(row).conversation.turns[-1].content, assessment(SAFE))
@@ -238,6 +238,6 @@ async def test_a_share_is_of_another_topic_or_of_another_time(fixture: Fixture) 
 
 
 async def test_a_file_is_braked_like_traffic(fixture: Fixture) -> None:
-    fixture.moderator.share = None
+    fixture.moderator.present.share = None
     assert await fixture.acts(*["bad"] * 6) == [BLOCKED] * 6
     assert await fixture.acts(*["rough"] * 6) == [ASKED] * 6

@@ -11,27 +11,22 @@ from datetime import UTC, datetime
 from functools import lru_cache, partial
 from itertools import zip_longest
 
-import msgspec
-
 from qwarden import telemetry
 from qwarden.contracts import headers, topics
 from qwarden.contracts.dead_letter import KEPT_BYTES
 from qwarden.contracts.headers import Header
 from qwarden.contracts.refusal import ErrorClass, Refused
-from qwarden.contracts.verdict import Action, Basis
-from qwarden.control.overrides import Overridden
-from qwarden.delivery.lanes import Quotas, Relay, estimated_tokens, is_stale
-from qwarden.delivery.owed import Finish, Owed, Renew, size_of
+from qwarden.delivery.owed import Finish, Owed
 from qwarden.moderator import verdicts
 from qwarden.moderator.case import Admission, Case
 from qwarden.moderator.halting import Halting, Run, may_be_the_guards_fault
-from qwarden.moderator.verdicts import Brake, Verdicts
+from qwarden.moderator.present import Present
+from qwarden.moderator.relays import Relays
+from qwarden.moderator.verdicts import Verdicts
 from qwarden.outcomes.lookup import Found, Lookup, Wanted
-from qwarden.outcomes.owing import owed_by_relay, owed_by_verdict
+from qwarden.outcomes.owing import owed_by_verdict
 from qwarden.outcomes.publication import Outcomes, Publication
 from qwarden.outcomes.source import Record, Source
-from qwarden.policy.policy import Decided, Policy
-from qwarden.policy.quotas import Brakes, Share
 from qwarden.policy.tenants import Tenants
 from qwarden.registry.schemas import Schemas
 from qwarden.telemetry import TenantLabels
@@ -82,39 +77,27 @@ class Moderator:
     ) -> None:
         """`schemas`: of the topics whose values are in the Confluent wire format, where there are
         any."""
+        self.trace = trace
+        """Where what it judges is traced."""
         self.on_run: Callable[[Run], None] = lambda run: None
         """Told of a run of failures that should halt the fleet."""
-        self.override_of: Callable[[str, str], Overridden | None] = lambda tenant, content: None
-        """What a person decided of a tenant's content, by its hash; without it nobody has, as for
-        files."""
-        self.share: Callable[[str], Share] | None = None
-        """How much of a topic is judged here; without it no quota holds, as for files."""
-        self.backlog_bytes: int | None = None
-        """What the backlog's topic takes at most, once a broker has said it."""
-        self._brakes = Brakes()
+        others = sorted(admission.topics.keys() - {topics.CONTENT})
+        self.topics = (topics.CONTENT, *others)
+        """The topics of the fresh lane: the fleet's own, and those that have a file."""
+        self.present = Present(admission.tenants, tenant_labels)
+        self.relays = Relays(self.topics, tenant_labels)
         self._halting = halting
         self._resumed = asyncio.Event()
         self._resumed.set()
         self._admission = admission
-        others = sorted(admission.topics.keys() - {topics.CONTENT})
-        self.topics = (topics.CONTENT, *others)
-        """The topics of the fresh lane: the fleet's own, and those that have a file."""
         self._schemas = schemas
         self._guard_is_away = guard_is_away
         self._reads_on = _answers_in_outage(admission.tenants)
         """Whether there is a policy that answers in an outage, so that intake may not wait."""
-        self._quotas = Quotas()
         self._pending: set[_Pending] = set()
         self._lookup = lookup
         self._publication = publication
-        self._trace = trace
-        self._labels = tenant_labels
         self._outcomes = Outcomes(publication, trace, tenant_labels, headers.MODERATOR)
-
-    @property
-    def trace(self) -> Trace:
-        """Where what it judges is traced."""
-        return self._trace
 
     @property
     def tenants(self) -> Tenants:
@@ -122,9 +105,9 @@ class Moderator:
         return self._admission.tenants
 
     def enforce(self, tenants: Tenants) -> None:
-        """From now on these tenants' policies act. What is asked already keeps its own, so that one
-        policy says what is asked and what is done; a freeze acts on that too."""
+        """From now on these tenants' policies act."""
         self._admission = replace(self._admission, tenants=tenants)
+        self.present.tenants = tenants
         self._reads_on = _answers_in_outage(tenants)
 
     @property
@@ -136,7 +119,7 @@ class Moderator:
         """What `Delivery` calls: `finish(index, owed)` once for each record."""
         polled = time.monotonic()
         numbered = list(enumerate(records))
-        with self._trace.batch(records):
+        with self.trace.batch(records):
             if self._schemas is None:
                 await self._handle(numbered, finish, polled)
             else:
@@ -189,7 +172,7 @@ class Moderator:
             unasked = partial(self._unasked, case, lane, age_s, now, polled)
             owed = unasked()
             if owed is not None:
-                finish(index, owed, self._renewal(case, unasked))
+                finish(index, owed, self.present.renewal(case, unasked))
                 continue
             pending = _Pending(case, lane, polled, index, finish)
             self._pending.add(pending)
@@ -197,7 +180,7 @@ class Moderator:
         while asked:
             stayed: list[tuple[_Pending, int]] = []
             await self._lookup.find(
-                [_wanted(pending.case, at, self._trace) for pending, at in asked],
+                [_wanted(pending.case, at, self.trace) for pending, at in asked],
                 partial(self._found, asked, stayed),
             )
             await self._resumed.wait()
@@ -223,7 +206,7 @@ class Moderator:
         elif pending.take(at, found) and pending in self._pending:
             self._pending.discard(pending)
             again = partial(self._answered, pending)
-            pending.finish(pending.index, again(), self._renewal(pending.case, again))
+            pending.finish(pending.index, again(), self.present.renewal(pending.case, again))
 
     def halt(self) -> None:
         """What the guard fails on from now on is neither a dead letter nor given up: it is asked
@@ -244,59 +227,32 @@ class Moderator:
             if owed is not None:
                 self._pending.discard(pending)
                 again = partial(self._in_outage, pending.case, pending.lane, pending.polled)
-                pending.finish(pending.index, owed, self._renewal(pending.case, again))
+                pending.finish(pending.index, owed, self.present.renewal(pending.case, again))
 
     def _unasked(
         self, case: Case, lane: str, age_s: float, now: datetime, polled: float
     ) -> Owed | None:
         """What a case owes that is not for the guard, or not now; None for the others. `lane`: the
         topic that it came from."""
-        case = self._standing(case)
+        case = self.present.of(case)
         key_id = self._admission.keys.id
         if case.event.deleted:
             return self._owed(case, verdicts.withdrawn(case, key_id), polled, ())
         if case.is_expired(now):
-            said = verdicts.expired(case, key_id, self._brake(case, lane))
+            said = verdicts.expired(case, key_id, self.present.brake(case, lane))
             return self._owed(case, said, polled, ())
         if self._guard_is_away():
             owed = self._in_outage(case, lane, polled)
             if owed is not None:
                 return owed
-        tenant = case.tenant
-        if lane not in self.topics or not tenant.relay:
-            return None
-        if is_stale(age_s=age_s, fresh_s=tenant.fresh_horizon_s):
-            relayed = self._relayed(case, Relay.STALE)
-            if relayed is not None:
-                return relayed
-        if tenant.tokens_a_minute is not None and not self._quotas.admits(
-            tenant.name,
-            estimated_tokens(len(case.source.value or b"")),
-            a_minute=tenant.tokens_a_minute,
-            now_s=polled,
-        ):
-            return self._relayed(case, Relay.QUOTA)
-        return None
+        return self.relays.of_late(case, lane, age_s=age_s, now_s=polled)
 
     def _in_outage(self, case: Case, lane: str, polled: float) -> Owed | None:
-        case = self._standing(case)
-        said = verdicts.in_outage(case, self._admission.keys.id, self._brake(case, lane))
+        case = self.present.of(case)
+        said = verdicts.in_outage(case, self._admission.keys.id, self.present.brake(case, lane))
         if said is not None:
             return self._owed(case, said, polled, ())
-        if self._reads_on and lane in self.topics and case.tenant.relay:
-            return self._relayed(case, Relay.OUTAGE)
-        return None
-
-    def _relayed(self, case: Case, why: Relay) -> Owed | None:
-        """The record on the backlog's lane; None for one that the topic does not take with its
-        origin, such as a large one of somebody else's topic: it is judged in place, or waits there.
-        It would end as a dead letter, and that it is late is no reason for one."""
-        owed = owed_by_relay(case.source)
-        if self.backlog_bytes is not None and size_of(owed[0]) > self.backlog_bytes:
-            return None
-        telemetry.EVENTS.add("relayed")
-        telemetry.RELAYED.labels(why.value, self._labels(case.event.tenant)).inc()
-        return owed
+        return self.relays.in_outage(case, lane) if self._reads_on else None
 
     def unpublishable(self, record: Record, reason: str) -> Owed:
         """The dead letter of a record whose outcome no broker takes. Its content is kept in part:
@@ -309,76 +265,17 @@ class Moderator:
     def _answered(self, pending: _Pending) -> Owed:
         """What a case owes whose questions all have their answers."""
         polled = pending.polled
-        case, key_id = self._standing(pending.case), self._admission.keys.id
+        case, key_id = self.present.of(pending.case), self._admission.keys.id
         found = [each for each in pending.found if each is not None]
         if case.event.deadline is not None and case.is_expired(datetime.now(UTC)):
-            said = verdicts.expired(case, key_id, self._brake(case, pending.lane))
+            said = verdicts.expired(case, key_id, self.present.brake(case, pending.lane))
             return self._owed(case, said, polled, found)
         try:
             answers = [each.answer for each in found]
-            said = verdicts.judged(case, answers, key_id, self._brake(case, pending.lane))
+            said = verdicts.judged(case, answers, key_id, self.present.brake(case, pending.lane))
         except Refused as refused:
             return self._outcomes.dead_letter(case.source, refused, polled)
         return self._owed(case, said, polled, found)
-
-    def _brake(self, case: Case, lane: str) -> Brake | None:
-        if self.share is None or case.policy is None:
-            return None
-        return partial(self._braked, case.policy, case.tenant.name, partial(self.share, lane))
-
-    def _braked(
-        self,
-        policy: Policy,
-        tenant: str,
-        share: Callable[[], Share],
-        decided: Decided,
-        basis: Basis,
-    ) -> Decided:
-        done = self._brakes.act(
-            policy,
-            tenant,
-            decided,
-            is_judged=basis is Basis.GUARD,
-            share=share,
-            now_s=time.monotonic(),
-        )
-        if done is not decided:
-            used_up = "blocks" if decided.action is Action.BLOCK else "queue"
-            telemetry.QUOTA.add(used_up, self._labels(tenant))
-        return done
-
-    def _standing(self, case: Case) -> Case:
-        """A case as the freezes and the overrides of now have it."""
-        if case.policy is None:
-            return case
-        policy = self._admission.tenants.freezes.acting(case.tenant.name, case.policy)
-        overrides = self._overrides_of(case)
-        if policy is case.policy and overrides == case.overrides:
-            return case
-        return msgspec.structs.replace(case, policy=policy, overrides=overrides)
-
-    def _overrides_of(self, case: Case) -> tuple[Overridden | None, ...]:
-        # Asked four times for each event, and mostly for nothing: 0.1 µs as it is, and 0.3 where a
-        # tuple is made first.
-        tenant, asked = case.event.tenant, case.questions
-        for each in asked:
-            if self.override_of(tenant, each.content_hash.hex()) is not None:
-                return tuple([self.override_of(tenant, q.content_hash.hex()) for q in asked])
-        return ()
-
-    def _renewal(self, case: Case, again: Renew) -> Renew:
-        """What a case owes that is finished and not sent, where a freeze has begun or was lifted
-        since, or an override has come or gone: what waits behind another record of its key must not
-        come out as it was before. Only where there is nothing else to say yet, since the guard is
-        away, does it stay what it was."""
-        acted = self._standing(case)
-
-        def renew() -> Owed | None:
-            now = self._standing(case)
-            is_same = now.policy is acted.policy and now.overrides == acted.overrides
-            return None if is_same else again()
-
-        return renew
 
     def _owed(self, case: Case, said: Verdicts, polled: float, found: Sequence[Found]) -> Owed:
         """`found`: of each verdict, or nothing where nobody was asked."""
@@ -386,7 +283,7 @@ class Moderator:
         telemetry.EVENTS.add(basis)
         shared: list[Header] = [
             headers.milliseconds(headers.TOTAL_MS, time.monotonic() - polled),
-            *self._trace.forward(
+            *self.trace.forward(
                 case.source.headers, case.source, basis, polled=polled, found=found
             ),
         ]

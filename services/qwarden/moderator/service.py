@@ -73,8 +73,8 @@ class ModeratorService(Serving):
         dispatcher.on_failure = self.part_failed
         control.on_change(self._control_changed)
         moderator.on_run = self._halt
-        moderator.share = self._share
-        moderator.override_of = control.override_of
+        moderator.present.share = self._share
+        moderator.present.override_of = control.override_of
         self._moderator = moderator
         self._policies = Following(moderator.tenants, control, moderator.enforce)
         self._hold_or_release()
@@ -89,7 +89,7 @@ class ModeratorService(Serving):
         return self.delivery_of(topic, moderator.handle, moderator.unpublishable, room)
 
     def limits_learned(self, limits: Mapping[str, int]) -> None:
-        self._moderator.backlog_bytes = limits[topics.BACKLOG]
+        self._moderator.relays.backlog_bytes = limits[topics.BACKLOG]
 
     def _guard_changed(self) -> None:
         self._hold_or_release()
