@@ -35,7 +35,6 @@ from qwarden.dead_letters.letters import (
     Open,
     Place,
     Wanted,
-    instant_of,
     letter_of,
     original_from,
     place_of,
@@ -395,23 +394,3 @@ def test_what_names_no_letter_is_taken_for_one(text: str) -> None:
 
 def test_a_place_is_read_otherwise_than_it_is_shown() -> None:
     assert place_of(str(Place(3, 17))) == Place(3, 17)
-
-
-@pytest.mark.parametrize(
-    ("text", "instant"),
-    [
-        ("90m", NOW - timedelta(minutes=90)),
-        ("2d", NOW - timedelta(days=2)),
-        ("0s", NOW),
-        ("2026-02-01T10:00Z", datetime(2026, 2, 1, 10, tzinfo=UTC)),
-        ("2026-02-01T10:00+01:00", datetime(2026, 2, 1, 9, tzinfo=UTC)),
-    ],
-)
-def test_a_time_is_read_as_another(text: str, instant: datetime) -> None:
-    assert instant_of(text, NOW) == instant
-
-
-@pytest.mark.parametrize("text", ["yesterday", "2026-02-01T10:00", "5", "-2h", "9" * 20 + "d", ""])
-def test_what_is_no_time_is_guessed_at(text: str) -> None:
-    with pytest.raises(ValueError, match=r"2026-03-01T12:00Z|add Z"):
-        instant_of(text, NOW)

@@ -16,6 +16,7 @@ from qwarden.cli.asking import ask, right
 from qwarden.cli.environment import client_settings, who
 from qwarden.cli.options import AsJson, DryRun
 from qwarden.cli.terminal import NO, WRONG_USE, bar, end, err, show, write_json
+from qwarden.cli.times import instant
 from qwarden.contracts import topics
 from qwarden.contracts.refusal import ErrorClass
 from qwarden.dead_letters import acting, letters, reading, resuming, terminal
@@ -254,18 +255,15 @@ def _wanted(
     error_class: list[str] | None, tenant: list[str] | None, since: str | None, until: str | None
 ) -> Wanted:
     """The letters that the options of a command take."""
-    now = datetime.now(UTC)
     known = [each.value for each in ErrorClass]
     for name in error_class or []:
         if name not in known:
             end(WRONG_USE, f"there is no error class {name!r}; known: {', '.join(known)}")
-    return right(
-        lambda: Wanted(
-            error_classes=frozenset(error_class or ()),
-            tenants=frozenset(tenant or ()),
-            since=letters.instant_of(since, now) if since else None,
-            until=letters.instant_of(until, now) if until else None,
-        )
+    return Wanted(
+        error_classes=frozenset(error_class or ()),
+        tenants=frozenset(tenant or ()),
+        since=instant("--since", since) if since else None,
+        until=instant("--until", until) if until else None,
     )
 
 

@@ -2,35 +2,32 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from qwarden.cli.asking import ask, right
+from qwarden.cli.asking import ask
 from qwarden.cli.environment import client_settings, needs_eval_extra
 from qwarden.cli.files import opened
 from qwarden.cli.options import AsJson
 from qwarden.cli.policy_names import policies_named
 from qwarden.cli.terminal import NO, WRONG_USE, end, err, show, write_json
+from qwarden.cli.times import hours, instant
 from qwarden.contracts import topics
-from qwarden.dead_letters.letters import instant_of
 from qwarden.settings import Settings
 
 if TYPE_CHECKING:
     from qwarden.offline.policy_diff.following import Shadow
-    from qwarden.policy.diff import Comparison, Report
+    from qwarden.policy.diff import Comparison
+    from qwarden.policy.diff_report import Report
 
 SECONDS_A_DECISION = 45.0
 """An exchange of 150 words, read at 240 words a minute, and some seconds to decide."""
-
-_HOURS = {"m": 1 / 60, "h": 1.0, "d": 24.0}
 
 Which = Annotated[
     str, typer.Argument(help="A file, a name (in force, or built in), or NAME@VERSION.")
@@ -150,14 +147,14 @@ def diff(
     comparison = Comparison(*given, examples=examples)
     try:
         if events in topics.ALL:
-            hours = _topic(settings, events, since, comparison)
+            length = _topic(settings, events, since, comparison)
         else:
             _file(Path(events), comparison, sample_rate)
-            hours = _hours(over) if over else None
+            length = hours("--over", over) if over else None
     except RateMissing as error:
         end(WRONG_USE, f"--sample-rate: {error}")
     report = comparison.report(
-        hours=hours, seconds_a_decision=seconds_a_decision, show=show_content
+        hours=length, seconds_a_decision=seconds_a_decision, show=show_content
     )
     if not report.records.rows and "unreadable" in report.left:
         end(WRONG_USE, f"--events {events}: holds no verdict; give verdicts or evidence")
@@ -195,14 +192,7 @@ def _check(
     if sample_rate is not None and not 0 < sample_rate <= 1:
         end(WRONG_USE, f"--sample-rate: {sample_rate:g} is no rate; give one such as 0.01")
     if over is not None:
-        _hours(over)
-
-
-def _hours(text: str) -> float:
-    found = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)([mhd])", text)
-    if found is None or float(found[1]) == 0:
-        end(WRONG_USE, f"--over: {text!r} is no time; write a number and m, h or d, such as 24h")
-    return float(found[1]) * _HOURS[found[2]]
+        hours("--over", over)
 
 
 def _file(file: Path, comparison: Comparison, rate: float | None) -> None:
@@ -219,7 +209,7 @@ def _topic(
     from qwarden.offline.policy_diff import topic as reader
     from qwarden.stretch import stretch_of
 
-    at = right(lambda: instant_of(since, datetime.now(UTC))) if since else None
+    at = instant("--since", since) if since else None
 
     async def run() -> float | None:
         stretch = await stretch_of(settings.kafka, topic, at)

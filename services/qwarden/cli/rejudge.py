@@ -17,7 +17,7 @@ from qwarden.cli.environment import environ, keyless, who
 from qwarden.cli.options import AsJson
 from qwarden.cli.policy_names import policies_named
 from qwarden.cli.terminal import NO, WRONG_USE, bar, end, err, show, write_json
-from qwarden.dead_letters.letters import instant_of
+from qwarden.cli.times import instant
 from qwarden.rejudge.planning import DEFAULT_RATE, SUPERSEDED, NotPossible, Plan, Selection
 from qwarden.render import plain
 from qwarden.settings import Settings
@@ -138,15 +138,14 @@ def _settings() -> Settings:
 def _selection(
     policy: str, rule: str, since: str, until: str | None, tenant: str | None
 ) -> Selection:
-    now = datetime.now(UTC)
     name, _, version = policy.rpartition("@")
     found = Selection(
         version=version,
         policy=name or None,
         rule=rule,
         tenant=tenant,
-        since=instant_of(since, now).astimezone(UTC),
-        until=instant_of(until, now).astimezone(UTC) if until else now,
+        since=instant("--from", since),
+        until=instant("--to", until) if until else datetime.now(UTC),
     )
     if found.since >= found.until:
         raise ValueError("--from is not before --to")

@@ -11,10 +11,13 @@ from qwarden.cli.asking import ask
 from qwarden.cli.environment import client_settings
 from qwarden.cli.options import DryRun
 from qwarden.cli.terminal import NO, WRONG_USE, end, show
+from qwarden.cli.times import instant
 
 
 def replay(
-    since: Annotated[str, typer.Option("--since", help="From then on: 2026-03-01T12:00Z.")],
+    since: Annotated[
+        str, typer.Option("--since", help="From then on: 2026-03-01T12:00Z, or an age: 2h.")
+    ],
     dry_run: DryRun = False,
 ) -> None:
     """Have the review service read again what came since a time, for a database that was restored.
@@ -29,12 +32,7 @@ def replay(
     from qwarden.contracts import topics
     from qwarden.stretch import stretch_of
 
-    try:
-        time = datetime.fromisoformat(since)
-    except ValueError:
-        end(WRONG_USE, f"--since: {since!r} is no time; write it as 2026-03-01T12:00Z")
-    if time.tzinfo is None:
-        end(WRONG_USE, f"--since: {since!r} has no time zone; add Z, or +01:00")
+    time = instant("--since", since)
     if time > datetime.now(UTC):
         end(WRONG_USE, f"--since: {since!r} is to come; name a time before the dump was made")
     settings = client_settings()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -10,7 +9,8 @@ import typer
 from qwarden.cli.asking import ask
 from qwarden.cli.environment import client_settings
 from qwarden.cli.options import AsJson
-from qwarden.cli.terminal import MISSING, NO, WRONG_USE, bar, end, show, write
+from qwarden.cli.terminal import MISSING, NO, bar, end, show, write
+from qwarden.cli.times import instant
 from qwarden.verify import report
 from qwarden.verify.report import Report
 
@@ -19,7 +19,8 @@ def verify(
     since: Annotated[
         str | None,
         typer.Option(
-            "--since", help="Only events from then on: 2026-03-01T12:00Z; else from the beginning."
+            "--since",
+            help="Only events from then on: 2026-03-01T12:00Z, or an age: 2h; else all.",
         ),
     ] = None,
     to_end: Annotated[
@@ -40,6 +41,9 @@ def verify(
 
     It exits with 1 where anything is missing, out of order, or has two values under one id; what
     was published twice after a crash is counted, and no fault.
+
+    \b
+    qwarden verify --since 2d
     """
     from qwarden import bootstrap
     from qwarden.registry.port import RegistryAway
@@ -53,7 +57,7 @@ def verify(
     admission = bootstrap.admission_of(settings, tenants, mapped, schemas)
     scope = Scope(
         to_end=to_end,
-        since=_time("--since", since),
+        since=instant("--since", since) if since else None,
         max_event_bytes=settings.moderator.max_event_bytes,
     )
 
@@ -77,15 +81,3 @@ def verify(
         show(report.sentence(found))
     if not found.is_good:
         raise SystemExit(NO)
-
-
-def _time(option: str, text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        end(WRONG_USE, f"{option}: {text!r} is no time; write it as 2026-03-01T12:00Z")
-    if time.tzinfo is None:
-        end(WRONG_USE, f"{option}: {text!r} has no time zone; add Z, or +01:00")
-    return time

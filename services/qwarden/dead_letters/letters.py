@@ -10,7 +10,6 @@ Invariants, each held by `tests/unit/test_dead_letters.py`:
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,17 +20,14 @@ import msgspec
 from qwarden.contracts import headers, topics
 from qwarden.contracts.dead_letter import (
     DeadLetter,
-    Instant,
     Mark,
     Origin,
     Original,
     is_mark,
     original_of,
 )
+from qwarden.contracts.values import Instant
 from qwarden.outcomes.source import Record
-
-_AGE = re.compile(r"(\d+)([smhd])")
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 _letter = msgspec.json.Decoder(DeadLetter)
 _mark = msgspec.json.Decoder(Mark)
@@ -55,22 +51,6 @@ def place_of(text: str) -> Place:
             f"{text!r} names no letter; name it as `qwarden dlq ls` does: PARTITION/OFFSET"
         )
     return Place(int(partition), int(offset))
-
-
-def instant_of(text: str, now: datetime) -> datetime:
-    """A time as a person names it: ISO 8601 with its zone, or an age such as 90m or 2d.
-    Raises `ValueError` with a sentence."""
-    try:
-        if age := _AGE.fullmatch(text):
-            return now - timedelta(seconds=int(age[1]) * _SECONDS[age[2]])
-        instant = datetime.fromisoformat(text)
-    except (ValueError, OverflowError):
-        raise ValueError(
-            f"{text!r} is no time; write it as 2026-03-01T12:00Z, or as an age: 90m, 12h, 2d"
-        ) from None
-    if instant.tzinfo is None:
-        raise ValueError(f"{text!r} has no time zone; add Z, or +01:00")
-    return instant
 
 
 class Letter(msgspec.Struct, frozen=True, kw_only=True):
