@@ -37,9 +37,16 @@ SLOW = (
 )
 
 # No test is timed: on a busy machine any example may be late. The suite's examples are the same on
-# each run, so that it is red for a change alone; `make storm` looks for new ones.
+# each run, so that it is red for a change alone; `make storm` looks for new ones. `make mutants`
+# asks whether a test fails, and for no smaller example.
 hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
 hypothesis.settings.register_profile("hunt", deadline=None, max_examples=5000)
+hypothesis.settings.register_profile(
+    "mutants",
+    deadline=None,
+    derandomize=True,
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+)
 hypothesis.settings.load_profile("suite")
 
 if "PYTEST_XDIST_WORKER" in os.environ:

@@ -37,7 +37,10 @@ source_paths = ["src"]
 only_mutate = {files}
 also_copy = ["deploy"]
 pytest_add_cli_args_test_selection = {tests}
-pytest_add_cli_args = ["-m", "not parts and not storm", "-p", "no:cacheprovider", "-p", "no:xdist"]
+pytest_add_cli_args = [
+  "-m", "not parts and not storm", "-p", "no:cacheprovider", "-p", "no:xdist",
+  "--hypothesis-profile", "mutants",
+]
 timeout_multiplier = 4.0
 timeout_constant = 3.0
 use_git_change_detection = false
