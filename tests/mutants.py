@@ -16,13 +16,13 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 import pure
 
-COPY: Final = pure.ROOT / ".qwarden" / "mutants"
+_COPIES: Final = pure.ROOT / ".qwarden" / "mutants"
 
 _MUTMUT: Final = str(Path(sys.executable).with_name("mutmut"))
 
@@ -71,32 +71,33 @@ def tests_of(modules: Iterable[str]) -> list[str]:
     )
 
 
-def copy(modules: Iterable[str], tests: list[str]) -> None:
-    """Makes the copy. The code is in `src`: there modules have the names by which tests import
-    them, from which mutmut tells which test reaches what."""
-    shutil.rmtree(COPY, ignore_errors=True)
+def copied(modules: Sequence[str], tests: Sequence[str]) -> Path:
+    """The folder of a fresh copy. The code is in `src`: there modules have the names by which tests
+    import them, from which mutmut tells which test reaches what."""
+    copy = _COPIES / modules[0]
+    shutil.rmtree(copy, ignore_errors=True)
     for package, folder in pure.FOLDERS.items():
-        shutil.copytree(folder / package, COPY / "src" / package)
+        shutil.copytree(folder / package, copy / "src" / package)
     for name in ("tests", "deploy"):
-        (COPY / name).symlink_to(pure.ROOT / name)
+        (copy / name).symlink_to(pure.ROOT / name)
     files = [f"src/{name.replace('.', '/')}.py" for name in modules]
     config = _CONFIG.format(files=json.dumps(files), tests=json.dumps(tests))
-    (COPY / "pyproject.toml").write_text((pure.ROOT / "pyproject.toml").read_text() + config)
+    (copy / "pyproject.toml").write_text((pure.ROOT / "pyproject.toml").read_text() + config)
+    return copy
 
 
-def mutmut(*arguments: str) -> list[str]:
-    """What one of mutmut's commands prints of the copy."""
-    return subprocess.check_output([_MUTMUT, *arguments], cwd=COPY, text=True).splitlines()
-
-
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Changes what is named, and says what has come of it."""
     modules = chosen(each for each in arguments if "/" not in each)
     if not modules:
         sys.exit('name what to change: make mutants ARGS="qwarden.policy.cells"')
-    copy(modules, [each for each in arguments if "/" in each] or tests_of(modules))
-    subprocess.run([_MUTMUT, "run"], cwd=COPY, check=True)
-    became = dict(line.strip().rsplit(": ", 1) for line in mutmut("results", "--all", "true"))
+    copy = copied(modules, [each for each in arguments if "/" in each] or tests_of(modules))
+
+    def said(*asked: str) -> list[str]:
+        return subprocess.check_output([_MUTMUT, *asked], cwd=copy, text=True).splitlines()
+
+    subprocess.run([_MUTMUT, "run"], cwd=copy, check=True)
+    became = dict(line.strip().rsplit(": ", 1) for line in said("results", "--all", "true"))
     print("| module | mutants | killed | survived | not reached |\n|---|---|---|---|---|")
     for module in modules:
         own = Counter(how for name, how in became.items() if name.startswith(f"{module}.x"))
@@ -105,7 +106,7 @@ def main(arguments: list[str]) -> int:
         print(f"| `{module}` | {own.total()} | {killed} | {survived} | {unreached} |")
     left = [name for name, how in became.items() if how not in ("killed", "timeout")]
     for name in left:
-        print(*mutmut("show", name), "", sep="\n")
+        print(*said("show", name), "", sep="\n")
     return 1 if left else 0
 
 
