@@ -6,19 +6,19 @@ import asyncio
 import contextlib
 import hashlib
 import json
-import os
 import signal
-import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from commands import Shell
 from qwarden import kafka as kafka_tools
 from qwarden import settings as settings_module
 from qwarden.contracts import headers, topics
@@ -30,7 +30,8 @@ from qwarden.offline.policy_diff.following import Shadow, follow
 from qwarden.offline.policy_diff.topic import compare
 from qwarden.outcomes.owing import owed_by_refusal
 from qwarden.outcomes.source import Source
-from qwarden.policy.diff import Comparison, Report
+from qwarden.policy.diff import Comparison
+from qwarden.policy.diff_report import Report
 from qwarden.policy.sources import BUILT_IN
 from qwarden.settings import Settings
 from qwarden.stack.home import Home
@@ -120,21 +121,9 @@ async def report_of(own: dict[str, str], topic: str, since: datetime | None = No
     return comparison.report(hours=hours)
 
 
-async def started(own: dict[str, str], *words: str) -> asyncio.subprocess.Process:
-    bare = {name: text for name, text in os.environ.items() if not name.startswith("QWARDEN_")}
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "qwarden.cli", *words),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=bare | own,
-    )
-
-
-async def qwarden(own: dict[str, str], *words: str) -> tuple[int | None, str, str]:
-    """The command: exit code, standard output and standard error."""
-    process = await started(own, *words)
-    said, told = await process.communicate()
-    return process.returncode, said.decode(), told.decode()
+@pytest.fixture
+def shell(own: dict[str, str], tmp_path: Path) -> Shell:
+    return Shell(tmp_path, own)
 
 
 async def test_the_sample_says_something_else_than_the_full_topic(own: dict[str, str]) -> None:
@@ -202,7 +191,9 @@ async def test_the_shadow_misses_what_comes_or_hides_it_from_metrics(own: dict[s
     assert line in text
 
 
-async def test_a_verdict_is_explained_without_what_belongs_to_it(own: dict[str, str]) -> None:
+async def test_a_verdict_is_explained_without_what_belongs_to_it(
+    own: dict[str, str], shell: Shell
+) -> None:
     said = judged(3007, tenant="told")
     key = f"told/{said.event_id}".encode()
     content = Content(messages=[Message(role="user", content=SECRET)])
@@ -223,18 +214,16 @@ async def test_a_verdict_is_explained_without_what_belongs_to_it(own: dict[str, 
         await producer.send_and_wait(topics.REVIEW, encode(escalation), key=key)
         await producer.send_and_wait(letter.topic, letter.value, headers=list(letter.headers))
 
-    run = partial(qwarden, own, "explain", said.verdict_id)
-    code, told, _ = await run()
-    assert code == 0
+    explained = await shell.run("explain", said.verdict_id)
+    assert explained.code == 0
     for words in (
         f"told/{said.event_id}", "review: basis guard", "2 times", "consumers keep cccccccc",
         "controversial", "█", "rule controversial", "from what is built in", "queue general",
         "within 86400 s", "of a later edit", "dead letter", "sample rate 0.25",
     ):  # fmt: skip
-        assert words in told, words
-    assert SECRET not in told
-    code, told, _ = await run("--json", "--show")
-    found = json.loads(told)
+        assert words in explained.out, words
+    assert SECRET not in explained.out
+    found = (await shell.run("explain", said.verdict_id, "--json", "--show")).line
     assert found["verdict"]["verdict_id"] == said.verdict_id
     assert (found["copies"], found["stands"]) == (2, "c" * 32)
     assert [each["verdict"]["verdict_id"] for each in found["others"]] == ["c" * 32]
@@ -242,39 +231,37 @@ async def test_a_verdict_is_explained_without_what_belongs_to_it(own: dict[str, 
     assert found["content"]["messages"][0]["content"] == SECRET
     assert len(found["dead_letters"]) == 1
 
-    code, _, told = await qwarden(own, "explain", "0" * 32)
-    assert code == 1
-    assert "no verdict" in told
-    code, _, told = await qwarden(own, "explain", "3007")
-    assert code == 2
+    nothing = await shell.run("explain", "0" * 32)
+    assert (nothing.code, "no verdict" in nothing.err) == (1, True)
+    assert (await shell.run("explain", "3007")).code == 2
 
 
 async def test_the_command_reads_a_topic_and_names_what_was_never_activated(
-    own: dict[str, str],
+    own: dict[str, str], shell: Shell
 ) -> None:
     async with a_fleet(own) as producer:
         await give(producer, judged(1))
-    diff = partial(qwarden, own, "policy", "diff")
-    code, told, why = await diff("default", "strict", "--json", "--events", topics.EVIDENCE)
-    assert code == 0, why
-    assert json.loads(told)["new"]["version"] == STRICT.version
-    code, _, why = await diff("forum@000000000000", "strict")
-    assert code == 2
-    assert "was never activated" in why
-    code, _, why = await diff("forum", "strict")
-    assert code == 2
-    assert "no policy 'forum' is in force" in why
+    diff = partial(shell.run, "policy", "diff")
+    said = await diff("default", "strict", "--json", "--events", topics.EVIDENCE)
+    assert said.code == 0, said.err
+    assert said.line["new"]["version"] == STRICT.version
+    said = await diff("forum@000000000000", "strict")
+    assert (said.code, "was never activated" in said.err) == (2, True)
+    said = await diff("forum", "strict")
+    assert (said.code, "no policy 'forum' is in force" in said.err) == (2, True)
 
 
-async def test_a_shadow_that_is_stopped_keeps_its_last_report(own: dict[str, str]) -> None:
-    async with a_fleet(own), asyncio.timeout(60):
-        process = await started(
-            own, "policy", "diff", "default", "strict", "--follow", "--every", "1", "--json"
-        )
+async def test_a_shadow_that_is_stopped_keeps_its_last_report(
+    own: dict[str, str], shell: Shell
+) -> None:
+    async with a_fleet(own):
+        pass
+    words = ("policy", "diff", "default", "strict", "--follow", "--every", "1", "--json")
+    with shell.begun(*words) as process:
         assert process.stdout is not None
-        await process.stdout.readline()
+        process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        said, told = await process.communicate()
+        said, told = process.communicate(timeout=60)
     assert process.returncode == 130
     assert json.loads(said)["new"]["version"] == STRICT.version
-    assert "Traceback" not in told.decode()
+    assert "Traceback" not in told

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 import fleet
+from commands import Said, Shell
 from qwarden import kafka as kafka_tools
 from qwarden import settings as settings_module
 from qwarden.contracts import headers, topics
@@ -182,17 +180,18 @@ def mark() -> Message:
     return Message(topics.DEAD_LETTERS, None, encode(body), about)
 
 
-async def qwarden(own: dict[str, str], *words: str) -> tuple[int | None, str, str]:
-    """The command: exit code, standard output and standard error."""
-    bare = {name: text for name, text in os.environ.items() if not name.startswith("QWARDEN_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "qwarden.cli", "verify", *words),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=bare | own,
-    )
-    said, told = await process.communicate()
-    return process.returncode, said.decode(), told.decode()
+Verify = Callable[..., Awaitable[Said]]
+
+
+@pytest.fixture
+def shell(own: dict[str, str], tmp_path: Path) -> Shell:
+    return Shell(tmp_path, own)
+
+
+@pytest.fixture
+def verify(shell: Shell) -> Verify:
+    """Runs `qwarden verify …`."""
+    return partial(shell.run, "verify")
 
 
 async def verified(
@@ -240,14 +239,14 @@ async def a_sound_day(line: Line) -> None:
     await line.give(*letter(broken))
 
 
-async def test_a_topic_that_is_not_there_is_called_empty(own: dict[str, str]) -> None:
-    code, _, told = await qwarden(own)
-    assert code == 3
-    assert "there is no topic" in told
-    assert "qwarden topics create" in told
+async def test_a_topic_that_is_not_there_is_called_empty(verify: Verify) -> None:
+    said = await verify()
+    assert said.code == 3
+    assert "there is no topic" in said.err
+    assert "qwarden topics create" in said.err
 
 
-async def test_what_a_fleet_lost_is_not_found(own: dict[str, str]) -> None:
+async def test_what_a_fleet_lost_is_not_found(own: dict[str, str], verify: Verify) -> None:
     async with a_line(own) as line:
         found = await verified(own)
         assert (found.judged, found.notes) == (0, ()), "topics without a record"
@@ -270,9 +269,9 @@ async def test_what_a_fleet_lost_is_not_found(own: dict[str, str]) -> None:
         other = (msgspec.structs.replace(judged(revised)[0], verdict_id="f" * 32),)
         await line.give(*owed(revised, judged(revised)), *owed(revised, other))
         await line.commit_all()
-        code, said, _ = await qwarden(own, "--json")
-        report = json.loads(said)
-        assert (code, report["ok"], report["judged"]) == (0, True, 13)
+        said = await verify("--json")
+        report = said.line
+        assert (said.code, report["ok"], report["judged"]) == (0, True, 13)
         assert {name: count for name, count in report["found"].items() if count} == {
             "duplicated": 1,
             "revised": 1,
@@ -280,9 +279,9 @@ async def test_what_a_fleet_lost_is_not_found(own: dict[str, str]) -> None:
 
         planted = await plant(line)
         await line.take(event(event_id="waits"), key=b"w")
-        code, said, told = await qwarden(own, "--json")
-        report = json.loads(said)
-        assert code == 1
+        said = await verify("--json")
+        report = said.line
+        assert said.code == 1
         assert report["found"] == {
             "no_verdict": 2, "no_escalation": 1, "no_evidence": 1, "disordered": 1, "different": 1,
             "duplicated": 1, "revised": 1,
@@ -292,16 +291,16 @@ async def test_what_a_fleet_lost_is_not_found(own: dict[str, str]) -> None:
             for each in report["examples"]
             if each["finding"] not in ("duplicated", "revised")
         }
-        assert SECRET not in said + told
+        assert SECRET not in said.out + said.err
         found = await verified(own, to_end=True)
         assert findings(found)["no_verdict"] == 3, "and the one that waits"
 
-        code, said, told = await qwarden(own)
-        assert code == 1
-        assert "no verdict: 2; no escalation: 1; no evidence: 1" in said
+        said = await verify()
+        assert said.code == 1
+        assert "no verdict: 2; no escalation: 1; no evidence: 1" in said.out
         for finding, origin in planted:
-            assert origin in said, finding
-        assert SECRET not in said + told
+            assert origin in said.out, finding
+        assert SECRET not in said.out + said.err
 
 
 async def plant(line: Line) -> set[tuple[str, str]]:
@@ -333,7 +332,9 @@ async def plant(line: Line) -> set[tuple[str, str]]:
     return planted
 
 
-async def test_what_lies_before_a_time_is_judged_after_it(own: dict[str, str]) -> None:
+async def test_what_lies_before_a_time_is_judged_after_it(
+    own: dict[str, str], verify: Verify
+) -> None:
     async with a_line(own) as line:
         since = datetime.now(UTC)
         await line.take(event(event_id="lost"), at=since - timedelta(days=3))
@@ -343,29 +344,28 @@ async def test_what_lies_before_a_time_is_judged_after_it(own: dict[str, str]) -
         (row,) = [row for row in found.rows if row.judged]
         assert (row.topic, row.judged, findings(found)) == (topics.CONTENT, 1, {})
         assert findings(await verified(own, to_end=True))["no_verdict"] >= 1
-        code, _, told = await qwarden(own, "--since", "2026-03-01T12:00")
-        assert code == 2
-        assert "has no time zone" in told
+        said = await verify("--since", "2026-03-01T12:00")
+        assert (said.code, "has no time zone" in said.err) == (2, True)
 
 
 async def test_a_record_of_somebody_else_s_topic_is_lost_unseen(
-    own: dict[str, str], tmp_path: Path
+    own: dict[str, str], shell: Shell, tmp_path: Path
 ) -> None:
     (tmp_path / "topics").mkdir()
     (tmp_path / "topics" / "chat.yaml").write_text(CHAT)
-    mapped = own | {"QWARDEN_POLICY__PATH": str(tmp_path)}
+    verify = partial(shell.under(QWARDEN_POLICY__PATH=str(tmp_path)).run, "verify")
 
     async def of_chat() -> tuple[int, int, int]:
         """Events judged, tasks without a verdict, outcomes whose records were not read."""
-        _, said, _ = await qwarden(mapped, "--json")
-        report = json.loads(said)
+        report = (await verify("--json")).line
         rows = [row for row in report["rows"] if row["topic"] == "chat"]
         judged = sum(row["judged"] for row in rows)
         return judged, sum(row["found"]["no_verdict"] for row in rows), report["unmatched"]
 
     async with a_line(own) as line:
-        code, _, told = await qwarden(mapped)
-        assert (code, "topics/chat.yaml" in told, "topics create" in told) == (2, True, False)
+        said = await verify()
+        assert said.code == 2
+        assert ("topics/chat.yaml" in said.err, "topics create" in said.err) == (True, False)
         await fleet.make_topic(line.bootstrap, "chat", 2)
         turns = [
             {"who": "user", "said": "How do I bake bread?"},
