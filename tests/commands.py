@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -110,7 +111,13 @@ class Shell:
             env=self.environ,
             cwd=self.folder,
             text=True,
+            preexec_fn=_heed_ctrl_c,  # noqa: PLW1509 - it takes no lock
         )
+
+
+def _heed_ctrl_c() -> None:
+    """What a shell runs in its background ignores Ctrl-C, and so would what that begins."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _line(words: tuple[object, ...]) -> list[str]:
