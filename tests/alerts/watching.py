@@ -12,7 +12,7 @@ from pathlib import Path
 
 import fleet
 from hurried import hurried
-from prometheuses import Prometheus
+from prometheuses import Watching
 from qwarden.stack.home import Home
 
 FACTOR = 20.0
@@ -31,7 +31,7 @@ class Watch:
             path.name: hurried(path.read_text(encoding="utf-8"), FACTOR)
             for path in sorted(RULES.glob("*.rules.yaml"))
         }
-        self.prometheus = Prometheus(home, targets, rules)
+        self.prometheus = Watching(home, targets, rules)
 
     async def __aenter__(self) -> Watch:
         await asyncio.to_thread(self.prometheus.start)

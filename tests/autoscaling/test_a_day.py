@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from prometheuses import needs_prometheus
 from qwarden.stack.home import Home
 
 sys.path.append(str(Path(__file__).parents[2] / "bench"))
@@ -14,11 +15,8 @@ sys.path.append(str(Path(__file__).parents[2] / "bench"))
 from scaling import rules, run
 from scaling.day import MORNING, SHORT_OF_GPUS, traffic_of
 from scaling.fleet import LOOK_S
-from scaling.prometheus import BINARY
 
-pytestmark = pytest.mark.skipif(
-    BINARY is None, reason="prometheus is missing (Debian: apt install prometheus)"
-)
+pytestmark = needs_prometheus
 
 LIMITS = run.Limits()
 FEW_GPUS = run.Limits(guards=(1, 3))

@@ -78,7 +78,6 @@ class Mischief:
     @contextmanager
     def hung(self) -> Iterator[None]:
         """Server and model are there, take connections, and do nothing."""
-        assert self.triton.child is not None
         stopped = descendants(self.triton.child.pid)
         for process in stopped:
             process.signal(signal.SIGSTOP)
@@ -210,7 +209,6 @@ async def test_two_rows_to_blame_take_the_others_with_them(mischief: Mischief) -
 
 
 async def test_a_stub_that_dies_makes_suspects(mischief: Mischief) -> None:
-    assert mischief.triton.child is not None
     async with dispatching(mischief.triton, timeout_s=30) as dispatcher:
         with mischief.is_("busy"):
             futures = dispatcher.submit(ROWS)

@@ -105,7 +105,6 @@ async def test_a_dead_stub_leaves_triton_up_and_answering_nothing(own: Fleet) ->
         fleet.Tap(own.kafka.bootstrap, *fleet.OUTPUTS) as tap,
         moderating(own, "stub-dies"),
     ):
-        assert own.triton.child is not None
         stubs = [
             process
             for process in descendants(own.triton.child.pid)

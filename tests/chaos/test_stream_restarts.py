@@ -387,7 +387,6 @@ async def all_die(parts: Parts, valkey: Valkey, folder: Path, count: int) -> lis
         before = replays()
         await crowd.go_on()
         struck = time.monotonic()
-        assert parts.triton.child is not None
         server = descendants(parts.triton.child.pid)
         assert server
         for process in server:  # its supervisor starts it again

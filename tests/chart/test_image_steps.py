@@ -271,7 +271,7 @@ def test_a_triton_image_whose_engines_do_not_load(parts_home: Home, tmp_path: Pa
         port = int(triton.http.rpartition(":")[2])
         for model in ("qwen3guard_gen", "qwen3guard_stream"):
             assert answers_200(port, f"/v2/models/{model}/ready")
-        assert triton.child is not None and triton.child.pid is not None
+        assert triton.child.pid is not None
         loaded = "".join(
             Path(f"/proc/{each.pid}/maps").read_text() for each in descendants(triton.child.pid)
         )

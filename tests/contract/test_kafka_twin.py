@@ -121,11 +121,9 @@ class Real:
         self.kafka.kill()
 
     def hang(self) -> None:
-        assert self.kafka.child is not None
         self.kafka.child.signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        assert self.kafka.child is not None
         if self.kafka.alive:
             self.kafka.child.signal(signal.SIGCONT)
         else:

@@ -63,7 +63,6 @@ def test_a_child_does_not_end_with_the_thread_that_started_it(home: Home) -> Non
     starter.start()
     starter.join()
     try:
-        assert valkey.child is not None
         # The kernel's signal would have come with the end of the thread, before join returned.
         assert valkey.child.wait(0.5) is None
     finally:

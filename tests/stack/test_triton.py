@@ -63,7 +63,6 @@ def test_triton_ends_whole_and_returns_at_the_same_address(
     )
     with triton:
         address = triton.grpc
-        assert triton.child is not None
         processes = descendants(triton.child.pid)
         assert len(processes) == 2, "the server and its stub"
         regions = _shared_memory(processes)

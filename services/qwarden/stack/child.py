@@ -168,7 +168,7 @@ class Child:
                 raise self.failure(f"{self.name} was not ready after {timeout_s:.0f} s", fix)
             if waited > told + 1:
                 told = int(waited)
-                progress(f"starting, {told} s", None)
+                progress(f"{told} s", None)
             time.sleep(_POLL_S)
 
     def failure(self, what: str, fix: str) -> StackError:

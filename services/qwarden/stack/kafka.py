@@ -8,30 +8,29 @@ import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from qwarden.stack.child import Child, Progress, quiet
 from qwarden.stack.errors import StackError
 from qwarden.stack.home import Home, locked
 from qwarden.stack.java import COORDINATES, find_java, kafka_jars
 from qwarden.stack.kafka_wire import broker_ready
+from qwarden.stack.part import Part
 from qwarden.stack.ports import free_ports
-
-READY_TIMEOUT_S = 90.0
-"""Seconds for a start: 2 to 7 measured on two busy cores."""
 
 _CLUSTER = "cXdhcmRlbi1zdGFjay0wMQ"  # 16 bytes in base64, as Kafka wants it
 _MAX_RECORD_BYTES = 2 * 1024 * 1024
 
 
-class Kafka:
-    """A broker that keeps its records in the home; a context manager that starts and ends it.
+class Kafka(Part):
+    """A broker that keeps what it has acknowledged in the home, killed or not.
 
-    The address stays the same when it is stopped or killed and started again. `listeners`: more of
-    them by name, each with its security protocol. `settings`: more of the broker's own. `options`:
-    more of its Java.
+    `listeners`: more of them by name, each with its security protocol. `settings`: more of the
+    broker's own. `options`: more of its Java.
     """
+
+    READY_TIMEOUT_S = 90.0  # 2 to 7 measured on two busy cores
+    STOP_GRACE_S = 20.0  # 1 to 3 measured
+    FIX = "If it names a lock, another broker uses this folder: end that one first."
 
     def __init__(
         self,
@@ -42,14 +41,13 @@ class Kafka:
         options: Sequence[str] = (),
         progress: Progress = quiet,
     ) -> None:
+        super().__init__(progress)
         self._home = home
         self._listeners = listeners or {}
         self._ports = dict(zip(self._listeners, free_ports(len(self._listeners)), strict=True))
         self._more = settings or {}
         self._options = options
-        self._progress = progress
         self._port, self._controller_port = free_ports(2)
-        self._child: Child | None = None
 
     @property
     def bootstrap(self) -> str:
@@ -60,61 +58,9 @@ class Kafka:
         """host:port of one of `listeners`."""
         return f"127.0.0.1:{self._ports[listener]}"
 
-    @property
-    def alive(self) -> bool:
-        """Whether the broker runs."""
-        return self._child is not None and self._child.alive
-
-    @property
-    def child(self) -> Child | None:
-        """The broker's process, or None before the first start."""
-        return self._child
-
-    def start(self) -> None:
-        """Start the broker and return when it takes records.
-
-        Raises StackError if it cannot be had or does not start.
-        """
-        if self._child is None:
-            self._child = self._prepare()
-        self._child.start()
-        try:
-            self._child.wait_ready(
-                lambda: broker_ready(self._port),
-                READY_TIMEOUT_S,
-                fix="If it names a lock, another broker uses this folder: end that one first.",
-                progress=self._progress,
-            )
-        except BaseException:
-            self._child.kill()
-            raise
-
-    def stop(self, grace_s: float = 20.0) -> None:
-        """End the broker in order, within `grace_s` seconds; its records stay."""
-        if self._child is not None:
-            self._child.stop(grace_s)
-
-    def kill(self) -> None:
-        """End the broker as a crash would; what it had acknowledged stays."""
-        if self._child is not None:
-            self._child.kill()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
-
     def _prepare(self) -> Child:
         java = find_java()
         jars = os.pathsep.join(str(jar) for jar in kafka_jars(self._home, self._progress))
-        self._progress("starting", None)
         logs = self._home.data("kafka") / "records"
         settings = self._home.root / "kafka" / "server.properties"
         settings.write_text(self._settings(logs, self._more), encoding="utf-8")
@@ -136,6 +82,9 @@ class Kafka:
             shutil.rmtree(logs, ignore_errors=True)
             shutil.copytree(self._formatted(command), logs)
         return Child(self._home, "kafka", [*command, "kafka.Kafka", str(settings)])
+
+    def _answers(self) -> bool:
+        return broker_ready(self._port)
 
     def _formatted(self, command: list[str]) -> Path:
         """Return a formatted empty folder, made once: to make one takes a Java of its own, 1.5 s.

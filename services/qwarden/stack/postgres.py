@@ -11,17 +11,13 @@ import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from qwarden.stack.child import Child, Progress, quiet
 from qwarden.stack.errors import StackError
 from qwarden.stack.home import Home
+from qwarden.stack.part import Part
 from qwarden.stack.ports import free_ports
 from qwarden.stack.process import descendants
-
-READY_TIMEOUT_S = 60.0
-"""Seconds for a start: 0.2 measured, and more where it recovers from a crash."""
 
 _ACCOUNT = "postgres"
 """Who runs the server where we are root, which it refuses; Debian's package makes this account."""
@@ -39,12 +35,15 @@ def available() -> str | None:
     return None
 
 
-class Postgres:
-    """A server that keeps its data in the home; a context manager that starts and ends it.
+class Postgres(Part):
+    """A server that keeps what it has committed in the home, killed or not.
 
-    The address stays the same when it is stopped or killed and started again. `settings`: more of
-    the server's own.
+    `settings`: more of the server's own.
     """
+
+    READY_TIMEOUT_S = 60.0  # 0.2 measured, and more where it recovers from a crash
+    STOP_GRACE_S = 10.0  # 0.1 measured, and a checkpoint of what it has in memory
+    FIX = "If another version of PostgreSQL made its data, start that one."
 
     def __init__(
         self,
@@ -53,11 +52,10 @@ class Postgres:
         settings: Mapping[str, str] | None = None,
         progress: Progress = quiet,
     ) -> None:
+        super().__init__(progress)
         self._home = home
         self._more = settings or {}
-        self._progress = progress
         (self._port,) = free_ports(1)
-        self._child: Child | None = None
 
     @property
     def url(self) -> str:
@@ -68,66 +66,6 @@ class Postgres:
         """Return the address of a database of this server. Its user may do anything, without a
         password; nobody reaches it but from this machine."""
         return f"postgresql://qwarden@127.0.0.1:{self._port}/{database}"
-
-    @property
-    def alive(self) -> bool:
-        """Whether the server runs."""
-        return self._child is not None and self._child.alive
-
-    @property
-    def child(self) -> Child | None:
-        """The server's process, or None before the first start."""
-        return self._child
-
-    def start(self) -> None:
-        """Start the server and return when it takes connections.
-
-        Raises StackError if it cannot be had or does not start.
-        """
-        if self._child is None:
-            self._child = self._prepare()
-        self._progress("starting", None)
-        self._child.start()
-        try:
-            self._child.wait_ready(
-                self._answers,
-                READY_TIMEOUT_S,
-                fix="If another version of PostgreSQL made its data, start that one.",
-                progress=self._progress,
-            )
-        except BaseException:
-            self.kill()
-            raise
-
-    def stop(self, grace_s: float = 10.0) -> None:
-        """End the server in order, within `grace_s` seconds, and with it its clients' connections;
-        what it had committed stays."""
-        if self._child is not None:
-            self._child.signal(signal.SIGINT)  # SIGTERM would wait for clients to leave
-            self._child.wait(grace_s)
-            self.kill()
-
-    def kill(self) -> None:
-        """End the server as a crash would; what it had committed stays."""
-        if self._child is None:
-            return
-        # Each of its processes has a group of its own, and the data is taken while one lives.
-        workers = descendants(self._child.pid)
-        self._child.kill()
-        for worker in workers:
-            worker.signal(signal.SIGKILL)
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     @property
     def _data(self) -> Path:
@@ -177,13 +115,24 @@ class Postgres:
             lines = (self._data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return False
-        child = self._child
-        if child is None or len(lines) < 8 or lines[0] != str(child.pid):
+        if len(lines) < 8 or lines[0] != str(self.child.pid):
             return False
         if lines[7].strip() != "ready":
             return False
         with socket.create_connection(("127.0.0.1", self._port), 1.0):
             return True
+
+    def _stop(self, child: Child, grace_s: float) -> None:
+        child.signal(signal.SIGINT)  # SIGTERM would wait for clients to leave
+        child.wait(grace_s)
+        self.kill()
+
+    def _kill(self, child: Child) -> None:
+        # Each of its processes has a group of its own, and the data is taken while one lives.
+        workers = descendants(child.pid)
+        child.kill()
+        for worker in workers:
+            worker.signal(signal.SIGKILL)
 
 
 def _binaries() -> Path:

@@ -8,14 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-from qwarden.stack.child import Child, Progress
+from qwarden.stack.child import Progress
 from qwarden.stack.errors import StackError
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
+from qwarden.stack.part import Part
 from qwarden.stack.running import Claim
-from qwarden.stack.service import Service, create_topics
+from qwarden.stack.service import PUBLIC_URL, Service, create_topics
 from qwarden.stack.triton import Triton
 from qwarden.stack.valkey import Valkey
 
@@ -39,19 +40,6 @@ StackProgress = Callable[[str, str, float | None], None]
 """Told the part, what it does now, and the share that is done (0 to 1) where it is known."""
 
 _WATCH_S = 0.2
-
-
-class Part(Protocol):
-    """What every part and service can do."""
-
-    @property
-    def child(self) -> Child | None: ...
-
-    def start(self) -> None: ...
-
-    def stop(self) -> None: ...
-
-    def kill(self) -> None: ...
 
 
 class Stack:
@@ -119,7 +107,7 @@ class Stack:
         """
         if self._ending.is_set():
             for _, part in self._started:
-                if part.child is not None:
+                if part.alive:
                     part.child.hurry()
         self._ending.set()
 
@@ -130,12 +118,11 @@ class Stack:
         """
         while not self._ending.wait(_WATCH_S):
             for name, part in self._started:
-                child = part.child
-                if child is not None and not child.alive:
-                    raise StackError(
-                        f"{name} ended by itself with code {child.exit_code}, and the stack with "
-                        f"it: start it again with `qwarden up`. It said last:\n{child.tail()}\n",
-                        log=child.log,
+                if not part.alive:
+                    raise part.child.failure(
+                        f"{name} ended by itself with code {part.child.exit_code}, and the stack "
+                        "with it",
+                        "Start it again with `qwarden up`.",
                     )
 
     def __enter__(self) -> Self:
@@ -173,7 +160,7 @@ class Stack:
         }
         self._together(services)
         if REVIEW in services:
-            settings["QWARDEN_REVIEW__PUBLIC_URL"] = f"http://{services[REVIEW].http}"
+            settings[PUBLIC_URL] = services[REVIEW].url
         addresses: dict[str, Any] = {
             "kafka": settings["QWARDEN_KAFKA__BOOTSTRAP_SERVERS"],
             "redis": settings.get("QWARDEN_REDIS__URL"),
@@ -190,7 +177,7 @@ class Stack:
         self._home.write_settings(settings)
         self._home.write_addresses(addresses)
         assert self._claim is not None
-        children = {name: part.child.process for name, part in self._started if part.child}
+        children = {name: part.child.process for name, part in self._started}
         self._claim.name_children({name: each for name, each in children.items() if each})
 
     def _together(self, parts: Mapping[str, Part]) -> None:

@@ -12,30 +12,19 @@ import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from qwarden.stack.child import Child, Progress, quiet
 from qwarden.stack.errors import StackError
 from qwarden.stack.home import Home, checkout, locked
+from qwarden.stack.part import Part
 from qwarden.stack.ports import free_ports
 from qwarden.stack.probe import answers_200
 from qwarden.stack.process import descendants
-
-READY_TIMEOUT_S = 1_800.0
-"""Seconds for a start: 3 with a small guard, minutes where a large one is downloaded first."""
-
-STOP_GRACE_S = 20.0
-"""Seconds for a stop: over the 8 that the supervisor gives Triton before it kills it."""
 
 _KILLED_S = 5.0
 """Seconds in which the supervisor sees that Triton was killed: it looks every 0.2 s."""
 
 MODEL = "qwen3guard_gen"
-_FIX = (
-    "Check the checkpoints that `--guard`, QWARDEN_ENGINE__CHECKPOINT and "
-    "QWARDEN_STREAM__CHECKPOINT name."
-)
 _SHARED_MEMORY = Path("/dev/shm")
 _OLDEST_GLIBC = (2, 35)
 
@@ -69,14 +58,21 @@ def _missing() -> str | None:
     return None
 
 
-class Triton:
-    """Triton with the guards that are named; a context manager that starts and ends it.
+class Triton(Part):
+    """Triton with the guards that are named, under its supervisor.
 
     `settings`: the engines', above all QWARDEN_ENGINE__CHECKPOINT for Qwen3Guard-Gen and
     QWARDEN_STREAM__CHECKPOINT for Qwen3Guard-Stream. `repository`: the checkout's by default.
-    `options`: more of the server's own. The addresses stay the same when it is stopped or killed
-    and started again.
+    `options`: more of the server's own.
     """
+
+    READY_TIMEOUT_S = 1_800.0  # 3 with a small guard, minutes where a large one is downloaded first
+    STOP_GRACE_S = 20.0  # over the 8 that the supervisor gives Triton before it kills it
+    FIX = (
+        "Check the checkpoints that `--guard`, QWARDEN_ENGINE__CHECKPOINT and "
+        "QWARDEN_STREAM__CHECKPOINT name."
+    )
+    STARTING = "loading the guard"
 
     def __init__(
         self,
@@ -87,13 +83,12 @@ class Triton:
         options: Sequence[str] = (),
         progress: Progress = quiet,
     ) -> None:
+        super().__init__(progress)
         self._home = home
         self._settings = settings
         self._repository = repository or checkout() / "triton_models" / "repository"
         self._options = options
-        self._progress = progress
         self._ports = free_ports(3)
-        self._child: Child | None = None
 
     @property
     def http(self) -> str:
@@ -109,69 +104,6 @@ class Triton:
     def metrics(self) -> str:
         """host:port of its /metrics."""
         return f"127.0.0.1:{self._ports[2]}"
-
-    @property
-    def alive(self) -> bool:
-        """Whether its supervisor runs."""
-        return self._child is not None and self._child.alive
-
-    @property
-    def child(self) -> Child | None:
-        """The supervisor, or None before the first start."""
-        return self._child
-
-    def start(self) -> None:
-        """Start Triton and return when the guard is ready.
-
-        Raises StackError if this machine cannot run it, or with its last lines if it does not
-        start.
-        """
-        if self._child is None:
-            self._child = self._prepare()
-        self._progress("loading the guard", None)
-        self._child.start()
-        try:
-            self._child.wait_ready(
-                self._loaded,
-                READY_TIMEOUT_S,
-                fix=_FIX,
-                progress=lambda message, done: self._progress(
-                    f"loading the guard: {message}", done
-                ),
-            )
-        except BaseException:
-            self.kill()
-            raise
-
-    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
-        """End Triton in order, within `grace_s` seconds."""
-        if self._child is not None:
-            self._child.stop(grace_s)
-
-    def kill(self) -> None:
-        """End Triton and its models as a crash would; their shared memory is freed all the same."""
-        if self._child is None:
-            return
-        server = descendants(self._child.pid)
-        # Told to stop first, so that the supervisor sees no reason to start the server again, and
-        # frees what a killed one leaves in /dev/shm.
-        self._child.signal(signal.SIGTERM)
-        for process in server:
-            process.signal(signal.SIGKILL)
-        self._child.wait(_KILLED_S)
-        self._child.kill()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
 
     def _prepare(self) -> Child:
         reason = available()
@@ -206,18 +138,27 @@ class Triton:
         # Triton's shared memory behind.
         return Child(self._home, "triton", command, env=env, on_orphaned=signal.SIGTERM)
 
-    def _loaded(self) -> bool:
-        assert self._child is not None
+    def _answers(self) -> bool:
         # The supervisor would try for ever, and a guard that does not load now will not later.
-        said = self._child.tail(400)
+        said = self.child.tail(400)
         if '"event": "restart"' in said:
             reasons = re.findall(r"failed to load '[^']*' version \d+: (?:Internal: )?(.*)", said)
             if reasons:
                 reason = reasons[-1].split(r"\n\nAt:")[0].strip(' ".')
-                message = f"Triton did not load the guard: {reason}. {_FIX}"
-                raise StackError(message, log=self._child.log)
-            raise self._child.failure("Triton ended while it loaded the guard", _FIX)
+                message = f"Triton did not load the guard: {reason}. {self.FIX}"
+                raise StackError(message, log=self.child.log)
+            raise self.child.failure("Triton ended while it loaded the guard", self.FIX)
         return answers_200(self._ports[0], "/v2/health/ready")
+
+    def _kill(self, child: Child) -> None:
+        server = descendants(child.pid)
+        # Told to stop first, so that the supervisor sees no reason to start the server again, and
+        # frees what a killed one leaves in /dev/shm.
+        child.signal(signal.SIGTERM)
+        for process in server:
+            process.signal(signal.SIGKILL)
+        child.wait(_KILLED_S)
+        child.kill()
 
     def _backends(self) -> Path:
         """Return a backend folder with the stub of this Python: the wheel's has no stub in it."""

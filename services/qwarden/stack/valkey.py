@@ -5,24 +5,20 @@ from __future__ import annotations
 import importlib
 import socket
 from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
 
 from qwarden.stack.child import Child, Progress, quiet
 from qwarden.stack.errors import StackError
 from qwarden.stack.home import Home
+from qwarden.stack.part import Part
 from qwarden.stack.ports import free_ports
 
-READY_TIMEOUT_S = 20.0
-"""Seconds for a start: 0.1 measured."""
 
+class Valkey(Part):
+    """A server of the Redis protocol, empty at each start. `settings`: more of the server's own."""
 
-class Valkey:
-    """A server of the Redis protocol; a context manager that starts and ends it.
-
-    The address stays the same when it is stopped or killed and started again, empty. `settings`:
-    more of the server's own.
-    """
+    READY_TIMEOUT_S = 20.0  # 0.1 measured
+    STOP_GRACE_S = 5.0  # it writes nothing
+    FIX = "Start it again; or give a Redis of your own with QWARDEN_REDIS__URL."
 
     def __init__(
         self,
@@ -31,11 +27,10 @@ class Valkey:
         settings: Mapping[str, str] | None = None,
         progress: Progress = quiet,
     ) -> None:
+        super().__init__(progress)
         self._home = home
         self._settings = settings or {}
-        self._progress = progress
         (self._port,) = free_ports(1)
-        self._child: Child | None = None
 
     @property
     def port(self) -> int:
@@ -47,57 +42,8 @@ class Valkey:
         """The server's address, redis://host:port/0."""
         return f"redis://127.0.0.1:{self._port}/0"
 
-    @property
-    def alive(self) -> bool:
-        """Whether the server runs."""
-        return self._child is not None and self._child.alive
-
-    @property
-    def child(self) -> Child | None:
-        """The server's process, or None before the first start."""
-        return self._child
-
-    def start(self) -> None:
-        """Start the server and return when it answers.
-
-        Raises StackError if it cannot be had or does not start.
-        """
-        if self._child is None:
-            self._child = Child(self._home, "valkey", self._command())
-        self._progress("starting", None)
-        self._child.start()
-        try:
-            self._child.wait_ready(
-                self._answers,
-                READY_TIMEOUT_S,
-                fix="Start it again; or give a Redis of your own with QWARDEN_REDIS__URL.",
-                progress=self._progress,
-            )
-        except BaseException:
-            self._child.kill()
-            raise
-
-    def stop(self, grace_s: float = 5.0) -> None:
-        """End the server, within `grace_s` seconds; what it held is gone."""
-        if self._child is not None:
-            self._child.stop(grace_s)
-
-    def kill(self) -> None:
-        """End the server as a crash would."""
-        if self._child is not None:
-            self._child.kill()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.stop()
+    def _prepare(self) -> Child:
+        return Child(self._home, "valkey", self._command())
 
     def _command(self) -> list[str]:
         try:
@@ -136,4 +82,4 @@ class Valkey:
                 if not more:
                     return False
                 data += more
-        return self._child is not None and f"process_id:{self._child.pid}\r\n".encode() in data
+        return f"process_id:{self.child.pid}\r\n".encode() in data
