@@ -160,3 +160,9 @@ def test_a_partition_without_a_leader_hides_the_others_or_is_forgotten() -> None
     assert standing.figures(110.0, 0).stuck_seconds == 50.0
     standing.look({0: Log(0, 9, 9)}, 120.0)
     assert standing.figures(120.0, 0).records == 0, "a partition that is no more"
+
+
+def test_a_partition_that_was_never_told_of_lags() -> None:
+    standing = Standing()
+    assert standing.look({0: None, 1: Log(0, 3, 1)}, 0.0) == {1: 1}
+    assert standing.figures(9.0, 0).records == 2

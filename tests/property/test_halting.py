@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwarden.guard.answer import Answer, Failure, Unanswered
-from qwarden.moderator.halting import Halting, Run
+from qwarden.moderator.halting import Halting, Run, may_be_the_guards_fault
 from unit.builders import assessment, unanswered
 
 CONTENTS, OUTCOMES = 3, 8
@@ -183,6 +183,13 @@ def test_a_person_does_not_read_what_failed_and_whose_it_was(tenants: str, words
         f"{'' if tenants == 'ab' else chr(32) + 'tenant' + chr(39) + 's row was answered'}. "
         "Mend the guard or its deploy, then: qwarden dlq resume"
     )
+
+
+@pytest.mark.parametrize("failure", [*FAILS, *IS_ANSWERED])
+def test_a_row_that_is_not_asked_again_while_the_fleet_is_halted_was_the_guards_fault(
+    failure: Failure | None,
+) -> None:
+    assert may_be_the_guards_fault(answer_of(failure)) is (failure in FAILS)
 
 
 def test_every_failure_is_an_outcome() -> None:

@@ -497,3 +497,30 @@ def test_a_chunk_that_was_refused_is_remembered_for_ever() -> None:
     open_.take(record(9, 0, at=AGE_MS))
     (over,) = open_.advance(2 * AGE_MS)
     assert over.session.cause is Cause.AGE
+
+
+def test_a_session_that_the_guard_gave_up_goes_on() -> None:
+    open_ = sessions()
+    open_.take(record(0, 0))
+    open_.take(record(1, 2))
+    session = open_.of(("t", "s"))
+    assert session is not None
+    over = open_.abandon(session, Cause.NO_ANSWER)
+    assert session.cause is Cause.NO_ANSWER and not over.settled
+    assert [each.offset for each in over.passed] == [1], "what waited waits for ever"
+    assert open_.take(record(2, 1)).fate is Fate.LATE
+    assert len(open_) == 0 and list(open_.unsettled()) == [session]
+
+
+def test_a_session_that_is_settled_twice_takes_another_ones_place() -> None:
+    open_ = sessions()
+    open_.take(record(0, 0, end="session"))
+    first = open_.of(("t", "s"))
+    assert first is not None
+    open_.settle(first)
+    open_.advance(AGE_MS)
+    open_.take(record(1, 0, at=AGE_MS))
+    open_.settle(first)
+    again = open_.of(("t", "s"))
+    assert again is not None and again is not first
+    assert open_.start(9) == Start(1, AGE_MS)

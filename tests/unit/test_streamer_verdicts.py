@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import msgspec
 import pytest
 
 from qwarden.contracts.chunk import Chunk
@@ -21,6 +22,7 @@ from qwarden.streamer.chunks import Placed
 from qwarden.streamer.sessions import Cause, Open, Sessions
 from qwarden.streamer.verdicts import (
     Judged,
+    causes_of,
     ending_of,
     flag_of,
     tasks_left,
@@ -235,3 +237,67 @@ def test_what_a_policys_rule_calls_safe_is_blocked_by_the_likeliest_word() -> No
     word = word_of(latch(SAFE, (0.0, -9.0, 1.0), policy=calm))
     assert word is not None
     assert (word.safety, word.category, word.in_doubt) == ("Safe", None, False)
+
+
+def cut(*chunks: tuple[str, str, str], cause: Cause) -> Open[Placed]:
+    """A session of these roles, segments and texts, from chunk 1 on where its beginning is gone."""
+    sessions: Sessions[Placed] = Sessions(
+        gap_ms=10, max_age_ms=100, remembered=10, most_bytes=10_000
+    )
+    for seq, (role, segment, text) in enumerate(chunks, start=1):
+        fields = {"session": "s", "tenant": "demo", "seq": seq, "role": role, "text": text}
+        chunk = msgspec.convert({**fields, "segment": segment}, Chunk)
+        source = Source("content.chunks", 1, seq, 1_000, None, b"", ())
+        sessions.take(Placed(source, 0.0, None, chunk=chunk))
+    found = sessions.of(("demo", "s"))
+    assert found is not None
+    found.cause = cause
+    return found
+
+
+USER, THOUGHT, ANSWER = (
+    ("user", "answer", "q"),
+    ("assistant", "thinking", "t"),
+    ("assistant", "answer", "a"),
+)
+
+
+@pytest.mark.parametrize(
+    ("chunks", "cause", "prompt_is_out", "left"),
+    [
+        ([USER], Cause.GAP, False, (Task.PROMPT,)),
+        ([THOUGHT], Cause.GAP, False, (Task.THINKING,)),
+        ([ANSWER], Cause.REFUSED, False, (RESPONSE,)),
+        ([ANSWER], Cause.REFUSED, True, (RESPONSE,)),
+        ([THOUGHT], Cause.REFUSED, True, (RESPONSE,)),
+        ([("system", "answer", "s")], Cause.GAP, False, (Task.PROMPT,)),
+        ([THOUGHT, ANSWER], Cause.LOST, False, (RESPONSE, Task.THINKING)),
+        ([("system", "answer", "s")], Cause.LOST, False, (Task.PROMPT,)),
+        ([USER], Cause.END, False, ()),
+    ],
+)
+def test_a_session_that_was_cut_off_owes_a_verdict_on_what_nobody_said(
+    chunks: list[tuple[str, str, str]], cause: Cause, prompt_is_out: bool, left: tuple[Task, ...]
+) -> None:
+    """Nothing of these was applied: their chunk 0 is not there."""
+    assert tasks_left(cut(*chunks, cause=cause), prompt_is_out=prompt_is_out) == left
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_full", "causes"),
+    [
+        (Cause.END, False, {Task.PROMPT: None, RESPONSE: None}),
+        (Cause.AGE, True, {Task.PROMPT: None, RESPONSE: "too_long"}),
+        (Cause.GAP, True, {Task.PROMPT: None, RESPONSE: "incomplete"}),
+        (Cause.REFUSED, True, {Task.PROMPT: "incomplete", RESPONSE: "incomplete"}),
+        (Cause.NO_ANSWER, True, {Task.PROMPT: "no_answer", RESPONSE: "no_answer"}),
+    ],
+)
+def test_a_prompt_that_was_judged_whole_is_called_incomplete_or_its_cut_answer_is_not(
+    cause: Cause, is_full: bool, causes: dict[Task, str | None]
+) -> None:
+    heard = Latch(BUILT_IN["default"].flags[Task.PROMPT])
+    heard.see(Scored(Task.PROMPT, 0, len("how so?"), SAFE, ()))
+    latches = {Task.PROMPT: heard, RESPONSE: latch(SAFE)}
+    found = causes_of(session(cause=cause), latches, is_full=is_full, prompt_is_out=False)
+    assert found == causes

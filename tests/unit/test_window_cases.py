@@ -124,3 +124,12 @@ def test_a_partition_without_a_commit_begins_where_retention_says_later() -> Non
     window.deliver(P, [(17, 0)], 18)
     window.begin(P, 3)
     assert window.to_commit() == {P: (epoch, 17)}
+
+
+def test_an_epoch_outlives_its_assignment() -> None:
+    window = Window()
+    assert window.epoch_of(P) is None
+    first, second = window.assign(P), window.assign(P)
+    assert window.epoch_of(P) == second != first
+    window.revoke(P)
+    assert window.epoch_of(P) is None

@@ -116,11 +116,11 @@ class Halting:
     def _others_were_answered(self, tenant: str) -> bool:
         """Whether another tenant's row was, since the latest `contents` failures began."""
         failed: set[bytes] = set()
-        for outcome in reversed(self._last):
+        latest = reversed(self._last)
+        while len(failed) < self._contents:
+            outcome = next(latest)
             if outcome.failure is not None:
                 failed.add(outcome.content)
-                if len(failed) == self._contents:
-                    return False
             elif outcome.tenant != tenant:
                 return True
         return False

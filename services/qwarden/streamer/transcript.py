@@ -245,12 +245,8 @@ class Transcript:
                 "the assistant's turn has ended; start a new session, or end the turn only with "
                 "the last chunk of the answer"
             )
-        if segment is Segment.THINKING and tasks & {Task.RESPONSE, Task.THINKING}:
-            raise ValueError(
-                "thinking comes behind the answer, or in two places; send it before the answer"
-            )
-        if segment is Segment.ANSWER and Task.RESPONSE in tasks:
-            raise ValueError("the answer is in two places; send it in one, or start a new session")
+        if segment is Segment.THINKING and Task.RESPONSE in tasks:
+            raise ValueError("thinking comes behind the answer; send it before the answer")
 
     def _set_aside(self, dropped: str, role: str, segment: Segment, chunk: Chunk) -> None:
         """Keeps what the guard does not see, for people. It ends no turn: an answer may go on
