@@ -1,0 +1,125 @@
+"""README.md's examples, run as they stand: what a newcomer types first must not fail."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from docs import figures, java
+from docs.pages import ROOT, Block, blocks_of
+from qwarden import kafka
+from qwarden.contracts import topics
+from qwarden.contracts.event import Event, decode_event
+from qwarden.settings import load
+from qwarden.stack.home import Home
+from qwarden.stack.kafka import Kafka
+from qwarden.stack.local import STAND_IN
+from qwarden.stack.service import Service, create_topics
+
+BROKER = "127.0.0.1:9092"
+"""What the examples call it; a test's has a port of its own."""
+
+
+def test_a_figure_is_of_an_older_run() -> None:
+    """A page that is written of results, and README.md's table of the same."""
+    assert figures.PAGE.read_text() == figures.page(), f"write it: {figures.COMMAND}"
+    assert figures.README.read_text() == figures.readme(), f"write it: {figures.COMMAND}"
+
+
+def _blocks(kind: str) -> list[Block]:
+    return [block for block in blocks_of(ROOT / "README.md") if block.kind == kind]
+
+
+@pytest.fixture(scope="module")
+def settings(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[dict[str, str]]:
+    """A broker and a moderator with the engine in its process; both as `make demo` has them."""
+    home = Home(tmp_path_factory.mktemp("readme"))
+    with Kafka(home) as broker:
+        settings = {
+            "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
+            "QWARDEN_CONTENT_KEY": home.content_key(),
+            "QWARDEN_GUARD__MODE": "in-process",
+            "QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN),
+            "QWARDEN_POLICY__PATH": str(ROOT / "deploy" / "policies"),
+            "QWARDEN_STACK__HOME": str(home.root),
+        }
+        create_topics(home, settings)
+        with Service(home, "moderator", settings):
+            yield settings
+
+
+async def _events(settings: dict[str, str]) -> dict[str, Event]:
+    broker = load(settings).kafka
+    async with kafka.reading(broker, topics.CONTENT, from_beginning=True, follow=False) as records:
+        values = [record.value async for record in records]
+    found = (decode_event(value, max_bytes=topics.MAX_EVENT_BYTES) for value in values)
+    return {event.event_id: event for event in found}
+
+
+@pytest.mark.parts
+async def test_a_python_producer_that_is_copied_publishes_no_event(
+    settings: dict[str, str], tmp_path: Path
+) -> None:
+    (block,) = _blocks("python")
+    program = tmp_path / "publish.py"
+    program.write_text(_here(block.text, settings))
+    _run([sys.executable, str(program)], tmp_path, settings)
+    assert (await _events(settings))["post-17"].text == "Is this fine?"
+
+
+@pytest.mark.parts
+async def test_a_java_producer_that_is_copied_publishes_no_event(
+    settings: dict[str, str], tmp_path: Path
+) -> None:
+    (block,) = _blocks("java")
+    java.ran(_here(block.text, settings), tmp_path, Home())
+    messages = (await _events(settings))["post-18"].messages
+    assert messages is not None and [each.role for each in messages] == ["user", "assistant"]
+
+
+@pytest.mark.parts
+async def test_a_command_that_is_copied_fails(settings: dict[str, str], tmp_path: Path) -> None:
+    """All blocks of commands but those that set up a checkout, and those that need real weights."""
+    program = tmp_path / ".venv" / "bin" / "qwarden"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m qwarden.cli "$@"\n')
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    event = {"event_id": "post-19", "tenant": "demo", "text": "Good morning."}
+    (tmp_path / "events.jsonl").write_bytes(msgspec.json.encode(event) + b"\n")
+    scripts = [
+        block.text
+        for block in _blocks("sh")
+        if not block.text.startswith("make ") and "--guard" not in block.text
+    ]
+    assert len(scripts) == 2
+    for script in scripts:
+        _run(["bash", "-euo", "pipefail", "-c", script], tmp_path, settings)
+    assert {"mine-1", "post-19"} <= (await _events(settings)).keys()
+    assert b"post-19" in (tmp_path / "verdicts.jsonl").read_bytes()
+
+
+def _here(source: str, settings: dict[str, str]) -> str:
+    assert BROKER in source
+    return source.replace(BROKER, settings["QWARDEN_KAFKA__BOOTSTRAP_SERVERS"])
+
+
+def _run(command: list[str], folder: Path, settings: dict[str, str]) -> None:
+    ran = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr

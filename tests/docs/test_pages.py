@@ -1,0 +1,96 @@
+"""What the pages name exists: pages, headings, commands, options, settings, metrics and files."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from docs import shell
+from docs.pages import PAGES, ROOT, anchors_of, links_of, prose_of, quoted_in, text_of
+from qwarden import catalogue
+
+WRITTEN_BY_A_TEST = {ROOT / "docs" / "metrics.md", ROOT / "docs" / "values.md"}
+
+EACH = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+@EACH
+def test_a_link_leads_nowhere(page: Path) -> None:
+    for target in links_of(page):
+        if target.startswith(("https://", "http://")):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (page.parent / name).resolve() if name else page
+        assert there.exists(), f"{target}: there is no such file"
+        assert there.is_relative_to(ROOT), f"{target} leads out of the project"
+        if anchor:
+            assert anchor in anchors_of(there), f"{target}: no heading is called so"
+
+
+@EACH
+def test_a_command_of_the_prose_does_not_exist(page: Path) -> None:
+    for code in quoted_in(page):
+        for command in re.findall(r"(?:^|-- |\| )((?:\.venv/bin/)?qwarden .+)", code):
+            assert list(shell.named_faults(command)) == []
+        for target in re.findall(r"^make ([a-z-]+)", code):
+            assert list(shell.faults(f"make {target}")) == []
+
+
+@EACH
+def test_a_setting_of_the_prose_does_not_exist(page: Path) -> None:
+    for name in re.findall(r"QWARDEN_[A-Z0-9_]*[A-Z0-9](?:__(?![A-Z]))?", text_of(page)):
+        assert name in shell.settings(), name
+
+
+@EACH
+def test_a_metric_of_the_prose_does_not_exist(page: Path) -> None:
+    known = _metrics()
+    for name in re.findall(
+        r"\bqwarden_(?!engine\b)[a-z_]+[a-z]\b(?!\.)", " ".join(quoted_in(page))
+    ):
+        ends = ("", "_bucket", "_count", "_sum", "_total")
+        assert any(name + end in known for end in ends), name
+
+
+@cache
+def _metrics() -> frozenset[str]:
+    rules = (ROOT / "deploy" / "prometheus").glob("*.rules.yaml")
+    texts = [catalogue.page(), *(path.read_text(encoding="utf-8") for path in rules)]
+    return frozenset(re.findall(r"\bqwarden_\w+", "\n".join(texts)))
+
+
+@EACH
+def test_a_file_of_the_prose_does_not_exist(page: Path) -> None:
+    if page in WRITTEN_BY_A_TEST:
+        return
+    for code in quoted_in(page):
+        for name in re.findall(
+            r"(?<![\w/.-])((?:tests|deploy|services|bench|docs|helm|triton_models)/[\w./-]+\w)",
+            code,
+        ):
+            stands_for_one = re.search(r"[A-Z]{4}", name)
+            assert stands_for_one or (ROOT / name).exists(), f"`{code}`: there is no {name}"
+
+
+@EACH
+def test_a_page_speaks_of_where_it_was_written(page: Path) -> None:
+    assert not re.search(r"/work/|/root/|issue \d+\b(?! *\))", prose_of(page).replace("GitHub", ""))
+
+
+def test_a_page_is_found_by_nobody() -> None:
+    """From README.md by links, each page of docs/ is reached."""
+    reached: set[Path] = set()
+    todo = [ROOT / "README.md"]
+    while todo:
+        page = todo.pop()
+        if page in reached or page.suffix != ".md" or not page.is_file():
+            continue
+        reached.add(page)
+        for target in links_of(page):
+            if "://" not in target:
+                there = (page.parent / target.partition("#")[0]).resolve()
+                todo += sorted(there.glob("*.md")) if there.is_dir() else [there]
+    assert set(PAGES) <= reached
