@@ -30,7 +30,7 @@ lint:
 	.venv/bin/lint-imports
 
 fast:
-	$(PY) -m pytest -q -n 2 --dist loadscope tests/unit tests/property tests/review tests/review_api tests/chart tests/contract -m "not parts and not storm"
+	$(PY) -m pytest -q -n 2 --dist loadscope tests/unit tests/property tests/review tests/review_api tests/chart tests/contract tests/docs -m "not parts and not storm"
 
 # Alone, since they make faults and say by when what follows must have come.
 ALONE := tests/chaos tests/alerts tests/autoscaling tests/stack tests/broker/test_delivery.py

@@ -176,7 +176,8 @@ def _missed() -> Iterator[str]:
     cpu = pipeline["cpu_us_an_event"]
     yield (
         f"\nThe moderator spends {cpu['moderator']} µs of a core on an event, stock FastStream\n"
-        f"with a handler that only answers {cpu['faststream']}, a hand-written loop {cpu['ceiling']}."
+        f"with a handler that only answers {cpu['faststream']}, "
+        f"a hand-written loop {cpu['ceiling']}."
     )
 
 
@@ -204,8 +205,8 @@ of a real Kafka, everything on the same two cores. *ceiling* reads, writes ready
     latency = body["latency"]
     yield f"""
 Latency at {latency["rate"]:,.0f} events a second, {latency["load"]:.0%} of the moderator's
-own rate, from the moment at which an event is due to its verdict read. Of {latency["events"]:,} events
-{latency["missing"]} have none.
+own rate, from the moment at which an event is due to its verdict read.
+Of {latency["events"]:,} events {latency["missing"]} have none.
 """
     yield from _table(
         ("", "p50", "p95", "p99", "bar"),
