@@ -17,6 +17,7 @@ Reader = Callable[[bytes], Any]
 HEAD_BYTES = 5
 """The zero byte and the id."""
 _MAX_VARINT_BYTES = 10
+"""64 bits, seven to a byte."""
 _MAX_NESTED = 100
 """Of message types in one another; protobuf's own compiler ends there."""
 

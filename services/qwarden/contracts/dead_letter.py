@@ -112,6 +112,10 @@ ENVELOPE_CHARACTERS = 12 * 1024
 """How much of key and headers is kept, as JSON: a byte can take six characters there, and beside
 them the letter's own record may carry 32 KiB of them as they are (`CONTENT_OVERHEAD_BYTES`)."""
 
+_ESCAPED_BYTES = 8 * 1024
+"""What JSON's escapes may add to a text that is kept whole: an eighth of `CONTENT_OVERHEAD_BYTES`,
+and more than line breaks and quotes add to ordinary text."""
+
 _TRACEPARENT_CHARACTERS = 64
 """Of a trace context that is kept: W3C's version 0 has 55. What is longer is none."""
 
@@ -273,7 +277,9 @@ def _sent(value: bytes | None, max_bytes: int) -> Sent:
     kept, truncated = whole, False
     try:
         text, encoding = whole.decode(), "utf-8"
-        fits = len(whole) <= max_bytes and len(msgspec.json.encode(text)) <= max_bytes + 8192
+        fits = (
+            len(whole) <= max_bytes and len(msgspec.json.encode(text)) <= max_bytes + _ESCAPED_BYTES
+        )
     except UnicodeDecodeError:
         text, encoding = base64.b64encode(whole).decode(), "base64"
         fits = len(text) <= max_bytes

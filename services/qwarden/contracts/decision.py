@@ -63,9 +63,9 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     by: By
 
 
+_decoder = msgspec.json.Decoder(Decision)
+
+
 def decode_decision(value: bytes) -> Decision:
     """Reads a decision; raises `msgspec.ValidationError` for what is none."""
     return _decoder.decode(value)
-
-
-_decoder = msgspec.json.Decoder(Decision)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from qwarden.guard.row import View
 
 MIN_KEY_BYTES = 32
+"""SHA-256's own length: with less the key would be the weakest part (RFC 2104, section 3)."""
 
 
 class _Hmac:

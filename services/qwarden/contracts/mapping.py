@@ -40,6 +40,7 @@ _UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError)
 """What msgspec raises for what JSON does not hold, or Python does not write: whole numbers end at
 4,300 digits."""
 _SHOWN_CHARACTERS = 80
+"""Of a value that a reason quotes: a line."""
 _NOTHING: Mapping[str, Any] = {}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

@@ -25,6 +25,7 @@ MAX_REASON_CHARACTERS = 1000
 """A reason quotes what was sent; a quoted role can be as long as the record."""
 
 _NAMES_LISTED = 20
+"""More than that nobody looks through for a slip of the pen."""
 
 
 class Refused(Exception):

@@ -210,6 +210,7 @@ def verdict_id(
 _VERDICT_ID = hashlib.blake2b(digest_size=16, person=b"qwarden.verdict")
 
 
+# A large fleet's tenants, tasks and policies that are at work at a time.
 @lru_cache(maxsize=4096)
 def _around(tenant: str, *others: str | int) -> tuple[bytes, bytes, bytes]:
     """What stands before, between and behind an event id's length and the id itself. Most verdicts

@@ -189,6 +189,7 @@ _SPACED = re.compile(
 )
 """Words of letters with one separator between them, group 1, and something wider between words."""
 _SPACED_LETTERS = 4
+"""Of three most are initials: J. R. R."""
 
 
 def _kind(first: int) -> str:
@@ -216,6 +217,7 @@ _LETTER = re.compile(f"[{_LETTERS}]")
 _WORD = re.compile(f"[{_LETTERS}{_MARKS}]+")
 _EAST_ASIAN = re.compile(f"[\\u3040-\\u30ff{_HAN}{_HANGUL}]")
 _STYLED_LETTERS = 3
+"""One or two are symbols: 𝑥, ℝ."""
 _RAISED_LETTERS = 4
 """One more than in the French Mˡˡᵉ."""
 
@@ -249,6 +251,7 @@ in transliterations."""
 _LONGEST_STACK = 5
 """More marks are noise unseen: to normalise many takes time that grows with their square."""
 _NOISY_LETTERS = 3
+"""One more than in the Yoruba ẹ̀ṣẹ̀."""
 
 
 def normalised(text: str) -> str:

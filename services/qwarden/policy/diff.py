@@ -182,18 +182,18 @@ class Comparison:
                 scores = recorded.scores
                 text = None if content is None else text_of(content)
                 yield Example(
-                    recorded.verdict_id,
-                    recorded.tenant,
-                    recorded.event_id,
-                    recorded.task,
-                    recorded.safety,
-                    (scores.safe, scores.controversial, scores.unsafe) if scores else None,
-                    tuple(recorded.categories or ()),
-                    tally.flow[0],
-                    tally.old.rule,
-                    tally.flow[1],
-                    tally.new.rule,
-                    text if show or text is None else masked(text),
+                    verdict_id=recorded.verdict_id,
+                    tenant=recorded.tenant,
+                    event_id=recorded.event_id,
+                    task=recorded.task,
+                    safety=recorded.safety,
+                    scores=scores and (scores.safe, scores.controversial, scores.unsafe),
+                    categories=tuple(recorded.categories or ()),
+                    old=tally.flow[0],
+                    old_rule=tally.old.rule,
+                    new=tally.flow[1],
+                    new_rule=tally.new.rule,
+                    text=text if show or text is None else masked(text),
                 )
 
 

@@ -268,42 +268,40 @@ class Folding:
         whole = self.whole.records[""]
         spread = whole.a_record
         (everything,) = self.whole.told(spread)
+        queues = sorted({*self.queued[0], *self.queued[1]})
         return Report(
-            Side(old.name, old.version),
-            Side(new.name, new.version),
-            everything.records,
-            self.recorded,
-            self.redone,
-            repeated,
-            left,
-            everything.changed,
-            share(self.whole.changed[""], whole),
-            everything.stricter,
-            everything.milder,
-            self.moved.estimate(spread),
-            everything.undecided,
-            tuple(self._flows(spread)),
-            tuple(
+            old=Side(old.name, old.version),
+            new=Side(new.name, new.version),
+            records=everything.records,
+            recorded=self.recorded,
+            redone=self.redone,
+            repeated=repeated,
+            left=left,
+            changed=everything.changed,
+            changed_share=share(self.whole.changed[""], whole),
+            stricter=everything.stricter,
+            milder=everything.milder,
+            moved=self.moved.estimate(spread),
+            undecided=everything.undecided,
+            actions=tuple(self._flows(spread)),
+            rules=tuple(
                 RuleFlow(*which, rows.estimate(spread))
                 for which, rows in sorted(self.rules.items(), key=lambda each: -each[1].total)
             ),
-            self.categories.told(spread),
-            self.tenants.told(spread),
-            tuple(
+            categories=self.categories.told(spread),
+            tenants=self.tenants.told(spread),
+            doubts=tuple(
                 Doubt(*which, rows.estimate(spread))
                 for which, rows in sorted(self.doubts.items(), key=lambda each: -each[1].total)
             ),
-            hours,
-            seconds_a_decision,
-            tuple(
-                self._load(queue, [queue], spread, hours, seconds_a_decision)
-                for queue in sorted({*self.queued[0], *self.queued[1]})
+            hours=hours,
+            seconds_a_decision=seconds_a_decision,
+            queues=tuple(
+                self._load(queue, [queue], spread, hours, seconds_a_decision) for queue in queues
             ),
-            self._load(
-                "", [*{*self.queued[0], *self.queued[1]}], spread, hours, seconds_a_decision
-            ),
-            examples,
-            tuple(_notes(old.file, new.file)),
+            reviews=self._load("", queues, spread, hours, seconds_a_decision),
+            examples=examples,
+            notes=tuple(_notes(old.file, new.file)),
         )
 
     def _flows(self, spread: float) -> Iterable[Flow]:

@@ -145,6 +145,8 @@ class Tenants:
         return _unknown(name, self.freezes.acting(name, self.default))
 
 
+# Of each cache the size is that of many fleets' tenants; what is on top is made anew, since names
+# that anybody makes up must not fill the memory.
 @lru_cache(maxsize=1024)
 def _unknown(name: str, default: Policy) -> Tenant:
     return Tenant(name, {default.name: default}, default, name)
@@ -226,8 +228,8 @@ def read_tenants(
             errors.append(str(error))
     if errors:
         raise DocumentError("\n".join(errors))
-    listed = {policy for document in documents for policy in document.policies}
-    lacking = frozenset(listed - loaded.policies.keys())
+    asked = {policy for document in documents for policy in document.policies}
+    lacking = frozenset(asked - loaded.policies.keys())
     found = {**loaded.policies, **{name: _lacking(name) for name in lacking}}
     known = {
         document.name: Tenant(
