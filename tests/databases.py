@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -71,18 +73,47 @@ def databases(postgres: Postgres) -> Databases:
     return Databases(postgres)
 
 
+class Sqlite:
+    """One file, new for each test, and one engine for it: that keeps the statements which it has
+    compiled, and to compile them for each test took longer than to run them."""
+
+    def __init__(self, folder: Path) -> None:
+        self._migrated = folder / "migrated.db"
+        self._file = folder / "review.db"
+        self._opened = Database.open(self.url, CONNECTIONS)
+        with asyncio.Runner() as runner:
+            runner.run(self._opened.migrate())
+            runner.run(self._opened.close())
+        self._file.rename(self._migrated)
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self._file}"
+
+    def fresh(self) -> str:
+        """The address of a new migrated one, in place of that before."""
+        for left in self._file.parent.glob("review.db*"):
+            left.unlink()
+        shutil.copy(self._migrated, self._file)
+        return self.url
+
+    def open(self) -> Database:
+        return Database(self._opened._engine, "sqlite")
+
+
+@pytest.fixture(scope="session")
+def sqlite(tmp_path_factory: pytest.TempPathFactory) -> Sqlite:
+    return Sqlite(tmp_path_factory.mktemp("sqlite"))
+
+
 BOTH = ("sqlite", pytest.param("postgres", marks=pytest.mark.parts))
 
 
 @pytest.fixture(params=BOTH)
-async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+async def database_url(request: pytest.FixtureRequest, sqlite: Sqlite) -> AsyncIterator[str]:
     """The address of a new migrated database, of either kind."""
     if request.param == "sqlite":
-        url = f"sqlite:///{tmp_path / 'review.db'}"
-        database = Database.open(url, CONNECTIONS)
-        await database.migrate()
-        await database.close()
-        yield url
+        yield sqlite.fresh()
     else:
         databases: Databases = request.getfixturevalue("databases")
         url = await databases.fresh()
@@ -91,8 +122,9 @@ async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
 
 
 @pytest.fixture
-async def database(database_url: str) -> AsyncIterator[Database]:
+async def database(database_url: str, sqlite: Sqlite) -> AsyncIterator[Database]:
     """A new migrated database, of either kind; closed after the test."""
-    opened = Database.open(database_url, CONNECTIONS)
+    is_file = database_url == sqlite.url
+    opened = sqlite.open() if is_file else Database.open(database_url, CONNECTIONS)
     yield opened
     await opened.close()

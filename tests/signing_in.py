@@ -10,6 +10,7 @@ from typing import Annotated
 
 import httpx
 from fastapi import Depends, FastAPI
+from starlette.types import Receive, Scope, Send
 
 from qwarden import settings
 from qwarden.policy.tenants import Tenants
@@ -68,11 +69,11 @@ class Service:
             }
         )
         self.door = auth.Door(self.settings, clock=clock)
-        self.app = FastAPI()
-        self.app.state.served = Served(self.settings, database, _no_policies, clock)
-        self.app.state.door = self.door
-        self.app.include_router(auth.router)
-        answer_errors(self.app)
+        served = Served(self.settings, database, _no_policies, clock)
+        self._state = {"served": served, "door": self.door}
+        self._api = FastAPI()
+        self._api.include_router(auth.router)
+        answer_errors(self._api)
 
         async def who(caller: Annotated[auth.Caller, Depends(auth.caller_of)]) -> dict[str, object]:
             person = caller.person
@@ -89,9 +90,13 @@ class Service:
         async def change(person: Annotated[Person, Depends(auth.person_of)]) -> None:
             self.changed.append(person.name)
 
-        self.app.add_api_route("/v1/me", who)
+        self._api.add_api_route("/v1/me", who)
         for method in ("POST", "PUT", "PATCH", "DELETE"):
-            self.app.add_api_route(f"/v1/{method.lower()}", change, methods=[method])
+            self._api.add_api_route(f"/v1/{method.lower()}", change, methods=[method])
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The service as a server has it."""
+        await self._api({**scope, "state": dict(self._state)}, receive, send)
 
     def browser(self) -> httpx.AsyncClient:
         """One with cookies of its own, which reaches this service and what is on this machine."""

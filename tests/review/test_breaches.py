@@ -149,6 +149,7 @@ async def test_an_item_is_raised_beside_an_urgent_one_of_equal_content(database:
     assert lease.item_id == second.item_id
 
 
+@pytest.mark.parts  # a hundred decisions and more
 async def test_more_items_are_late_than_one_sweep_takes(database: Database) -> None:
     async with database.writing() as tx:
         await put_items(tx, [open_item(n) for n in range(breaches._AT_ONCE + 20)])

@@ -183,6 +183,7 @@ async def test_a_lead_decides_more_than_was_looked_at_and_allowed(work: Work) ->
     assert len(await work.decisions()) == 5
 
 
+@pytest.mark.parts  # a thousand items
 async def test_a_thousand_items_are_decided_and_undone_while_a_lead_waits(work: Work) -> None:
     await work.comes(*(verdict(f"many {n}") for n in range(1000)), queue="flood")
     flood = Filter(queue="flood")

@@ -277,6 +277,7 @@ async def test_many_who_claim_at_once_get_one_golden_item_once(database: Databas
     assert len(await items_of(database, "golden")) == 1
 
 
+@pytest.mark.parts  # 120 claims
 async def test_the_share_of_golden_items_is_the_one_that_is_set(database: Database) -> None:
     """Of 120 claims 20 %, give or take 5 standard deviations of a binomial: 22."""
     share = 0.2

@@ -273,6 +273,7 @@ async def test_a_rate_is_kept_of_what_is_always_kept(database: Database) -> None
         assert dict(found.all()) == {allowed.verdict_id: 0.01, degraded.verdict_id: None}
 
 
+@pytest.mark.parts  # sixty records, taken twice at once
 async def test_two_consumers_of_the_same_records_count_them_twice(database: Database) -> None:
     """As while partitions change hands: the one that let go may still write."""
     records = [escalation(verdict(n, content_hash=identity(n % 7)), NOW + n) for n in range(60)]

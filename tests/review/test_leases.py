@@ -59,6 +59,7 @@ async def acts(database: Database, item_id: str) -> list[str]:
         return list((await tx.execute(wanted.order_by(schema.audit.c.number))).scalars())
 
 
+@pytest.mark.parts  # twenty people and as many items as they can take
 async def test_two_of_many_claimers_get_one_item(database: Database) -> None:
     count = 500 if database.dialect == "postgresql" else 60
     people = [await who(database, f"r{n}") for n in range(20)]

@@ -59,6 +59,7 @@ async def test_a_breach_blocks_where_nothing_automatic_may(
         assert await queued(database) == (queue, published)
 
 
+@pytest.mark.parts  # 1,200 rows
 async def test_two_processes_seal_one_log(database: Database) -> None:
     async with database.writing() as tx:
         for number in range(1200):

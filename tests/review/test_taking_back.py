@@ -366,6 +366,7 @@ async def test_what_comes_while_a_decision_is_taken_back_is_lost(work: Work) -> 
         assert again.verdict_id in await open_verdicts(work)
 
 
+@pytest.mark.parts  # twelve races
 async def test_it_is_taken_back_or_published_and_never_both(work: Work) -> None:
     async def publishes() -> Sequence[outbox.Waiting]:
         async with work.database.writing() as tx:
@@ -411,6 +412,7 @@ _EVENT = st.tuples(st.integers(0, 2), st.integers(0, 1), st.sampled_from(("one",
 """Which event, with which content, and in which queue."""
 
 
+@pytest.mark.parts  # thirty stories, each of some twenty transactions: seconds
 @settings(max_examples=30)
 @given(
     st.lists(st.tuples(_EVENT, _SAID), max_size=5), st.lists(_EVENT, min_size=1, max_size=4), _SAID

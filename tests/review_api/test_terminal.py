@@ -20,6 +20,9 @@ from qwarden.stack.ports import free_ports
 from review_api.desk import Desk, claimed, decided, open_desk
 from reviewing import escalations
 
+pytestmark = pytest.mark.parts
+"""A command loads all of qwarden's, and its calls go over a real port: a second and more each."""
+
 
 class Terminal:
     """A person's shell."""

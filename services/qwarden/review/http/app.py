@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +76,14 @@ def app_of(
     served: Served, door: Door, live_view: Live, *, is_prepared: Callable[[], bool]
 ) -> _Guarded:
     """All of it. `is_prepared`: whether the database can be asked; until then nothing is done."""
-    app = routes()
-    app.state.served = served
-    app.state.door = door
-    app.state.live = live_view
-    return _Guarded(app, is_prepared)
+    state = {"served": served, "door": door, "live": live_view}
+    return _Guarded(routes(), state, is_prepared)
 
 
+@cache
 def routes() -> FastAPI:
-    """What can be asked, without anything to answer it from."""
+    """What can be asked, without anything to answer it from: that comes with each request, as its
+    state. So there is one, and it is built once."""
     app = FastAPI(
         title="qwarden review",
         version=_VERSION,
@@ -124,8 +124,11 @@ class _Guarded:
     """What holds for every request: nothing too large is read, nothing is kept by caches or run by
     browsers that is not ours, and what fails is neither told to the server's log nor half done."""
 
-    def __init__(self, app: FastAPI, is_prepared: Callable[[], bool]) -> None:
+    def __init__(
+        self, app: FastAPI, state: Mapping[str, Any], is_prepared: Callable[[], bool]
+    ) -> None:
         self.api = app
+        self._state = state
         self._is_prepared = is_prepared
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -157,6 +160,7 @@ class _Guarded:
                 )
                 await refusal(scope, receive, sent)
             else:
+                scope["state"] = dict(self._state)
                 await self.api(scope, _bounded(scope, receive), sent)
         except Exception as error:
             # Starlette raises what it has answered once more, for the server's log, with all the

@@ -131,7 +131,7 @@ async def person_of(caller: Annotated[Caller, Depends(caller_of)]) -> Person:
 
 
 def door_of(request: Request) -> Door:
-    return cast(Door, request.app.state.door)
+    return cast(Door, request.state.door)
 
 
 router = APIRouter()

@@ -197,7 +197,7 @@ def _event(name: str, said: dict[str, Any]) -> bytes:
 async def follow(request: Request, person: Reader) -> StreamingResponse:
     """`event: queues` as GET /v1/queues; `event: item` {item_id, state, holder}; `event: lease`
     {item_id, token, fence, until}, to who holds it. The stream ends now and then: come back."""
-    live: Live = request.app.state.live
+    live: Live = request.state.live
     return StreamingResponse(
         live.follow(person),
         media_type="text/event-stream",

@@ -1,4 +1,4 @@
-"""What every route stands on: `request.app.state.served`."""
+"""What every route stands on: `request.state.served`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Served:
 
 
 def served_of(request: Request) -> Served:
-    return cast(Served, request.app.state.served)
+    return cast(Served, request.state.served)
 
 
 async def _writing(request: Request) -> AsyncIterator[AsyncConnection]:
