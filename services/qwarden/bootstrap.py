@@ -29,7 +29,6 @@ from qwarden.inference.triton import TritonGuard
 from qwarden.inference.triton_model import Tls
 from qwarden.inference.triton_stream import TritonStream
 from qwarden.language.eld import EldDetector
-from qwarden.language.port import Detector
 from qwarden.moderator.case import Admission
 from qwarden.moderator.halting import Halting
 from qwarden.moderator.moderator import Moderator
@@ -153,11 +152,6 @@ def control_of(settings: Settings, *, keeps_overrides: bool = True) -> Control:
     return KafkaControl(settings.kafka, keeps_overrides=keeps_overrides)
 
 
-def detector_of(settings: Settings) -> Detector:
-    """What tells the language of content."""
-    return EldDetector(settings.language.characters)
-
-
 def admission_of(
     settings: Settings,
     tenants: Tenants,
@@ -169,7 +163,7 @@ def admission_of(
         tenants,
         settings.keys(),
         settings.moderator.max_event_bytes,
-        detector_of(settings),
+        EldDetector(),
         topics or {},
         schemas.readers if schemas else {},
     )
@@ -294,7 +288,7 @@ async def streamer(
         stack.callback(trace.close)
         yield (
             Streamer(
-                Door(tenants, settings.keys(), limits.max_event_bytes, detector_of(settings)),
+                Door(tenants, settings.keys(), limits.max_event_bytes, EldDetector()),
                 client,
                 lookup,
                 Publication(

@@ -279,13 +279,6 @@ class PolicySettings(Group):
     """Refuse events of tenants that have no file, instead of giving them the policy `default`."""
 
 
-class LanguageSettings(Group):
-    """How the language of content is told, where its producer does not say."""
-
-    characters: int = Field(default=1000, ge=1, le=1000)
-    """From the start of a text so many are looked at; the detector reads no more."""
-
-
 class Registry(Group):
     """The schema registry, for topics whose files say `decoder: confluent`."""
 
@@ -552,7 +545,6 @@ class Settings(BaseSettings):
     http: Http = Http()
     policy: PolicySettings = PolicySettings()
     registry: Registry = Registry()
-    language: LanguageSettings = LanguageSettings()
     moderator: Moderator = Moderator()
     stream: StreamSettings | None = None
     stream_guard: StreamGuard = StreamGuard()

@@ -10,12 +10,9 @@ from importlib.metadata import version
 import eldc
 
 from qwarden.guard.language import UNKNOWN, Language
+from qwarden.language.port import CHARACTERS
 
-CHARACTERS = 1000
-"""The library reads no more than 1,000 bytes itself (0.4.0, from its source): to look for addresses
-in more would cost time and change no answer."""
-
-KEPT = 4096
+_KEPT = 4096
 """Answers kept, with at most `CHARACTERS` each of their texts: under 16 MiB. For copies that come
 in a wave: any other text is detected anew, which costs about what asking Redis costs (ADR 18)."""
 
@@ -34,17 +31,15 @@ _ADDRESS = re.compile(r"(?<![!-~])[!-~]*?(?:://|@)[!-~]*")
 class EldDetector:
     """Detects in the calling thread: 5 to 16 µs a text (bench/results/language.json)."""
 
-    def __init__(self, characters: int = CHARACTERS) -> None:
-        """`characters`: how many from the start of a text are looked at."""
+    def __init__(self) -> None:
         eldc.init()
         self._library = eldc.instance()
         self._library.set_scores(2)
-        self._characters = characters
-        self._kept = lru_cache(KEPT)(self._look)
-        self.version = f"eldc-{version('eldc')}.{_RULES}-{characters}"
+        self._kept = lru_cache(_KEPT)(self._look)
+        self.version = f"eldc-{version('eldc')}.{_RULES}-{CHARACTERS}"
 
     def detect(self, texts: Sequence[str]) -> list[Language]:
-        return [self._kept(text[: self._characters]) for text in texts]
+        return [self._kept(text[:CHARACTERS]) for text in texts]
 
     def _look(self, text: str) -> Language:
         if "@" in text or "://" in text:

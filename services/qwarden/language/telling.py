@@ -6,10 +6,7 @@ from qwarden.guard.conversation import Conversation
 from qwarden.guard.language import Language, canonical
 from qwarden.guard.normaliser import VERSION as NORMALISER
 from qwarden.guard.normaliser import normalised
-from qwarden.language.port import Detector
-
-_LOOKED_AT = 1000
-"""Code points from the start: what a detector reads at most."""
+from qwarden.language.port import CHARACTERS, Detector
 
 
 def language_of(given: str | None, conversation: Conversation, detector: Detector) -> Language:
@@ -19,7 +16,7 @@ def language_of(given: str | None, conversation: Conversation, detector: Detecto
     tag = canonical(given) if given is not None else None
     if tag is not None:
         return Language(tag)
-    return detector.detect([normalised(conversation.turns[-1].content[:_LOOKED_AT])])[0]
+    return detector.detect([normalised(conversation.turns[-1].content[:CHARACTERS])])[0]
 
 
 def detector_version(language: Language, detector: Detector) -> str:
