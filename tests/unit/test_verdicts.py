@@ -246,3 +246,9 @@ def test_another_policy_in_force_gives_another_id_also_where_it_acts_alike() -> 
 
 def test_a_redelivery_gives_the_same_verdict() -> None:
     assert _judged(assessment(UNSAFE)) == _judged(assessment(UNSAFE))
+
+
+def test_a_deletion_waits_for_a_guard_that_is_away() -> None:
+    """Nobody judges it: it has no verdict of an outage, and waits for none."""
+    assert verdicts.in_outage(case(deleted=True), KEY.id) is None
+    assert verdicts.withdrawn(case(deleted=True), KEY.id)[0].basis is Basis.WITHDRAWN

@@ -301,6 +301,26 @@ def test_a_key_out_of_order_in_the_backlog_is_overlooked() -> None:
     ]
 
 
+def test_a_relay_that_was_judged_before_it_was_relayed_is_a_key_out_of_order() -> None:
+    """It came by both lanes: the first verdict says nothing of the order in the backlog."""
+    account = Account()
+    for offset in (0, 1):
+        relay(account, offset, event(account, offset))
+    first, second = "content.events/0/0", "content.events/0/1"
+    publish(account, second, verdict("2"), 0)
+    publish(account, first, verdict("1"), 1)
+    publish(account, second, verdict("2"), 2)
+    assert found(account) == {Finding.DUPLICATED: 1}
+
+
+def test_a_key_without_order_is_told_of_once_for_each_record() -> None:
+    account = Account()
+    origins = [event(account, offset) for offset in range(4)]
+    for at, origin in enumerate(reversed(origins)):
+        publish(account, origin, verdict(origin), at)
+    assert found(account) == {Finding.DISORDERED: 1}
+
+
 def test_a_thought_after_the_next_record_is_in_order() -> None:
     account = Account()
     first, second = event(account, 0, TASKS), event(account, 1)
@@ -369,6 +389,28 @@ def test_more_examples_are_shown_than_were_asked_for() -> None:
         event(account, offset)
     assert len(account.judge(BOUNDS, examples=2).examples) == 2
     assert account.judge(BOUNDS, examples=0).examples == ()
+
+
+def test_a_verification_that_found_nothing_is_no_sentence() -> None:
+    account = Account()
+    account.verdict(event(account, 0), verdict("1"))
+    assert sentence(account.judge(BOUNDS)) == "All 1 events have what they are owed."
+
+
+def test_what_overtook_whom_or_what_was_not_read_is_kept_from_people() -> None:
+    account = Account()
+    first, second = event(account, 0), event(account, 1)
+    publish(account, second, verdict("2"), 0)
+    publish(account, first, verdict("1"), 1)
+    account.record(Place("content.events", 0, 2), key=None, tasks=())
+    account.verdict("content.events/0/99", verdict("9"))
+    told = list(lines(replace(account.judge(BOUNDS), notes=("a note",))))
+    assert told == [
+        "no verdict     content.events/0/2 without a key",
+        f"key disordered {second} overtook {first} key k 2",
+        "1 origins that outcomes name are not among the records read",
+        "a note",
+    ]
 
 
 def test_an_empty_verification_is_called_good() -> None:
