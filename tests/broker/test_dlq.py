@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPa
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 
-from qwarden import cli
+from commands import Said, Shell
 from qwarden import kafka as kafka_tools
 from qwarden.contracts import topics
 from qwarden.contracts.control import Halt, loss_key
@@ -90,52 +88,18 @@ def tenant() -> str:
     return f"t-{uuid.uuid4().hex[:8]}"
 
 
-@dataclass
-class Said:
-    code: object
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
+@pytest.fixture
+def shell(broker: KafkaSettings, tmp_path: Path) -> Shell:
+    return Shell(tmp_path, {"QWARDEN_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap_servers})
 
 
 Dlq = Callable[..., Said]
 
 
 @pytest.fixture
-def environ(broker: KafkaSettings, tmp_path: Path) -> dict[str, str]:
-    bare = {name: value for name, value in os.environ.items() if not name.startswith("QWARDEN_")}
-    return bare | {
-        "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap_servers,
-        "QWARDEN_STACK__HOME": str(tmp_path / "stack"),
-        "COLUMNS": "250",
-    }
-
-
-@pytest.fixture
-def dlq(
-    environ: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Dlq:
-    """Runs `qwarden dlq …` in this process."""
-    for name in set(os.environ) - set(environ):
-        monkeypatch.delenv(name)
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-
-    def call(*words: str) -> Said:
-        monkeypatch.setattr(sys, "argv", ["qwarden", "dlq", *words])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return Said(ended.value.code or 0, said.out, said.err)
-
-    return call
+def dlq(shell: Shell) -> Dlq:
+    """Runs `qwarden dlq …`."""
+    return partial(shell, "dlq")
 
 
 async def publish(
@@ -334,17 +298,15 @@ def test_a_dry_run_promises_what_the_run_leaves(
 
 
 def test_a_killed_replay_loses_or_repeats_more_than_it_had_not_marked(
-    broker: KafkaSettings, dlq: Dlq, tenant: str, environ: dict[str, str]
+    broker: KafkaSettings, shell: Shell, dlq: Dlq, tenant: str
 ) -> None:
     letters = [refuse(broker, tenant).letter for _ in range(30)]
-    words = ["dlq", "replay", "--tenant", tenant, "--rate", "20", "--json"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "qwarden.cli", *words], stdout=subprocess.PIPE, env=environ
-    ) as process:
+    words = ["replay", "--tenant", tenant, "--rate", "20", "--json"]
+    with shell.begun("dlq", *words) as process:
         assert process.stdout is not None
         told = [json.loads(process.stdout.readline()) for _ in range(7)]
         process.kill()
-        told += [json.loads(line) for line in process.stdout if line.endswith(b"}\n")]
+        told += [json.loads(line) for line in process.stdout if line.endswith("}\n")]
     left = {each["letter"] for each in dlq("ls", "--tenant", tenant, "--json").lines}
     assert left, "the run was over before it was killed"
     assert not left & {each["letter"] for each in told}, "told as done, and still open"
@@ -438,11 +400,8 @@ def test_a_wrong_use_is_not_told_its_fix(
 @pytest.mark.parametrize(
     "words", [["ls"], ["show", "0/0"], ["replay", "--all"], ["resume"], ["accept-loss", "a/0"]]
 )
-def test_a_broker_that_is_away_is_waited_for(
-    dlq: Dlq, words: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("QWARDEN_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
-    said = dlq(*words)
+def test_a_broker_that_is_away_is_waited_for(shell: Shell, words: list[str]) -> None:
+    said = shell.under(QWARDEN_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")("dlq", *words)
     assert said.code == 3
     assert "QWARDEN_KAFKA__BOOTSTRAP_SERVERS" in said.err
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ import pytest
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 
 import fleet
+from commands import Said, Shell
 from fleet import Tap
 from moderators import PARTITIONS, Fleetlet, Guard, holds
-from qwarden import cli
 from qwarden.contracts import topics
 from qwarden.contracts.control import ALL_TENANTS
 from qwarden.contracts.verdict import Verdict, decode_verdict
@@ -358,43 +357,18 @@ async def test_an_activation_that_is_repeated_gives_every_event_another_verdict(
 # The commands.
 
 
-@dataclass
-class Said:
-    code: object
-    out: str
-    err: str
-
-    @property
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
 Policies = Callable[..., Said]
 
 
 @pytest.fixture
-def policy(
-    own: Fleetlet,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Policies:
-    """Runs `qwarden policy …` in this process."""
-    for name in [each for each in os.environ if each.startswith("QWARDEN_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("QWARDEN_KAFKA__BOOTSTRAP_SERVERS", own.kafka.bootstrap)
-    monkeypatch.setenv("QWARDEN_STACK__HOME", str(tmp_path / "stack"))
-    monkeypatch.setenv("COLUMNS", "250")
+def shell(own: Fleetlet, tmp_path: Path) -> Shell:
+    return Shell(tmp_path, {"QWARDEN_KAFKA__BOOTSTRAP_SERVERS": own.kafka.bootstrap})
 
-    def call(*words: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["qwarden", "policy", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return Said(ended.value.code or 0, said.out, said.err)
 
-    return call
+@pytest.fixture
+def policy(shell: Shell) -> Policies:
+    """Runs `qwarden policy …`."""
+    return partial(shell, "policy")
 
 
 def shown(policy: Policies, name: str) -> dict[str, Any]:
@@ -405,14 +379,14 @@ def shown(policy: Policies, name: str) -> dict[str, Any]:
 
 
 def test_a_command_leaves_another_version_in_force_than_it_says(
-    policy: Policies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shell: Shell, tmp_path: Path
 ) -> None:
     """Activated, changed, taken back, and taken back to the file."""
     file = tmp_path / "policies" / "club.yaml"
     file.parent.mkdir()
     (file.parent / "parent.yaml").write_text(text_of(0).replace("name: forum", "name: parent"))
     file.write_text("name: club\nextends: parent\n")
-    monkeypatch.setenv("QWARDEN_POLICY__PATH", str(tmp_path))
+    policy = partial(shell.under(QWARDEN_POLICY__PATH=str(tmp_path)), "policy")
     of_file = shown(policy, "club")
     assert (of_file["origin"], of_file["file_differs"]) == ("file", False)
 
@@ -498,10 +472,8 @@ def test_a_command_that_is_meant_otherwise_does_something(
     assert policy("show", "--json").lines == before
 
 
-def test_a_person_waits_for_a_broker_that_is_away(
-    policy: Policies, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("QWARDEN_KAFKA__BOOTSTRAP_SERVERS", "127.0.0.1:1")
-    said = policy("freeze", "--all", "--reason", "?")
+def test_a_person_waits_for_a_broker_that_is_away(shell: Shell) -> None:
+    away = shell.under(QWARDEN_KAFKA__BOOTSTRAP_SERVERS="127.0.0.1:1")
+    said = away("policy", "freeze", "--all", "--reason", "?")
     assert said.code == 3
     assert "Kafka does not answer" in said.err
