@@ -30,7 +30,7 @@ from qwarden.offline import moderate_stream
 from qwarden.policy import sources
 from qwarden.policy.document import DocumentError
 from qwarden.policy.tenants import read_tenants
-from qwarden.review.store import goldens
+from qwarden.review import golden
 
 BLOCKS = all_blocks()
 CASES = (
@@ -77,7 +77,7 @@ def _chunks(block: Block, _: Path) -> list[str]:
 
 def _goldens(block: Block, _: Path) -> list[str]:
     for value in _values(block):
-        msgspec.json.decode(value, type=goldens.Line)
+        msgspec.json.decode(value, type=golden.Line)
     return []
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from docs import shell
 from docs.pages import PAGES, ROOT, anchors_of, links_of, prose_of, quoted_in, text_of
 from qwarden import catalogue
+from qwarden.contracts.schema import schema_of
 
 WRITTEN_BY_A_TEST = {ROOT / "docs" / "metrics.md", ROOT / "docs" / "values.md"}
 
@@ -94,3 +98,42 @@ def test_a_page_is_found_by_nobody() -> None:
                 there = (page.parent / target.partition("#")[0]).resolve()
                 todo += sorted(there.glob("*.md")) if there.is_dir() else [there]
     assert set(PAGES) <= reached
+
+
+@EACH
+def test_a_dotted_name_of_the_prose_is_of_nothing(page: Path) -> None:
+    """`redis.pause_s` is QWARDEN_REDIS__PAUSE_S, `review.oidc` a value of the chart,
+    `policy.serial` a verdict's field, `policy.file` a module. What begins with the name of a group
+    and is none of these is a name that was changed."""
+    if page in WRITTEN_BY_A_TEST:
+        return
+    chart = json.loads((ROOT / "helm" / "qwarden" / "values.schema.json").read_text())
+    verdict = schema_of("verdict")
+    groups = {name.removeprefix("QWARDEN_").partition("__")[0] for name in shell.settings()}
+    for code in quoted_in(page):
+        first, *others = re.sub(r"\[.*?\]", "", code).split(".")
+        if not others or not all(re.fullmatch(r"[A-Za-z_]+", each) for each in (first, *others)):
+            continue
+        if others[-1] in ("yaml", "json", "py", "md", "js", "dump", "jsonl"):
+            continue
+        if first.upper() in groups or first in chart["properties"]:
+            setting = "QWARDEN_" + "__".join((first, *others)).upper()
+            assert (
+                setting in shell.settings()
+                or _takes(chart, chart, [first, *others])
+                or _takes(verdict, verdict, [first, *others])
+                or importlib.util.find_spec(f"qwarden.{first}.{others[0]}") is not None
+            ), code
+
+
+def _takes(schema: dict[str, Any], node: dict[str, Any], names: list[str]) -> bool:
+    """Whether what the schema describes may have a field of this name."""
+    if "$ref" in node:
+        node = schema["$defs"][node["$ref"].removeprefix("#/$defs/")]
+    below = [*node.get("anyOf", []), *([node["items"]] if "items" in node else [])]
+    if below:
+        return any(_takes(schema, each, names) for each in below)
+    if not names:
+        return True
+    field = node.get("properties", {}).get(names[0])
+    return field is not None and _takes(schema, field, names[1:])
