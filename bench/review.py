@@ -38,11 +38,11 @@ from qwarden.contracts.escalation import Content, Escalation, Evidence, Kind
 from qwarden.contracts.event import Message
 from qwarden.contracts.verdict import Action
 from qwarden.review.person import EVERY, Person, Role
-from qwarden.review.store import audit, intake, leases, queues
+from qwarden.review.store import audit, intake, leases, queues, turns
 from qwarden.review.store.database import Database, is_outage
-from qwarden.review.store.leases import Wanted
 from qwarden.review.store.queues import Filter
 from qwarden.review.store.schema import items
+from qwarden.review.store.turns import Wanted
 from qwarden.settings import Review
 from qwarden.stack.home import Home
 from qwarden.stack.postgres import Postgres
@@ -271,7 +271,7 @@ async def planned(database: Database) -> dict[str, Any]:
     for name, who in (("of all", person(0)), ("of two languages", person(1)),
                       ("of a language without items", person(9))):  # fmt: skip
         async with database.writing() as tx:
-            query = leases._next(who, Wanted()).compile(
+            query = turns._next(who, Wanted()).compile(
                 dialect=tx.dialect, compile_kwargs={"literal_binds": True}
             )
             explained = await tx.execute(text(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}"))

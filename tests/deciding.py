@@ -13,9 +13,10 @@ from qwarden.review.ruling import Said
 from qwarden.review.store import intake, leases, rulings
 from qwarden.review.store.database import Database
 from qwarden.review.store.intake import Arrived
-from qwarden.review.store.leases import Lease, Wanted
+from qwarden.review.store.leases import Lease
 from qwarden.review.store.rulings import Ruled
 from qwarden.review.store.schema import items
+from qwarden.review.store.turns import Wanted
 from qwarden.settings import Review
 
 PLAIN = Review(golden_share=0.0, second_share=0.0, sample_share=0.0)

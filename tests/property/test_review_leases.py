@@ -28,7 +28,8 @@ from qwarden.review.person import Person, Role
 from qwarden.review.refusals import Conflict, Refusal, Stale
 from qwarden.review.store import leases, schema
 from qwarden.review.store.database import Database
-from qwarden.review.store.leases import Lease, Wanted
+from qwarden.review.store.leases import Lease
+from qwarden.review.store.turns import Wanted
 from qwarden.settings import Review
 
 LIMITS = Review(lease_s=100, held_items=2, golden_share=0)

@@ -24,9 +24,9 @@ from qwarden.review.store import appeals, breaches, bulk, ledger, retention, rul
 from qwarden.review.store.appeals import Appeal, Opened
 from qwarden.review.store.asking import stranded
 from qwarden.review.store.database import Database
-from qwarden.review.store.leases import Wanted
 from qwarden.review.store.schema import appeals as table
 from qwarden.review.store.schema import audit, decisions, events
+from qwarden.review.store.turns import Wanted
 
 WORDS = "It was a joke among friends."
 LATER = NOW + 3600

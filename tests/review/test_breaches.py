@@ -16,7 +16,7 @@ from qwarden.review.person import Role
 from qwarden.review.store import breaches, leases, schema
 from qwarden.review.store.database import Database
 from qwarden.review.store.intake import take
-from qwarden.review.store.leases import Wanted
+from qwarden.review.store.turns import Wanted
 from qwarden.settings import Review
 
 LIMITS = Review(sample_share=0, golden_share=0, second_share=0)

@@ -14,15 +14,16 @@ from sqlalchemy import func, select
 from deciding import PLAIN, arrive, claim, decide, items_of, saying, take_back
 from escalated import NOW, escalation, open_item, person, put_items, verdict
 from qwarden.contracts.verdict import Guard, PolicyUsed, decode_verdict
+from qwarden.review.golden import line_of
 from qwarden.review.person import Person, Role
 from qwarden.review.refusals import Invalid, NotFound
 from qwarden.review.store import goldens, leases, rulings, showing
 from qwarden.review.store.database import Database
-from qwarden.review.store.goldens import Golden, line_of
-from qwarden.review.store.leases import Wanted
+from qwarden.review.store.goldens import Golden
 from qwarden.review.store.schema import audit, checks, decisions, items
 from qwarden.review.store.schema import goldens as table
 from qwarden.review.store.schema import outbox as outbox_table
+from qwarden.review.store.turns import Wanted
 
 ALWAYS = PLAIN.model_copy(update={"golden_share": 1.0})
 

@@ -28,7 +28,7 @@ from qwarden.review.store import leases, ledger, schema
 from qwarden.review.store.among import among
 from qwarden.review.store.database import Database, is_outage
 from qwarden.review.store.intake import Arrived, Taken, take
-from qwarden.review.store.leases import Wanted
+from qwarden.review.store.turns import Wanted
 from qwarden.settings import Review
 
 LIMITS = Review(sample_share=0, golden_share=0)

@@ -13,10 +13,11 @@ from databases import Databases
 from escalated import NOW, identity, open_item, person, put_items
 from qwarden.review.person import Person, Role
 from qwarden.review.refusals import Conflict, Forbidden, Invalid, NotFound, Refusal, Stale
-from qwarden.review.store import breaches, leases, schema
+from qwarden.review.store import breaches, leases, schema, turns
 from qwarden.review.store.asking import stranded
 from qwarden.review.store.database import Database
-from qwarden.review.store.leases import Lease, Wanted
+from qwarden.review.store.leases import Lease
+from qwarden.review.store.turns import Wanted
 from qwarden.settings import Review
 
 LIMITS = Review(golden_share=0, held_items=1000)
@@ -423,11 +424,11 @@ async def test_a_claim_sorts_what_waits(databases: Databases) -> None:
         await tx.execute(text("ANALYZE items"))
         for wanted, *more in (
             (Wanted(),),
-            (Wanted(), leases._IS_URGENT),
+            (Wanted(), turns._IS_URGENT),
             (Wanted(queue="q1"),),
             (Wanted(queue="q1", language="en"),),
         ):
-            compiled = leases._next(one, wanted, *more).compile(
+            compiled = turns._next(one, wanted, *more).compile(
                 tx.sync_connection, compile_kwargs={"literal_binds": True}
             )
             plan = "\n".join((await tx.execute(text(f"EXPLAIN {compiled}"))).scalars())

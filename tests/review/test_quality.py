@@ -17,9 +17,9 @@ from qwarden.review.refusals import Conflict, Forbidden
 from qwarden.review.store import leases, quality
 from qwarden.review.store.asking import stranded
 from qwarden.review.store.database import Database
-from qwarden.review.store.leases import Wanted
 from qwarden.review.store.quality import Accuracy, Figures
 from qwarden.review.store.schema import audit, checks, decisions, rulings
+from qwarden.review.store.turns import Wanted
 
 SECOND = PLAIN.model_copy(update={"second_share": 1.0})
 SAMPLE = PLAIN.model_copy(update={"sample_share": 1.0})

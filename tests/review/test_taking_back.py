@@ -32,7 +32,7 @@ from qwarden.review.store import (
     schema,
 )
 from qwarden.review.store.database import Database
-from qwarden.review.store.leases import Wanted
+from qwarden.review.store.turns import Wanted
 
 _STATE = (
     schema.items,

@@ -9,8 +9,8 @@ from sqlalchemy import case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden import telemetry
+from qwarden.review.order import APPEALS, QUALITY, URGENT
 from qwarden.review.store import asking, outbox, queues
-from qwarden.review.store.asking import APPEALS, QUALITY, URGENT
 from qwarden.review.store.database import Database
 from qwarden.review.store.schema import audit, items
 from qwarden.review.store.scope import is_open

@@ -16,6 +16,9 @@ from __future__ import annotations
 
 import math
 
+URGENT, QUALITY, APPEALS = "urgent", "quality", "appeals"
+"""Queues of ours, that no policy names: nothing that only checks somebody is ever in the first."""
+
 LEAST_HARM, MOST_HARM = 1, 10
 """What rules may say of how bad it is to be late."""
 MOST_REACH_FACTOR = 10.0

@@ -6,11 +6,21 @@ import enum
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from qwarden.guard.language import canonical, is_known
+
 EVERY = "*"
 """Stands for all tenants, or all languages."""
 
 UNDETERMINED = "und"
 """The language where nobody can tell: everybody is asked."""
+
+
+def primary(tag: str | None) -> str:
+    """The primary subtag of a language, such as `pt` for `pt-BR`; `und` for what names none."""
+    written = None if tag is None else canonical(tag)
+    if written is None or not is_known(written):
+        return UNDETERMINED
+    return written.partition("-")[0]
 
 
 class Role(enum.StrEnum):

@@ -24,10 +24,10 @@ from qwarden.review.http.bodies import (
 )
 from qwarden.review.http.detail import detail
 from qwarden.review.http.served import Reading, Served, Serves, Writing
+from qwarden.review.order import APPEALS, QUALITY, URGENT
 from qwarden.review.refusals import Invalid
 from qwarden.review.store import leases, queues, showing
-from qwarden.review.store.asking import APPEALS, QUALITY, URGENT
-from qwarden.review.store.leases import Wanted
+from qwarden.review.store.turns import Wanted
 
 router = APIRouter(prefix="/v1", tags=["queue"])
 

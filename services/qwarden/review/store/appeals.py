@@ -12,10 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.contracts.verdict import Action, Verdict, decode_verdict
 from qwarden.review.identity import new_id
+from qwarden.review.order import APPEALS
 from qwarden.review.person import Person
 from qwarden.review.refusals import Conflict, Invalid, NotFound
 from qwarden.review.store import asking, audit, standing
-from qwarden.review.store.asking import APPEALS, DECIDED
+from qwarden.review.store.asking import DECIDED
 from qwarden.review.store.audit import Act
 from qwarden.review.store.conflict import insert as conflicting
 from qwarden.review.store.schema import (

@@ -9,15 +9,12 @@ from sqlalchemy import ColumnElement, Row, delete, exists, select, text, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.review.identity import new_id
-from qwarden.review.order import due_of
+from qwarden.review.order import APPEALS, QUALITY, URGENT, due_of
 from qwarden.review.people import users
 from qwarden.review.person import Person, Role
 from qwarden.review.store.conflict import insert
 from qwarden.review.store.schema import exclusions, items
 from qwarden.review.store.scope import SKIPPED, is_open, seen_by
-
-URGENT, QUALITY, APPEALS = "urgent", "quality", "appeals"
-"""Queues of ours: nothing that only checks somebody is ever in the first."""
 
 DECIDED = "decided"
 """Why somebody may not have what checks their own decision, or is an appeal against it."""

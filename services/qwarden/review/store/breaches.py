@@ -10,8 +10,8 @@ from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.review.failing import where
+from qwarden.review.order import URGENT
 from qwarden.review.store import asking, audit, joining, rulings
-from qwarden.review.store.asking import URGENT
 from qwarden.review.store.audit import SERVICE, Act
 from qwarden.review.store.database import is_outage
 from qwarden.review.store.schema import items

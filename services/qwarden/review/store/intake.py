@@ -25,6 +25,7 @@ from qwarden.contracts.escalation import Escalation, Evidence, Kind
 from qwarden.contracts.verdict import Basis, Verdict
 from qwarden.review.identity import new_id
 from qwarden.review.order import LEAST_HARM, MOST_HARM, due_of
+from qwarden.review.person import primary
 from qwarden.review.store import ledger, samples
 from qwarden.review.store.among import among
 from qwarden.review.store.closing import DECIDED_BEFORE, DELETED, EDITED, Ended, close
@@ -377,7 +378,7 @@ def _item(item_id: str, group: Sequence[_Asked]) -> dict[str, Any]:
         "kind": "review",
         "tenant": first.tenant,
         "queue": group[0].queue,
-        "language": ledger.primary(first.language),
+        "language": primary(first.language),
         "category": first.categories[0] if first.categories else "",
         "rule": first.policy.rule if first.policy else "",
         "task": first.task or "",

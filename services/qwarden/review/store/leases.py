@@ -12,28 +12,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, Select, func, select, text, union_all, update
+from sqlalchemy import Row, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from qwarden.review.order import MOST_HARM, due_of
+from qwarden.review.order import MOST_HARM, URGENT, due_of
 from qwarden.review.people import users
-from qwarden.review.person import EVERY, UNDETERMINED, Person, Role
+from qwarden.review.person import Person, Role
 from qwarden.review.refusals import Conflict, Forbidden, Invalid, NotFound, Stale
-from qwarden.review.store import asking, audit, goldens, joining
-from qwarden.review.store.asking import URGENT
+from qwarden.review.store import asking, audit, joining, unseen
 from qwarden.review.store.audit import SERVICE, Act
 from qwarden.review.store.closing import ENDED, end
 from qwarden.review.store.conflict import insert
-from qwarden.review.store.schema import exclusions, is_free, items
+from qwarden.review.store.schema import exclusions, items
 from qwarden.review.store.schema import users as people
-from qwarden.review.store.scope import SKIPPED, given_to, is_open
+from qwarden.review.store.scope import SKIPPED, is_open
+from qwarden.review.store.turns import Wanted, first_in_turn
 from qwarden.settings import Review
 
 _GIVEN_BACK = "It was given back."
 _TOKEN_BYTES = 24
-
-_IS_URGENT = items.c.queue == text(f"'{URGENT}'")
-_IS_SENT = _IS_URGENT & items.c.urgent_why.is_not(None)
 
 
 class Why(enum.StrEnum):
@@ -54,18 +51,6 @@ class Skip(enum.StrEnum):
     """They know who it is about."""
     DISTRESSING = "distressing"
     OTHER = "other"
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What somebody wants next: that of which all that is given is true, or this very item."""
-
-    queue: str | None = None
-    language: str | None = None
-    category: str | None = None
-    rule: str | None = None
-    tenant: str | None = None
-    item_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +82,7 @@ async def claim(
         if item.holder is not None and item.leased_until <= now:
             await _expired(tx, [item], now)
         return await _claimed(tx, person, item, now, limits)
-    golden = await goldens.for_claim(tx, person, wanted, now, limits)
+    golden = await unseen.for_claim(tx, person, wanted, now, limits)
     if golden is not None:
         item = await _locked(tx, person, golden)
         return await _claimed(tx, person, item, now, limits)
@@ -281,7 +266,7 @@ async def _claim_next(
     until = now + limits.lease_s
     claimed = await tx.execute(
         update(items)
-        .where(items.c.item_id == _first_in_turn(person, wanted))
+        .where(items.c.item_id == first_in_turn(person, wanted))
         .values(holder=person.user_id, lease=token, leased_until=until, fence=items.c.fence + 1)
         .returning(items.c.item_id, items.c.tenant, items.c.fence)
     )
@@ -290,53 +275,6 @@ async def _claim_next(
         return None
     await _log(tx, Act.CLAIMED, person, row, now, fence=row.fence)
     return Lease(row.item_id, token, row.fence, until)
-
-
-def _first_in_turn(person: Person, wanted: Wanted) -> ColumnElement[str]:
-    """What somebody has sent to urgent, then what else lies there, then the rest. However late the
-    others are, the first never waits for them; each is only looked for where none was before."""
-    rest = _next(person, wanted).scalar_subquery()
-    if wanted.queue not in (None, URGENT):
-        return rest
-    urgent = (_next(person, wanted, each).scalar_subquery() for each in (_IS_SENT, _IS_URGENT))
-    return func.coalesce(*urgent, rest)
-
-
-def _next(person: Person, wanted: Wanted, *more: ColumnElement[bool]) -> Select[Any]:
-    """The first free item in due order that nobody else is about to take, from the first one of
-    each language. In the order of all, a language that is up to date lies behind whatever waits in
-    others: 80,000 rows of 100,000 took 600 ms, where the index of a language takes under one."""
-    if wanted.language is not None:
-        languages = [wanted.language]
-    elif EVERY in person.languages:
-        return _first(person, wanted, *more).with_only_columns(items.c.item_id)
-    else:
-        languages = sorted({*person.languages, UNDETERMINED})
-    firsts = [
-        _first(person, wanted, *more, items.c.language == each).subquery() for each in languages
-    ]
-    found = union_all(*(select(each) for each in firsts)).subquery()
-    return select(found.c.item_id).order_by(found.c.due_at).limit(1)
-
-
-def _first(person: Person, wanted: Wanted, *more: ColumnElement[bool]) -> Select[Any]:
-    conditions = [
-        column == value
-        for column, value in (
-            (items.c.queue, wanted.queue),
-            (items.c.category, wanted.category),
-            (items.c.rule, wanted.rule),
-            (items.c.tenant, wanted.tenant),
-        )
-        if value is not None
-    ]
-    return (
-        select(items.c.item_id, items.c.due_at)
-        .where(is_free, given_to(person), *conditions, *more)
-        .order_by(items.c.due_at)
-        .limit(1)
-        .with_for_update(skip_locked=True, of=items)
-    )
 
 
 async def _room(

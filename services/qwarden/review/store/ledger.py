@@ -21,8 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.contracts.escalation import Content
 from qwarden.contracts.verdict import Action, Verdict, encode
-from qwarden.guard.language import canonical, is_known
-from qwarden.review.person import UNDETERMINED
+from qwarden.review.person import primary
 from qwarden.review.store import audit
 from qwarden.review.store.audit import Act
 from qwarden.review.store.closing import ERASED, Ended, close
@@ -68,14 +67,6 @@ def entry(
         "content": None if content is None else encode(content),
         "key": key,
     }
-
-
-def primary(tag: str | None) -> str:
-    """The primary subtag of a language, such as `pt` for `pt-BR`; `und` for what names none."""
-    written = None if tag is None else canonical(tag)
-    if written is None or not is_known(written):
-        return UNDETERMINED
-    return written.partition("-")[0]
 
 
 async def keep(tx: AsyncConnection, entries: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

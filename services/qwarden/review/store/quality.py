@@ -16,11 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.review.agreement import LEAST_PAIRS, Proportion, kappa, weighted, wilson
 from qwarden.review.identity import new_id
+from qwarden.review.order import QUALITY, URGENT
 from qwarden.review.person import EVERY, Person, Role
 from qwarden.review.refusals import Conflict
 from qwarden.review.sampling import takes
 from qwarden.review.store import appeals, asking, audit, closing
-from qwarden.review.store.asking import DECIDED, QUALITY, URGENT, can_have, deciders
+from qwarden.review.store.asking import DECIDED, can_have, deciders
 from qwarden.review.store.audit import SERVICE, Act
 from qwarden.review.store.schema import checks, goldens, items, ledger, rulings, users
 from qwarden.settings import Review

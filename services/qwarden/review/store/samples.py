@@ -10,8 +10,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.contracts.decision import ACTIONS
 from qwarden.contracts.verdict import Basis
+from qwarden.review.order import QUALITY
 from qwarden.review.sampling import takes
-from qwarden.review.store.asking import QUALITY, row
+from qwarden.review.store.asking import row
 from qwarden.review.store.conflict import insert
 from qwarden.review.store.schema import items
 from qwarden.review.store.scope import is_open
