@@ -173,7 +173,7 @@ def free(gen: Gen, reference: Reference, some: Sequence[Conversation], batch: in
     """The stand-in's part: the comparison, and the rows apart."""
     answers = _judged(gen, some)
     ids = [reference.ids(each) for each in some]
-    own = [gen._template.cut_ids(each) for each in some]
+    own = [gen._wording.template.cut_ids(each) for each in some]
     result = Compared(len(some))
     apart: dict[str, list[dict[str, Any]]] = {"left_the_grammar": [], "typed_markers": []}
     tokens: list[str] = list(reference.tokenizer.get_added_vocab())

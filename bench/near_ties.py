@@ -151,7 +151,7 @@ def _judged(draft: Draft, margins: Margins) -> Judged:
 def jobs_of(gen: Gen, texts: Sequence[bytes]) -> list[Job]:
     """A job for each text, in their order; each has one view and one piece."""
     request = Request([None] * len(texts), lambda _: None, lambda: False)
-    rows = sorted(gen._encoded(texts, request), key=lambda row: row.at)
+    rows = sorted(gen._intake.rows(texts, request), key=lambda row: row.at)
     return [row.jobs[0] for row in rows]
 
 

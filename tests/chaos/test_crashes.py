@@ -31,14 +31,15 @@ DIES = """
 import os
 import threading
 from pathlib import Path
+from qwarden_engine.intake import Intake
 from qwarden_engine.judge import Judge
 
 _names = set()
-_encoded, _together = Gen._encoded, Judge.together
+_rows, _together = Intake.rows, Judge.together
 _folder = Path({folder!r})
 
-def encoded(self, rows, request):
-    made = _encoded(self, rows, request)
+def rows_of(self, rows, request):
+    made = _rows(self, rows, request)
     _names.update(row.name for row in made if b"deadly" in bytes(rows[row.at]))
     return made
 
@@ -51,7 +52,7 @@ def together(self, jobs, *budget):
         os._exit(1)
     return _together(self, jobs, *budget)
 
-Gen._encoded, Judge.together = encoded, together
+Intake.rows, Judge.together = rows_of, together
 """
 
 
@@ -145,7 +146,6 @@ async def test_an_end_from_outside_makes_the_rows_suspects(tmp_path: Path) -> No
     with dying(tmp_path) as triton:
         guard = TritonGuard(triton.grpc, timeout_s=30)
         try:
-            assert triton.child is not None
             await answered(guard, [row("hello")])
             [state] = Path("/dev/shm").glob(f"{_prefix(triton)}state")
             [ledger] = state.rglob("running.json")
@@ -170,6 +170,5 @@ def _until_ended(process: Process) -> None:
 
 
 def _prefix(triton: Triton) -> str:
-    assert triton.child is not None
     command = Path(f"/proc/{descendants(triton.child.pid)[0].pid}/cmdline").read_text()
     return command.partition("shm-region-prefix-name=")[2].partition("\0")[0]

@@ -21,6 +21,8 @@ from unit.engine.checkpoints import (
 )
 from unit.engine.reference import Reference
 
+pytestmark = pytest.mark.parts  # transformers is slow
+
 _ANSWER = re.compile(
     r"Safety: (Safe|Unsafe|Controversial)\nCategories: ([^\n]+)(?:\nRefusal: (Yes|No))?"
 )

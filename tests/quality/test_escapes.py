@@ -144,11 +144,11 @@ def test_a_content_yields_an_added_token() -> None:
     rows = [asked(attempt.text) for attempt in attempts()]
     jobs = [
         job
-        for row in gen._encoded(rows, Request([None] * len(rows), print, bool))
+        for row in gen._intake.rows(rows, Request([None] * len(rows), print, bool))
         for job in row.jobs
     ]
     assert len(jobs) >= len(rows)
-    added = gen._template.added_ids
+    added = gen._wording.template.added_ids
     for job in jobs:
         assert not added.intersection(job.ids[: job.tokens])
 

@@ -5,16 +5,24 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from qwarden.guard.conversation import Conversation, Task, Turn
+from qwarden_engine.checkpoint import Config, expected_shapes, open_checkpoint
 from qwarden_engine.gen import Gen
 from qwarden_engine.settings import EngineSettings
+from qwarden_engine.wording import Wording
 
 ROOT = Path(__file__).parents[3]
 STAND_IN = ROOT / "triton_models/stand_in/checkpoint"
+WEIGHTS = "model.safetensors"
 
 TEXTS = (
     "How do I bake bread?",
@@ -70,19 +78,37 @@ def conversations() -> list[Conversation]:
 
 
 def engine(checkpoint: Path = STAND_IN, **settings: Any) -> Gen:
-    """One thread: the machine may be busy with others, and threads then wait for each other."""
-    return Gen.load(
-        EngineSettings(
-            checkpoint=str(checkpoint),
-            device="cpu",
-            **{"threads": 1, "dtype": "float32", **settings},
-        )
+    """One thread: the machine may be busy with others, and threads then wait for each other. A
+    small budget: a start forwards a full micro-batch, and each of its rows alone."""
+    given = EngineSettings(
+        checkpoint=str(checkpoint),
+        device="cpu",
+        **{"threads": 1, "dtype": "float32", "token_budget": 256, **settings},
     )
+    return Gen.start(wording(checkpoint), given, torch.device("cpu"), lambda _: None)
+
+
+def tiny(context: int = 8192, **settings: Any) -> Gen:
+    """An engine with random weights of no size, for what is said of rows whatever their answers.
+    `context`: tokens."""
+    return engine(tiny_checkpoint(context), **settings)
+
+
+@functools.cache
+def one_tiny(**settings: Any) -> Gen:
+    """One of each for the whole run; who wears it out, or ends it, wants a `tiny` of its own."""
+    return tiny(**settings)
+
+
+@functools.cache
+def wording(checkpoint: Path) -> Wording:
+    """Of a checkpoint that no test changes behind this: it is two thirds of a start."""
+    return Wording.of(open_checkpoint(str(checkpoint)))
 
 
 @functools.cache
 def stand_in(**settings: Any) -> Gen:
-    """One of each for the whole run; who wears it out, or ends it, wants an `engine` of its own."""
+    """As `one_tiny`, with trained weights."""
     return engine(**settings)
 
 
@@ -110,6 +136,50 @@ def store(tensors: dict[str, Any], file: Path) -> None:
     from safetensors.torch import save_file
 
     save_file(tensors, file, metadata={"format": "pt"})
+
+
+_FOLDER = tempfile.TemporaryDirectory(prefix="tiny-guard-")
+
+
+@functools.cache
+def tiny_checkpoint(context: int) -> Path:
+    """Two layers, since of the last one only what is read is computed. So wide in between that
+    attention costs as small a share as in a real guard: slices are cut by that."""
+    target = Path(_FOLDER.name) / f"tiny-{context}"
+    shutil.copytree(STAND_IN, target, ignore=shutil.ignore_patterns(WEIGHTS))
+    own = open_checkpoint(str(STAND_IN)).config
+    config = replace(
+        own,
+        layers=2,
+        hidden=32,
+        intermediate=1024,
+        heads=2,
+        kv_heads=1,
+        head_dim=16,
+        context=context,
+    )
+    sizes = {
+        "num_hidden_layers": config.layers,
+        "hidden_size": config.hidden,
+        "intermediate_size": config.intermediate,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "max_position_embeddings": config.context,
+    }
+    edit(target / "config.json", lambda body: body.update(sizes))
+    store(random_tensors(config, 0.25, torch.Generator().manual_seed(0)), target / WEIGHTS)
+    return target
+
+
+def random_tensors(config: Config, spread: float, chance: torch.Generator) -> dict[str, Tensor]:
+    """Weights of a network without a head, in float32: normal, of this standard deviation."""
+    return {
+        name: torch.ones(shape)
+        if len(shape) == 1
+        else torch.randn(shape, generator=chance) * spread
+        for name, shape in expected_shapes(config).items()
+    }
 
 
 def random_checkpoint(

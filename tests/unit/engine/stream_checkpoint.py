@@ -7,7 +7,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from unit.engine.checkpoints import STAND_IN, store
+import torch
+
+from qwarden_engine.checkpoint import Config
+from unit.engine.checkpoints import STAND_IN, WEIGHTS, random_tensors, store
 
 RISKS = ("Safe", "Unsafe", "Controversial")
 CATEGORIES = (
@@ -22,6 +25,17 @@ CATEGORIES = (
 )
 QUERY_CATEGORIES = (*CATEGORIES, "Jailbreak")
 """In the order, and under the names, of the published checkpoints' maps."""
+
+_SMALL: dict[str, Any] = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.3,
+}
 
 SHAPE_06B: dict[str, Any] = {
     "vocab_size": 151_936,
@@ -71,49 +85,42 @@ def random_stream_checkpoint(
     folder: Path, *, seed: int = 0, inner: int = 24, dtype: str = "float32", **sizes: Any
 ) -> Path:
     """Random weights under the names of the published checkpoints, with the Gen stand-in's
-    tokenizer. `inner`: the width of the heads. `sizes`: fields of `Qwen3Config`."""
-    import torch
-    from transformers import Qwen3Config, Qwen3Model
-
-    torch.manual_seed(seed)
+    tokenizer. `inner`: the width of the heads. `sizes`: fields of `config.json`."""
+    chance = torch.Generator().manual_seed(seed)
     own = json.loads((STAND_IN / "config.json").read_text())
-    small = {
-        "vocab_size": own["vocab_size"],
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 6,
-        "num_key_value_heads": 2,
-        "head_dim": 32,
-        "max_position_embeddings": 2048,
-        "initializer_range": 0.3,
-    }
-    config = Qwen3Config(
-        tie_word_embeddings=True,
-        use_cache=False,
-        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
-        eos_token_id=own["eos_token_id"],
-        **{**small, **sizes},
+    body = own | _SMALL | sizes
+    config = Config(
+        layers=body["num_hidden_layers"],
+        hidden=body["hidden_size"],
+        heads=body["num_attention_heads"],
+        kv_heads=body["num_key_value_heads"],
+        head_dim=body["head_dim"],
+        intermediate=body["intermediate_size"],
+        vocabulary=body["vocab_size"],
+        context=body["max_position_embeddings"],
+        eps=body["rms_norm_eps"],
+        rope_theta=body["rope_theta"],
+        tied=True,
     )
-    backbone: Any = Qwen3Model(config)
     tensors = {
-        f"model.{name}": tensor.to(getattr(torch, dtype)).contiguous()
-        for name, tensor in backbone.state_dict().items()
+        name: tensor.to(getattr(torch, dtype))
+        for name, tensor in random_tensors(config, body["initializer_range"], chance).items()
     }
-    del backbone
     for kind, categories in (("", CATEGORIES), ("query_", QUERY_CATEGORIES)):
         for name, shape in (
-            ("risk_level_category_pre", (inner, config.hidden_size)),
+            ("risk_level_category_pre", (inner, config.hidden)),
             ("risk_level_head", (len(RISKS), inner)),
             ("category_head", (len(categories), inner)),
         ):
             # So wide that every safety and category is the likeliest at some tokens.
-            tensors[f"{kind}{name}.weight"] = torch.randn(shape) * shape[1] ** -0.5 * 2
-        tensors[f"{kind}risk_level_category_layernorm.weight"] = 1 + torch.rand(inner) / 2
+            drawn = torch.randn(shape, generator=chance)
+            tensors[f"{kind}{name}.weight"] = drawn * shape[1] ** -0.5 * 2
+        norm = 1 + torch.rand(inner, generator=chance) / 2
+        tensors[f"{kind}risk_level_category_layernorm.weight"] = norm
     target = folder / "stream"
     target.mkdir(parents=True)
-    store(tensors, target / "model.safetensors")
-    body = config.to_dict() | {
+    store(tensors, target / WEIGHTS)
+    body |= {
         "architectures": ["Qwen3ForGuardModel"],
         "guard_inner_size": inner,
         "num_risk_level": len(RISKS),

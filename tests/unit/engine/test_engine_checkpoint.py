@@ -13,13 +13,14 @@ import torch
 
 from qwarden_engine.checkpoint import CheckpointError, open_checkpoint
 from qwarden_engine.gen import Gen
-from unit.engine.checkpoints import STAND_IN, copy_to, edit, engine, store, tensors_of
+from qwarden_engine.settings import EngineSettings
+from unit.engine.checkpoints import STAND_IN, copy_to, edit, store, tensors_of
 
 Damage = Callable[[Path], object]
 
 
 def _load(checkpoint: Path) -> Gen:
-    return engine(checkpoint)
+    return Gen.load(EngineSettings(checkpoint=str(checkpoint), device="cpu", token_budget=64))
 
 
 @pytest.mark.parametrize(

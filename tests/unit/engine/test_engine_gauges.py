@@ -17,7 +17,7 @@ from qwarden_engine.model import Forwarded, Past, Qwen3, Span
 from qwarden_engine.stream.chat import Chat
 from qwarden_engine.stream.counts import GAUGES as STREAM_GAUGES
 from qwarden_engine.stream.network import StreamSpan
-from unit.engine.checkpoints import STAND_IN, engine, prompt
+from unit.engine.checkpoints import STAND_IN, prompt, tiny
 from unit.engine.stream_checkpoint import TEMPLATE
 from unit.engine.stream_fakes import opened
 
@@ -45,7 +45,7 @@ def until(holds: Callable[[], bool]) -> None:
 
 
 def test_a_queue_that_grows_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    gen = engine(second_look=False)
+    gen = tiny(second_look=False)
     gate = _Gate()
     forward = Qwen3.forward
 
@@ -75,7 +75,7 @@ def test_a_queue_that_grows_is_not_seen(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_what_waits_before_the_engine_s_door_is_no_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    gen = engine(second_look=False, token_budget=64)
+    gen = tiny(second_look=False, token_budget=64)
     gate = _Gate()
     forward = Qwen3.forward
 

@@ -18,7 +18,13 @@ from qwarden_engine.gen import Gen
 from qwarden_engine.grammar import Draft, Grammar, word_of
 from qwarden_engine.jobs import Request
 from qwarden_engine.model import Cache, Qwen3
-from unit.engine.checkpoints import conversations, engine, random_checkpoint, stand_in
+from unit.engine.checkpoints import (
+    STAND_IN,
+    conversations,
+    engine,
+    random_checkpoint,
+    wording,
+)
 from unit.engine.reference import Constrained, Reference
 
 TOLERANCE = 4e-4
@@ -28,7 +34,7 @@ TOLERANCE = 4e-4
 def _drafts(gen: Gen, some: Sequence[Conversation]) -> list[Draft]:
     """Those of one micro-batch, without the engine's second look or its help for a fault."""
     request = Request([None] * len(some), lambda _: None, lambda: False)
-    rows = gen._encoded([each.to_json() for each in some], request)
+    rows = gen._intake.rows([each.to_json() for each in some], request)
     jobs = [job for row in sorted(rows, key=lambda row: row.at) for job in row.jobs]
     assert len(jobs) == len(some)
     return gen._scheduler._judge.together(jobs)
@@ -86,6 +92,7 @@ def chance(tmp_path_factory: pytest.TempPathFactory) -> _Random:
     return _Random(tmp_path_factory.mktemp("random"))
 
 
+@pytest.mark.parts
 def test_a_list_is_another_one_than_token_by_token(chance: _Random) -> None:
     """Rows whose lists end at other places, beside each other; behind each end of a flagged one
     the refusal was read too early, and is taken back where the list goes on."""
@@ -94,6 +101,7 @@ def test_a_list_is_another_one_than_token_by_token(chance: _Random) -> None:
         assert len({len(draft.categories) for draft in some}) > 2
 
 
+@pytest.mark.parts
 def test_a_guessed_refusal_is_another_one_than_token_by_token(chance: _Random) -> None:
     """Without categories only what is Safe has a refusal, which costs no forward more."""
     drafts = chance.compared(floor=0)
@@ -113,6 +121,7 @@ def _odds(draft: Draft) -> float:
     return safe - math.log(sum(map(math.exp, others)))
 
 
+@pytest.mark.parts
 def test_a_row_at_the_floor_has_no_near_tie(chance: _Random) -> None:
     """Where P(Safe) is close to the floor, whether categories are decoded hangs on a hair."""
     whole = chance.compared(floor=0.5)
@@ -124,6 +133,7 @@ def test_a_row_at_the_floor_has_no_near_tie(chance: _Random) -> None:
         assert bool(drafts[at].categories) == (nearness > 0)
 
 
+@pytest.mark.parts
 def test_the_longest_answer_runs_out_of_room(
     chance: _Random, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,6 +156,7 @@ def test_the_longest_answer_runs_out_of_room(
     gen.close()
 
 
+@pytest.mark.parts
 def test_refusal_is_read_where_nobody_wants_it(chance: _Random) -> None:
     gen = engine(chance.checkpoint, floor=1, refusal=False)
     with_it = engine(chance.checkpoint, floor=1)
@@ -155,7 +166,7 @@ def test_refusal_is_read_where_nobody_wants_it(chance: _Random) -> None:
         assert draft.logits == pytest.approx(other.logits, abs=TOLERANCE)
         assert [name for name, _ in draft.categories] == [name for name, _ in other.categories]
     for task in Task:
-        assert gen._parts[task].grammar.guessed == 0
+        assert gen._intake._parts[task].grammar.guessed == 0
     gen.close()
     with_it.close()
 
@@ -201,7 +212,7 @@ class _Script:
 def _scripted(
     task: Task, logits: Sequence[tuple[float, float, float]], script: _Script, floor: float = 1
 ) -> list[Draft]:
-    words = stand_in()._parts[task].grammar._words
+    words = wording(STAND_IN).words[task]
     script.ids = list(words.read)
     script.text = [[] for _ in logits]
     columns = {token: at for at, token in enumerate(script.ids)}
@@ -220,7 +231,7 @@ UNSAFE = (0.0, 1.0, 2.0)
 
 def test_a_row_that_fails_in_its_list_takes_the_others_with_it() -> None:
     """Behind its second category a row says no number; the others go on and end as they would."""
-    words = stand_in()._parts[Task.PROMPT].grammar._words
+    words = wording(STAND_IN).words[Task.PROMPT]
     comma, stop = words.separator[0], words.stop[0]
 
     def says(row: int, text: tuple[int, ...], token: int) -> float | None:
@@ -244,7 +255,7 @@ def test_a_row_that_fails_in_its_list_takes_the_others_with_it() -> None:
 
 @pytest.mark.parametrize("token", ["separator", "yes", "no"])
 def test_no_number_at_the_end_is_an_answer(token: str) -> None:
-    words = stand_in()._parts[Task.RESPONSE].grammar._words
+    words = wording(STAND_IN).words[Task.RESPONSE]
     bad = getattr(words, token)[0]
 
     def says(row: int, text: tuple[int, ...], each: int) -> float | None:
@@ -262,7 +273,7 @@ def test_no_number_at_the_end_is_an_answer(token: str) -> None:
 )
 def test_a_tie_excuses_an_answer(yes: float, no: float, refusal: bool) -> None:
     """An equal pair is no refusal; and a list with an equal pair ends."""
-    words = stand_in()._parts[Task.RESPONSE].grammar._words
+    words = wording(STAND_IN).words[Task.RESPONSE]
 
     def says(_: int, text: tuple[int, ...], token: int) -> float | None:
         if _ends(text, words.refusal_intro):
@@ -279,7 +290,7 @@ def test_a_tie_excuses_an_answer(yes: float, no: float, refusal: bool) -> None:
 
 def test_the_text_before_a_choice_is_not_an_answers() -> None:
     """What the network has read before each choice is what it would have written itself."""
-    words = stand_in()._parts[Task.RESPONSE].grammar._words
+    words = wording(STAND_IN).words[Task.RESPONSE]
     script = _Script(
         [], lambda _, text, token: 2.0 if token == words.separator[0] else float(-token)
     )

@@ -13,11 +13,12 @@ from qwarden.inference.port import GuardFailed
 from qwarden_engine.gen import Gen
 from qwarden_engine.judge import Judge
 from qwarden_engine.settings import EngineSettings
-from unit.engine.checkpoints import STAND_IN, conversations
+from unit.engine.checkpoints import conversations, tiny_checkpoint
 
 
 def _guard() -> InProcessGuard:
-    return InProcessGuard(EngineSettings(checkpoint=str(STAND_IN), device="cpu"))
+    checkpoint = str(tiny_checkpoint(8192))
+    return InProcessGuard(EngineSettings(checkpoint=checkpoint, device="cpu", token_budget=64))
 
 
 async def test_an_engine_that_has_failed_is_asked_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from qwarden_engine.gen import Gen
 from qwarden_engine.memory import COPIES, need
 from qwarden_engine.model import Cache, Qwen3
 from qwarden_engine.settings import EngineSettings, SettingsError
-from unit.engine.checkpoints import STAND_IN, engine, prompt
+from unit.engine.checkpoints import STAND_IN, prompt, tiny
 
 SMALL = Config(
     layers=28,
@@ -68,7 +68,7 @@ def test_one_long_row_pads_short_ones_to_more_memory_than_is_counted(
 ) -> None:
     """They go on in blocks, of which one is held at a time; and answer as they do alone."""
     budget = 1024
-    gen = engine(floor=1.0, token_budget=budget, second_look=False)
+    gen = tiny(floor=1.0, token_budget=budget, second_look=False)
     some = [prompt("word " * 500), *(prompt(f"text {at}") for at in range(9))]
     alone = [gen.judge([each.to_json()])[0] for each in some]
     blocks: list[weakref.ref[Tensor]] = []
@@ -93,7 +93,7 @@ def test_one_long_row_pads_short_ones_to_more_memory_than_is_counted(
 def test_short_rows_that_memory_can_hold_go_on_one_after_another(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    gen = engine(floor=1.0, second_look=False)
+    gen = tiny(floor=1.0, second_look=False)
     rows: list[int] = []
     cache = Qwen3.cache
 

@@ -14,6 +14,8 @@ from qwarden_engine.checkpoint import open_checkpoint
 from qwarden_engine.model import Cache, Qwen3, Span
 from unit.engine.checkpoints import random_checkpoint
 
+pytestmark = pytest.mark.parts  # transformers is slow
+
 # Of final states, which are normed: what sums in another order lose in float32.
 TOLERANCE = 2e-4
 READ = (5, 900, 3)

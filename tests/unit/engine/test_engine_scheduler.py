@@ -16,10 +16,11 @@ from qwarden.guard.conversation import Conversation, Task
 from qwarden.guard.row import View, row_of
 from qwarden_engine import scheduler
 from qwarden_engine.conviction import GOOD, LEDGER, Ledger
-from qwarden_engine.gen import EngineFailed, Gen, _name
+from qwarden_engine.gen import EngineFailed, Gen
+from qwarden_engine.intake import name_of
 from qwarden_engine.model import Forwarded, Past, Qwen3, Span
 from qwarden_engine.pulse import PULSE, read_beat
-from unit.engine.checkpoints import conversations, engine, prompt, response
+from unit.engine.checkpoints import conversations, prompt, response, tiny
 
 LONG = 60.0
 """Seconds after which a test that waits has failed."""
@@ -87,8 +88,8 @@ class _Asked:
 
 def _ids(gen: Gen, conversation: Conversation) -> list[int]:
     """What is forwarded for a conversation."""
-    part = gen._parts[conversation.task]
-    [pieces] = gen._template.encode([conversation], part.limit, 1)
+    part = gen._intake._parts[conversation.task]
+    [pieces] = gen._wording.template.encode([conversation], part.limit, 1)
     assert not isinstance(pieces, Exception)
     return [*pieces[0].ids, *part.grammar.tail]
 
@@ -112,7 +113,7 @@ def _failure(answer: Answer, failure: Failure) -> str:
 
 
 def test_a_request_that_nobody_waits_for_is_forwarded(monkeypatch: pytest.MonkeyPatch) -> None:
-    gen = engine(second_look=False)
+    gen = tiny(second_look=False)
     gate = _Gate()
     forwards = _Forwards(monkeypatch, gate)
     first = _Asked(gen, prompt("the first one"))
@@ -134,7 +135,7 @@ def test_a_request_that_nobody_waits_for_is_forwarded(monkeypatch: pytest.Monkey
 def test_who_waits_for_room_sleeps_on_where_those_before_are_cancelled(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    gen = engine(token_budget=64, second_look=False)
+    gen = tiny(token_budget=64, second_look=False)
     gate = _Gate()
     _Forwards(monkeypatch, gate)
     first = _Asked(gen, prompt("the first one"))
@@ -168,7 +169,7 @@ def test_who_waits_for_room_sleeps_on_where_those_before_are_cancelled(
 def test_a_long_row_that_nobody_waits_for_is_forwarded_to_its_end(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    gen = engine(token_budget=64)
+    gen = tiny(token_budget=64)
     after = prompt("word " * 500)
     expected = gen.judge([after.to_json()])
     asked: list[_Asked] = []
@@ -195,7 +196,7 @@ def test_a_long_row_that_nobody_waits_for_keeps_its_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its keys and values are gigabytes, which micro-batches could use."""
-    gen = engine(token_budget=64, second_look=False)
+    gen = tiny(token_budget=64, second_look=False)
     asked: list[_Asked] = []
     given = threading.Event()
 
@@ -213,7 +214,7 @@ def test_a_long_row_that_nobody_waits_for_keeps_its_memory(
 
 
 def test_who_asks_and_raises_ends_the_engine() -> None:
-    gen = engine()
+    gen = tiny()
 
     def raises(*_: object) -> NoReturn:
         raise RuntimeError("gone")
@@ -233,7 +234,7 @@ def _without_memory(spans: Sequence[Span], most: int) -> None:
 
 def test_a_batch_that_memory_cannot_hold_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is forwarded in smaller ones, from then on too, and no row twice."""
-    gen = engine(second_look=False)
+    gen = tiny(second_look=False)
     some = [prompt(f"text {at}") for at in range(9)]
     rows = [each.to_json() for each in some]
     expected = gen.judge(rows)
@@ -260,12 +261,13 @@ def _at_most(tokens: int) -> Hook:
     return full
 
 
-@pytest.mark.parametrize("words", [400, 2000], ids=["alone", "in slices"])
-@pytest.mark.parametrize("most", [130, 300])
+@pytest.mark.parametrize(
+    ("words", "most"), [(400, 130), (2000, 130), (2000, 300)], ids=["alone", "in slices", "halved"]
+)
 def test_a_row_that_memory_can_hold_in_smaller_slices_has_no_answer(
     monkeypatch: pytest.MonkeyPatch, words: int, most: int
 ) -> None:
-    gen = engine(token_budget=512, second_look=False)
+    gen = tiny(token_budget=512, second_look=False)
     some = [prompt("hello"), prompt("word " * words), response("a", "b")]
     rows = [each.to_json() for each in some]
     expected = gen.judge(rows)
@@ -280,7 +282,7 @@ def test_a_row_that_memory_can_hold_in_smaller_slices_has_no_answer(
 def test_a_last_slice_that_memory_cannot_decode_cannot_be_run_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    gen = engine(floor=1.0, token_budget=512, second_look=False)
+    gen = tiny(floor=1.0, token_budget=512, second_look=False)
     row = prompt("word " * 900).to_json()
     expected = gen.judge([row])
     extend = Qwen3.extend
@@ -304,7 +306,7 @@ def test_an_engine_that_ran_out_of_memory_once_is_slow_for_ever(
 ) -> None:
     """Its budget and its slices come back step by step, and then the same bits."""
     monkeypatch.setattr(scheduler, "STEP_UP", 3)
-    gen = engine(token_budget=512, second_look=False)
+    gen = tiny(token_budget=512, second_look=False)
     row = prompt("word " * 2000).to_json()
     expected = gen.judge([row])
     budget, slicing = gen._scheduler._budget, gen._scheduler._waiting.slicing
@@ -324,7 +326,7 @@ def test_a_row_that_memory_cannot_hold_in_any_slices_raises(
     monkeypatch: pytest.MonkeyPatch, words: int
 ) -> None:
     """It has no answer; the rows before and behind it have."""
-    gen = engine(token_budget=512, second_look=False)
+    gen = tiny(token_budget=512, second_look=False)
 
     small = [prompt("hello"), response("a", "b")]
     rows = [small[0].to_json(), prompt("word " * words).to_json(), small[1].to_json()]
@@ -337,12 +339,12 @@ def test_a_row_that_memory_cannot_hold_in_any_slices_raises(
     gen.close()
 
 
-@pytest.mark.parametrize("error", [RuntimeError, IndexError, ValueError, AssertionError])
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError])
 @pytest.mark.parametrize("words", [1, 2000], ids=["short", "in slices"])
 def test_a_fault_on_one_row_fails_the_rows_beside_it(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception], words: int
 ) -> None:
-    gen = engine(token_budget=1024, second_look=False)
+    gen = tiny(token_budget=1024, second_look=False)
     faulty = prompt("this one " * words)
     start = _ids(gen, faulty)[:50]
 
@@ -369,7 +371,7 @@ def test_a_fault_of_the_engine_is_taken_for_one_of_the_row(
     monkeypatch: pytest.MonkeyPatch, error: type[Exception]
 ) -> None:
     """All who wait are told, none with an answer; who asks later is judged if it can be."""
-    gen = engine(second_look=False)
+    gen = tiny(second_look=False)
     rows = [each.to_json() for each in conversations()[:5]]
     expected = gen.judge(rows)
     gate = _Gate()
@@ -411,7 +413,7 @@ class _Full:
     """An engine with one row in a forward that is held, and two budgets of others waiting."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.gen = engine(token_budget=64, second_look=False)
+        self.gen = tiny(token_budget=64, second_look=False)
         self.gate = _Gate()
         _Forwards(monkeypatch, self.gate)
         self.under_way = _Asked(self.gen, prompt("under way"))
@@ -475,8 +477,8 @@ def test_who_waits_for_an_engine_that_ends_waits_for_ever(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_near_tie_has_another_answer_in_a_batch_than_alone(dtype: str) -> None:
     """Bit for bit: it is judged once more, in the shape in which it would be alone."""
-    gen = engine(dtype=dtype)
-    some = [each.to_json() for each in conversations()[::3]]
+    gen = tiny(dtype=dtype)
+    some = [each.to_json() for each in conversations()[::7]]
     alone = [gen.judge([row])[0] for row in some]
     assert gen.counts.near_ties == 0
     gen._scheduler._bound = math.inf
@@ -487,17 +489,18 @@ def test_a_near_tie_has_another_answer_in_a_batch_than_alone(dtype: str) -> None
 
 
 def test_rows_without_a_near_tie_are_judged_twice() -> None:
-    gen = engine(second_look=False)
-    gen.judge([each.to_json() for each in conversations()])
+    gen = tiny(second_look=False)
+    some = conversations()[::2]
+    gen.judge([each.to_json() for each in some])
     assert gen.counts.near_ties == 0
-    assert gen.counts.jobs == len(conversations())
+    assert gen.counts.jobs == len(some)
     gen.close()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_an_exact_row_is_judged_beside_others(monkeypatch: pytest.MonkeyPatch, dtype: str) -> None:
-    gen = engine(dtype=dtype, second_look=False)
-    some = conversations()[::6]
+    gen = tiny(dtype=dtype, second_look=False)
+    some = conversations()[::8]
     rows = [
         row_of(each.to_json(), [View.AS_SENT], exact=at % 3 == 0) for at, each in enumerate(some)
     ]
@@ -526,10 +529,10 @@ def test_a_row_that_ends_the_process_is_forwarded_a_third_time(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     killer, fine = prompt("killer").to_json(), prompt("fine").to_json()
-    _died(tmp_path, [_name(killer), _name(fine)])
-    _died(tmp_path, [_name(fine)], [_name(killer)])
-    _died(tmp_path, [GOOD], [_name(killer)])
-    gen = engine(state=tmp_path, second_look=False)
+    _died(tmp_path, [name_of(killer), name_of(fine)])
+    _died(tmp_path, [name_of(fine)], [name_of(killer)])
+    _died(tmp_path, [GOOD], [name_of(killer)])
+    gen = tiny(state=tmp_path, second_look=False)
     forwards = _Forwards(monkeypatch)
     [answer] = gen.judge([killer])
     assert "ended the engine's process" in _failure(answer, Failure.CRASHED)
@@ -549,8 +552,8 @@ def test_a_row_that_was_running_at_a_death_stands_beside_others(
     """Until it has come back; its pieces and views, all of them."""
     some = [prompt(text) for text in ("a", "b <think>", "c", "d")]
     rows = [row_of(each.to_json(), list(View)) for each in some]
-    _died(tmp_path, [_name(rows[0]), _name(rows[1])])
-    gen = engine(state=tmp_path, second_look=False)
+    _died(tmp_path, [name_of(rows[0]), name_of(rows[1])])
+    gen = tiny(state=tmp_path, second_look=False)
     forwards = _Forwards(monkeypatch)
     assert all(isinstance(answer, Assessment) for answer in gen.judge(rows))
     assert sorted(map(len, forwards.rows)) == [1, 1, 1, 2]
@@ -567,8 +570,8 @@ def test_a_row_is_tried_again_before_the_known_good_one_came_back(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     row = prompt("it stood alone at a death")
-    _died(tmp_path, [_name(row.to_json())])
-    gen = engine(state=tmp_path, second_look=False)
+    _died(tmp_path, [name_of(row.to_json())])
+    gen = tiny(state=tmp_path, second_look=False)
     forwards = _Forwards(monkeypatch)
     for _ in range(2):
         assert isinstance(gen.judge([row.to_json()])[0], Assessment)
@@ -580,7 +583,7 @@ def test_a_row_is_tried_again_before_the_known_good_one_came_back(
 
 def test_a_death_would_name_no_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """While rows are forwarded, the files say so, and which; afterwards they say that none is."""
-    gen = engine(state=tmp_path, second_look=False, token_budget=256)
+    gen = tiny(state=tmp_path, second_look=False, token_budget=256)
     rows = [prompt("one").to_json(), response("why?", "two").to_json()]
     long = prompt("word " * 600).to_json()
     seen: list[set[str]] = []
@@ -597,11 +600,11 @@ def test_a_death_would_name_no_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
     _Forwards(monkeypatch, look)
     assert all(isinstance(answer, Assessment) for answer in gen.judge(rows))
-    assert seen == [{_name(row) for row in rows}]
+    assert seen == [{name_of(row) for row in rows}]
     seen.clear()
     assert isinstance(gen.judge([long])[0], Assessment)
     assert len(seen) > 2
-    assert set(map(frozenset, seen)) == {frozenset([_name(long)])}
+    assert set(map(frozenset, seen)) == {frozenset([name_of(long)])}
     beat = read_beat(tmp_path / PULSE)
     assert beat is not None
     assert not beat.running
@@ -613,7 +616,7 @@ def test_a_death_would_name_no_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 
 
 def test_the_first_full_batch_of_a_slow_guard_is_taken_for_silence(tmp_path: Path) -> None:
-    gen = engine(state=tmp_path, second_look=False)
+    gen = tiny(state=tmp_path, second_look=False)
     beat = read_beat(tmp_path / PULSE)
     assert beat is not None
     assert beat.slice_s > 0
@@ -622,7 +625,7 @@ def test_the_first_full_batch_of_a_slow_guard_is_taken_for_silence(tmp_path: Pat
 
 
 def test_the_wait_of_a_long_row_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    gen = engine(second_look=False, token_budget=64)
+    gen = tiny(second_look=False, token_budget=64)
     gate = _Gate()
     _Forwards(monkeypatch, gate)
     first = _Asked(gen, prompt("the first one"))
@@ -639,14 +642,14 @@ def test_the_wait_of_a_long_row_is_not_counted(monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_padding_of_rows_that_go_on_is_not_counted() -> None:
     """To the longest of them, and the room that an answer did not take."""
-    gen = engine(floor=1.0, second_look=False)
+    gen = tiny(floor=1.0, second_look=False)
     some = [prompt("word " * 80), prompt("word " * 100)]
     each = []
     for conversation in some:
         before = gen.counts.padding
         gen.judge([conversation.to_json()])
         each.append(gen.counts.padding - before)
-    room = gen._parts[Task.PROMPT].grammar.room
+    room = gen._intake._parts[Task.PROMPT].grammar.room
     assert all(0 <= padding < room for padding in each)
     before = gen.counts.padding
     gen.judge([conversation.to_json() for conversation in some])
@@ -657,7 +660,7 @@ def test_the_padding_of_rows_that_go_on_is_not_counted() -> None:
 
 def test_a_request_is_told_twice_or_never() -> None:
     """Many threads at once, with rows that need no forward, and rows that nobody waits for."""
-    gen = engine(token_budget=128)
+    gen = tiny(token_budget=128)
     asked: list[_Asked] = []
     lock = threading.Lock()
     refused = Conversation(Task.PROMPT, ())

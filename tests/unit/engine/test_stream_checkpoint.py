@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from qwarden.guard.taxonomy import CATEGORIES
 from qwarden_engine.checkpoint import CheckpointError, Family, family_of, open_checkpoint
 from qwarden_engine.stream.checkpoint import StreamCheckpoint, open_stream_checkpoint
-from unit.engine.checkpoints import STAND_IN, edit, random_checkpoint, store, tensors_of
+from unit.engine.checkpoints import STAND_IN, copy_to, edit, store, tensors_of
 from unit.engine.stream_checkpoint import random_stream_checkpoint
 
 LONG = (
@@ -28,9 +29,14 @@ LONG = (
 )
 
 
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_stream_checkpoint(tmp_path_factory.mktemp("guard"))
+
+
 @pytest.fixture
-def guard(tmp_path: Path) -> Path:
-    return random_stream_checkpoint(tmp_path)
+def guard(unchanged: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(unchanged, tmp_path / "stream"))
 
 
 def _numbered(*names: str) -> dict[str, str]:
@@ -165,10 +171,8 @@ def test_a_head_of_words_is_asked_for_that_nobody_reads(guard: Path) -> None:
 
 
 def test_a_gen_checkpoint_without_its_head_of_words_is_used(tmp_path: Path) -> None:
-    gen = random_checkpoint(tmp_path, tied=False)
-    tensors = tensors_of(gen / "model.safetensors")
-    del tensors["lm_head.weight"]
-    store(tensors, gen / "model.safetensors")
+    gen = copy_to(tmp_path)
+    edit(gen / "config.json", lambda body: body.update(tie_word_embeddings=False))
     with pytest.raises(CheckpointError, match=r"expected tensor lm_head.weight, which is missing"):
         open_checkpoint(str(gen))
 

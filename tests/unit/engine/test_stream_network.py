@@ -17,6 +17,8 @@ from qwarden_engine.stream.slab import STEP, Slab, Slot
 from unit.engine.checkpoints import REPLIES, ROOT, TEXTS, tensors_of
 from unit.engine.stream_checkpoint import SHAPE_06B, random_stream_checkpoint
 
+pytestmark = pytest.mark.parts  # transformers is slow
+
 TOLERANCE = 1e-4
 """Of logits, in float32: what sums in another order lose."""
 
@@ -290,7 +292,6 @@ def test_bfloat16_loses_more_than_its_rounding(both: Both) -> None:
         assert float((ours - theirs).abs().mean()) <= 0.02 * float(theirs.std())
 
 
-@pytest.mark.parts
 @pytest.mark.parametrize("size", [1, 3, 16, 64, 72])
 def test_another_size_of_append_gives_other_logits_at_the_shape_of_06b(
     shape_06b: Callable[[], Both], size: int

@@ -40,6 +40,19 @@ def dtype_of(settings: DeviceSettings, device: torch.device, hidden: int) -> str
     return "bfloat16" if multiplies and hidden >= _WIDE else "float32"
 
 
+def computed_in(dtype: str) -> torch.dtype:
+    """The numbers of activations, where weights are in `dtype`: an int8 product's sums are scaled
+    in float32."""
+    return torch.bfloat16 if dtype == "bfloat16" else torch.float32
+
+
+def prepare(device: torch.device, settings: DeviceSettings) -> None:
+    """Has this process compute on a CPU as an engine wants it."""
+    if device.type == "cpu":
+        torch.set_num_threads(settings.threads)
+        keep_memory()
+
+
 def architecture_of(device: torch.device) -> str:
     """What of a device answers depend on, such as `cpu-x86_64` or `cuda-sm_90`."""
     if device.type == "cuda":

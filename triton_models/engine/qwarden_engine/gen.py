@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import random
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial
-from itertools import cycle
-from pathlib import Path
+from typing import Self
 
 import torch
 
-from qwarden.guard.answer import Answer, Failure, Unanswered
-from qwarden.guard.conversation import Conversation, Task, Turn
-from qwarden.guard.normaliser import normalised
-from qwarden.guard.row import Row as Asked
-from qwarden.guard.row import View, rewritten
-from qwarden_engine.checkpoint import Checkpoint, CheckpointError, Config, open_checkpoint
+from qwarden.guard.answer import Answer
+from qwarden.guard.conversation import Task
+from qwarden_engine.checkpoint import CheckpointError, Config, open_checkpoint
 from qwarden_engine.conviction import LEDGER, Ledger
 from qwarden_engine.counts import Counts
-from qwarden_engine.device import architecture_of, device_of, dtype_of, keep_memory
+from qwarden_engine.device import architecture_of, computed_in, device_of, dtype_of, prepare
 from qwarden_engine.grammar import Grammar
-from qwarden_engine.jobs import Job, Request, Row
+from qwarden_engine.intake import GOOD_TEXT, Intake
+from qwarden_engine.jobs import Request
 from qwarden_engine.judge import Judge, Part
 from qwarden_engine.memory import MIB, Need, need
-from qwarden_engine.model import Prefix, Qwen3
+from qwarden_engine.model import Qwen3
 from qwarden_engine.packing import Slicing
 from qwarden_engine.pulse import PULSE, Pulse
 from qwarden_engine.revision import Conditions, revision_of
 from qwarden_engine.rounding import near
 from qwarden_engine.scheduler import Scheduler
 from qwarden_engine.settings import EngineSettings, SettingsError
-from qwarden_engine.template import Cut, Encoded, Template, TooLong, broken
-from qwarden_engine.words import Words, words_of
+from qwarden_engine.wording import Wording
 
 Progress = Callable[[str], None]
 
@@ -50,66 +43,63 @@ class Gen:
     """
 
     def __init__(
-        self,
-        settings: EngineSettings,
-        template: Template,
-        parts: dict[Task, Part],
-        names: dict[Task, tuple[str, ...]],
-        revision: str,
+        self, wording: Wording, intake: Intake, scheduler: Scheduler, revision: str
     ) -> None:
         self.revision = revision
-        self._settings = settings
-        self._template = template
-        self._parts = parts
-        self._names = names
-        self._scheduler: Scheduler
+        self._wording = wording
+        self._intake = intake
+        self._scheduler = scheduler
 
     @classmethod
-    def load(cls, settings: EngineSettings, progress: Progress | None = None) -> Gen:
-        """Opens and checks a checkpoint, computes each task's prefix and judges a first row.
+    def load(cls, settings: EngineSettings, progress: Progress | None = None) -> Self:
+        """Opens and checks a checkpoint, and starts with it.
 
         `progress` gets a sentence a step. Raises `CheckpointError`, whose message names the file
-        and what was expected. Sets torch's threads for the whole process.
+        and what was expected, and `SettingsError`.
         """
         say = progress or (lambda _: None)
         device = device_of(settings)
-        if device.type == "cpu":
-            torch.set_num_threads(settings.threads)
-            keep_memory()
         checkpoint = open_checkpoint(settings.checkpoint, settings.hub_revision)
         say(f"{checkpoint.directory} is opened")
-        dtype = dtype_of(settings, device, checkpoint.config.hidden)
-        computed = torch.bfloat16 if dtype == "bfloat16" else torch.float32
-        template = Template(checkpoint)
-        words = {task: words_of(checkpoint, template, task) for task in Task}
-        limits = {
-            task: _limit(checkpoint, template.cuts[task], template, words[task]) for task in Task
-        }
+        wording = Wording.of(checkpoint)
         say("the template and the tokens are checked")
+        return cls.start(wording, settings, device, say)
+
+    @classmethod
+    def start(
+        cls, wording: Wording, settings: EngineSettings, device: torch.device, say: Progress
+    ) -> Self:
+        """Loads the network, computes each task's prefix and judges first rows. Sets torch's
+        threads for the whole process. Raises as `load`."""
+        prepare(device, settings)
+        checkpoint = wording.checkpoint
+        prefix_ids = {wording.prefix(task) for task in Task}
+        dtype = dtype_of(settings, device, checkpoint.config.hidden)
         needed = need(
             checkpoint.config,
             dtype=dtype,
             stored_embedding_bytes=checkpoint.embedding_bytes,
-            prefix_tokens=sum(map(len, {template.cuts[task].prefix_ids for task in Task})),
+            prefix_tokens=sum(map(len, prefix_ids)),
             token_budget=settings.token_budget,
         )
         _bound_memory(settings, device, needed)
         say(f"it needs {needed}")
-        read = tuple(dict.fromkeys(i for task in Task for i in words[task].read))
-        columns = {token: at for at, token in enumerate(read)}
-        model = Qwen3(checkpoint, read, device, computed, say, int8=dtype == "int8")
-        prefixes: dict[tuple[int, ...], Prefix] = {}
-        for ids in (template.cuts[task].prefix_ids for task in Task):
-            if ids not in prefixes:
-                prefixes[ids] = model.prefix(ids)
+        model = Qwen3(
+            checkpoint, wording.read, device, computed_in(dtype), say, int8=dtype == "int8"
+        )
+        columns = {token: at for at, token in enumerate(wording.read)}
+        prefixes = {ids: model.prefix(ids) for ids in prefix_ids}
 
-        def part(task: Task, floor: float) -> Part:
-            of_task = words[task]
-            refusal = settings.refusal
-            grammar = Grammar(model, task, of_task, columns, floor=floor, refusal=refusal)
-            return Part(grammar, prefixes[template.cuts[task].prefix_ids], limits[task])
+        def parts(floor: float) -> dict[Task, Part]:
+            return {
+                task: Part(
+                    Grammar(model, task, words, columns, floor=floor, refusal=settings.refusal),
+                    prefixes[wording.prefix(task)],
+                    wording.limits[task],
+                )
+                for task, words in wording.words.items()
+            }
 
-        parts = {task: part(task, settings.floor) for task in Task}
         slice_tokens = min(settings.slice_tokens, settings.token_budget)
         conditions = Conditions(
             dtype=dtype,
@@ -122,21 +112,21 @@ class Gen:
             second_look=settings.second_look,
         )
         revision = revision_of(checkpoint.name, checkpoint.files, conditions)
-        names = {task: words[task].names for task in Task}
-        gen = cls(settings, template, parts, names, revision)
-        judge = Judge(model, parts)
-        goods = {task: gen._good(task) for task in Task}
+        of_rows = parts(settings.floor)
+        judge = Judge(model, of_rows)
+        intake = Intake(wording.template, of_rows, settings.max_pieces, revision)
+        goods = {task: intake.good(task) for task in Task}
         # Torch sets up its kernels at their first use: 0.4 s that no request should wait for.
         if any(draft.failed for draft in judge.together(list(goods.values()))):
             raise CheckpointError(
-                f"{checkpoint.directory}: expected numbers from the network for {_GOOD!r}, and "
+                f"{checkpoint.directory}: expected numbers from the network for {GOOD_TEXT!r}, and "
                 "they are none; the weights are damaged, or need another QWARDEN_ENGINE__DTYPE"
             )
         # As slow as a micro-batch can be: full, with categories for every row. The first one of a
         # large guard on a CPU takes longer than an engine without a beat is given.
-        decoding = Judge(model, {task: part(task, 1.0) for task in Task})
-        noise = gen._noise(checkpoint.config.vocabulary)
-        pulse = Pulse(_in(settings.state, PULSE))
+        decoding = Judge(model, parts(floor=1.0))
+        noise = intake.noise(checkpoint.config.vocabulary, settings.token_budget)
+        pulse = Pulse(settings.left_in(PULSE))
         pulse.starts()
         full = decoding.together(noise)
         pulse.ends()
@@ -145,18 +135,18 @@ class Gen:
             bound = near(decoding, noise, full)
             under = f"moves logits; a row with a margin under {bound:.2g} is judged again alone"
             say(f"a batch {under if bound else 'moves no logit'}")
-        gen._scheduler = Scheduler(
+        scheduler = Scheduler(
             judge,
             Slicing(slice_tokens, _even(checkpoint.config)),
             budget=settings.token_budget,
             bound=bound,
             revision=revision,
             good=goods[Task.PROMPT],
-            ledger=Ledger(_in(settings.state, LEDGER)),
+            ledger=Ledger(settings.left_in(LEDGER)),
             pulse=pulse,
         )
-        say(f"{revision} is ready on {device} in {conditions.dtype}")
-        return gen
+        say(f"{revision} is ready on {device} in {dtype}")
+        return cls(wording, intake, scheduler, revision)
 
     @property
     def counts(self) -> Counts:
@@ -168,11 +158,11 @@ class Gen:
 
     def limit(self, task: Task) -> int:
         """Tokens that a conversation may have: the context less template and answer."""
-        return self._parts[task].limit
+        return self._wording.limits[task]
 
     def category_names(self, task: Task) -> tuple[str, ...]:
         """The canonical names that can be answered for a task, in the template's order."""
-        return self._names[task]
+        return self._wording.words[task].names
 
     def judge(self, rows: Sequence[bytes]) -> list[Answer]:
         """An answer for each row (`row_of`), in their order; waits for them.
@@ -211,121 +201,13 @@ class Gen:
         """
         request = Request([None] * len(rows), done, cancelled)
         if rows:
-            self._scheduler.submit(request, self._encoded(rows, request))
+            self._scheduler.submit(request, self._intake.rows(rows, request))
         else:
             done([])
 
     def close(self) -> None:
         """Ends the engine's thread; rows that wait get no answer."""
         self._scheduler.close()
-
-    def _encoded(self, rows: Sequence[bytes], request: Request) -> list[Row]:
-        """Jobs for the rows that have some; the others are answered in the request."""
-        by_task: dict[Task, list[tuple[int, Asked, View, Conversation]]] = {t: [] for t in Task}
-        for at, data in enumerate(rows):
-            try:
-                asked = Asked.from_json(data)
-            except ValueError as error:
-                request.answers[at] = self._without(Failure.REFUSED, str(error))
-                continue
-            for view, conversation in self._views(asked):
-                by_task[asked.conversation.task].append((at, asked, view, conversation))
-        made: dict[int, Row] = {}
-        for task, some in by_task.items():
-            part = self._parts[task]
-            encoded = self._template.encode(
-                [conversation for *_, conversation in some], part.limit, self._settings.max_pieces
-            )
-            for (at, asked, view, _), pieces in zip(some, encoded, strict=True):
-                if isinstance(pieces, Exception):
-                    kind = Failure.TOO_LONG if isinstance(pieces, TooLong) else Failure.REFUSED
-                    request.answers[at] = self._without(kind, str(pieces))
-                    continue
-                row = made.get(at)
-                if row is None:
-                    row = made[at] = Row(request, at, _name(rows[at]), 0)
-                row.dropped_turns = max(row.dropped_turns, pieces[0].dropped_turns)
-                row.jobs += [
-                    self._job(row, task, view, n, piece, alone=asked.exact)
-                    for n, piece in enumerate(pieces)
-                ]
-        return [row for at, row in made.items() if request.answers[at] is None]
-
-    def _views(self, asked: Asked) -> list[tuple[View, Conversation]]:
-        """What is judged of a row: the text as sent, with broken markers where it has some, and
-        as a person reads it where that differs; also there no marker stays whole."""
-
-        def unmarked(conversation: Conversation) -> Conversation | None:
-            return rewritten(conversation, partial(broken, self._template.markers))
-
-        views = [(View.AS_SENT, asked.conversation)]
-        if View.MARKERS_BROKEN in asked.views and (other := unmarked(asked.conversation)):
-            views.append((View.MARKERS_BROKEN, other))
-        if View.NORMALISED in asked.views and (other := rewritten(asked.conversation, normalised)):
-            views.append((View.NORMALISED, unmarked(other) or other))
-        return views
-
-    def _job(
-        self, row: Row, task: Task, view: View, piece: int, encoded: Encoded, *, alone: bool
-    ) -> Job:
-        ids = [*encoded.ids, *self._parts[task].grammar.tail]
-        return Job(row, task, view, piece, ids, encoded.tokens, alone)
-
-    def _good(self, task: Task) -> Job:
-        """The known good conversation."""
-        turns = (Turn("user", _GOOD), Turn("assistant", _GOOD))
-        conversation = Conversation(task, turns[: 1 if task is Task.PROMPT else 2])
-        [pieces] = self._template.encode([conversation], self._parts[task].limit, 1)
-        assert not isinstance(pieces, Exception)
-        return self._job(_nobodys(), task, View.AS_SENT, 0, pieces[0], alone=True)
-
-    def _noise(self, vocabulary: int) -> list[Job]:
-        """Rows of random ids that fill a micro-batch."""
-        chooser = random.Random(0)
-        jobs: list[Job] = []
-        tasks = cycle(Task)
-        left = self._settings.token_budget
-        while left >= 0:
-            ids = chooser.choices(range(vocabulary), k=chooser.randint(1, 2 * _USUAL))
-            encoded = Encoded(ids, len(ids), 0)
-            jobs.append(self._job(_nobodys(), next(tasks), View.AS_SENT, 0, encoded, alone=False))
-            left -= jobs[-1].length
-        return jobs[:-1] or jobs
-
-    def _without(self, failure: Failure, reason: str) -> Unanswered:
-        clean = reason.encode("utf-8", "backslashreplace").decode()
-        return Unanswered(failure, clean, self.revision)
-
-
-_GOOD = "hello"
-
-_USUAL = 50
-"""Tokens of a usual row."""
-
-
-def _nobodys() -> Row:
-    """A row that nobody waits for."""
-    return Row(Request([None], lambda _: None, lambda: False), 0, "", 0)
-
-
-def _name(row: bytes) -> str:
-    return hashlib.blake2b(row, digest_size=16).hexdigest()
-
-
-def _in(folder: Path | None, name: str) -> Path | None:
-    return None if folder is None else folder / name
-
-
-def _limit(checkpoint: Checkpoint, cut: Cut, template: Template, words: Words) -> int:
-    fixed = len(cut.prefix_ids) + len(cut.tail_ids) + len(template.plain_ids(cut.joined))
-    limit = checkpoint.config.context - fixed - len(words.forced) - words.room
-    if limit < 1:
-        raise CheckpointError(
-            f"{checkpoint.directory / 'config.json'}: expected max_position_embeddings above the "
-            f"{fixed + len(words.forced) + words.room} tokens that template and answer take, "
-            f"not {checkpoint.config.context}"
-        )
-    return limit
 
 
 def _even(config: Config) -> float:

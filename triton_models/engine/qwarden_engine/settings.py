@@ -60,6 +60,10 @@ class DeviceSettings(BaseModel):
     """A folder in shared memory where the engine leaves its sign of life and the rows that it is
     running, for its supervisor and its next life. The supervisor sets it."""
 
+    def left_in(self, name: str) -> Path | None:
+        """The file of that name in `state`; None where nobody supervises the engine."""
+        return None if self.state is None else self.state / name
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str] | None = None) -> Self:
         """Reads those with the prefix; raises `SettingsError` with a sentence a wrong setting."""

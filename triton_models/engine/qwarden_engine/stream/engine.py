@@ -12,7 +12,7 @@ import torch
 from qwarden.guard.stream import Append, Appended, Part
 from qwarden_engine.checkpoint import CheckpointError
 from qwarden_engine.conviction import LEDGER, Ledger
-from qwarden_engine.device import architecture_of, device_of, dtype_of, keep_memory
+from qwarden_engine.device import architecture_of, computed_in, device_of, dtype_of, prepare
 from qwarden_engine.gen import EngineFailed, Progress
 from qwarden_engine.memory import MIB
 from qwarden_engine.pulse import PULSE, Pulse
@@ -70,14 +70,12 @@ class Stream:
         """
         say = progress or (lambda _: None)
         device = device_of(settings)
-        if device.type == "cpu":
-            torch.set_num_threads(settings.threads)
-            keep_memory()
+        prepare(device, settings)
         checkpoint = open_stream_checkpoint(settings.checkpoint, settings.hub_revision)
         base = checkpoint.base
         say(f"{base.directory} is opened")
         dtype = dtype_of(settings, device, base.config.hidden)
-        computed = torch.bfloat16 if dtype == "bfloat16" else torch.float32
+        computed = computed_in(dtype)
         chat = Chat(base)
         say("the template and the tokens are checked")
         a_token = base.config.kv_numbers * computed.itemsize
@@ -85,7 +83,7 @@ class Stream:
         network = StreamNetwork(checkpoint, device, computed, say, int8=dtype == "int8")
         slab = Slab(base.config, settings.kv_mib * MIB // a_token, computed, device)
         good = _good(Writer(chat))
-        pulse = Pulse(settings.state and settings.state / PULSE)
+        pulse = Pulse(settings.left_in(PULSE))
         # Torch sets up its kernels at their first use, and how long a full step takes bounds how
         # long its supervisor waits for one.
         if not _comes_back(network, slab, good):
@@ -108,7 +106,7 @@ class Stream:
             good,
             step_tokens=step_tokens,
             revision=revision,
-            ledger=Ledger(settings.state and settings.state / LEDGER),
+            ledger=Ledger(settings.left_in(LEDGER)),
             pulse=pulse,
         )
         room = f"{slab.total} tokens of sessions, {a_token / 1024:.0f} KiB each"
