@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -237,3 +238,14 @@ def test_a_byte_order_mark_makes_a_dead_letter(
     file.write_bytes(b"\xef\xbb\xbf" + EVENTS)
     assert qwarden("moderate", file) == 0
     assert json.loads(capsys.readouterr().out)["event_id"] == "1"
+
+
+def test_every_command_waits_for_the_import_of_what_another_needs() -> None:
+    """Half of a command's start, measured, when SQLAlchemy and the broker's clients were in it."""
+    slow = {
+        "aiokafka", "faststream", "fastapi", "grpc", "httpx", "matplotlib", "numpy",
+        "opentelemetry", "redis", "sqlalchemy", "torch", "tritonclient", "uvicorn",
+    }  # fmt: skip
+    code = "import sys, qwarden.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert not slow & set(loaded.stdout.decode().split())

@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from aiokafka import TopicPartition
 
 from qwarden.cli.asking import ask, right
 from qwarden.cli.environment import client_settings, who
@@ -19,10 +18,16 @@ from qwarden.cli.terminal import NO, WRONG_USE, bar, end, err, show, write_json
 from qwarden.cli.times import instant
 from qwarden.contracts import topics
 from qwarden.contracts.refusal import ErrorClass
-from qwarden.dead_letters import acting, letters, reading, resuming, terminal
-from qwarden.dead_letters.acting import Done
+from qwarden.dead_letters import letters, terminal
 from qwarden.dead_letters.letters import Letter, Place, Wanted
 from qwarden.settings import Settings
+
+if TYPE_CHECKING:
+    from qwarden.dead_letters.acting import Done
+
+DEFAULT_RATE = 100.0
+"""Letters a second: a mistaken replay is stopped before much of it is out, and 10,000 letters take
+under two minutes. They go behind what is fresh whatever the rate."""
 
 app = typer.Typer(
     help="What waits for a person: dead letters, halts, and lost records.", no_args_is_help=True
@@ -84,6 +89,8 @@ def dlq_show(
     \b
     qwarden dlq show 3/17
     """
+    from qwarden.dead_letters import reading
+
     settings = client_settings()
     place = right(lambda: letters.place_of(letter))
     found = ask(lambda: reading.shown(settings.kafka, place))
@@ -112,7 +119,7 @@ def dlq_replay(
             help="Records a second at most: what is mistaken can be stopped by Ctrl-C before much "
             "of it is out.",
         ),
-    ] = acting.DEFAULT_RATE,
+    ] = DEFAULT_RATE,
     dry_run: DryRun = False,
     as_json: AsJson = False,
 ) -> None:
@@ -126,6 +133,8 @@ def dlq_replay(
     qwarden dlq replay 3/17 3/18
     qwarden dlq replay --error-class crashed --since 2d --dry-run
     """
+    from qwarden.dead_letters import acting
+
     wanted = _wanted(error_class, tenant, since, until)
     settings = client_settings()
     chosen = _chosen(settings, wanted, names, everything=everything)
@@ -151,6 +160,8 @@ def dlq_drop(
     qwarden dlq drop 3/17
     qwarden dlq drop --error-class not_json --tenant forum --until 7d
     """
+    from qwarden.dead_letters import acting
+
     wanted = _wanted(error_class, tenant, since, until)
     settings = client_settings()
     chosen = _chosen(settings, wanted, names, everything=everything)
@@ -169,6 +180,8 @@ def dlq_resume(dry_run: DryRun = False, as_json: AsJson = False) -> None:
     qwarden dlq resume --dry-run     says why the fleet stands, and changes nothing
     qwarden dlq resume
     """
+    from qwarden.dead_letters import resuming
+
     settings = client_settings()
     halts = ask(lambda: resuming.resume(settings.kafka, dry_run=dry_run))
     for halt in halts.values():
@@ -211,6 +224,10 @@ def dlq_accept_loss(
     \b
     qwarden dlq accept-loss content.events/1 --from 1200 --dry-run
     """
+    from aiokafka import TopicPartition
+
+    from qwarden.dead_letters import resuming
+
     settings = client_settings()
     topic, slash, partition = where.rpartition("/")
     if not (slash and topic and partition.isdecimal()):
@@ -268,6 +285,8 @@ def _wanted(
 
 
 def _open_letters(settings: Settings, wanted: Wanted) -> letters.Open:
+    from qwarden.dead_letters import reading
+
     with err.status("reading the dead letters …"):
         found = ask(lambda: reading.open_letters(settings.kafka, wanted))
     if found.unreadable:

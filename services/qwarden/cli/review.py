@@ -5,19 +5,21 @@ from __future__ import annotations
 import codecs
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.cli.environment import who
 from qwarden.cli.files import opened
 from qwarden.cli.options import AsJson
 from qwarden.cli.review_store import in_database
-from qwarden.cli.terminal import NO, end, err, show, show_rows, write, write_json
+from qwarden.cli.terminal import NO, WRONG_USE, end, err, show, show_rows, write, write_json
 from qwarden.review.person import EVERY, Person, Role
 from qwarden.settings import Review
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
 app = typer.Typer(
     help="People and their queue: who may do what, and what a lead does daily.",
@@ -296,7 +298,7 @@ def audit_verify(
     from qwarden.review.store import audit
 
     if (position is None) != (noted is None):
-        end(2, "--position and --hash go together")
+        end(WRONG_USE, "--position and --hash go together")
     head = None if position is None or noted is None else Head(position, noted)
 
     async def work(tx: AsyncConnection, limits: Review) -> audit.Verified:

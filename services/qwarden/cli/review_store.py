@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-from sqlalchemy.ext.asyncio import AsyncConnection
+from typing import TYPE_CHECKING, TypeVar
 
 from qwarden.cli.environment import client_settings
 from qwarden.cli.terminal import MISSING, NO, WRONG_USE, end
 from qwarden.settings import Review
 
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
 T = TypeVar("T")
 
-Work = Callable[[AsyncConnection, Review], Awaitable[T]]
 
-
-def in_database(work: Work[T]) -> T:
+def in_database(work: Callable[[AsyncConnection, Review], Awaitable[T]]) -> T:
     """Runs this in a transaction on QWARDEN_REVIEW__DATABASE_URL, which is brought to this version
     first. What is refused, or a database that does not answer, ends the command with a sentence."""
     from qwarden.review.refusals import Invalid, Refusal

@@ -26,10 +26,6 @@ from qwarden.delivery.owed import Message, size_of
 from qwarden.kafka import message_limits, open_producer
 from qwarden.settings import Kafka
 
-DEFAULT_RATE = 100.0
-"""Letters a second: a mistaken replay is stopped before much of it is out, and 10,000 letters take
-under two minutes. They go behind what is fresh whatever the rate."""
-
 _MOST_AT_ONCE = 100
 """Letters sent before their acknowledgements are awaited together: some 100 MB of the largest."""
 
