@@ -8,21 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from qwarden import telemetry
-from qwarden.cache.memory import MemoryCache
 from qwarden.guard.answer import Answer, Failure, Unanswered
 from qwarden.guard.row import Row, View
-from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.memory import MemoryGuard
 from qwarden.moderator.case import Admission
-from qwarden.moderator.halting import Halting
-from qwarden.moderator.moderator import Moderator
 from qwarden.offline.moderate import moderate, tasks_of
 from qwarden.offline.resuming import ResumeError, resume
-from qwarden.outcomes.lookup import Lookup
-from qwarden.outcomes.publication import Publication
-from qwarden.tracing import Trace
-from unit.builders import KEY, REVISION, THOUGHT, UNSAFE, admission, assessment, event
+from unit.builders import REVISION, THOUGHT, UNSAFE, admission, assessment, event
+from unit.moderating import moderator_of
 
 THINKS = event(text=..., messages=THOUGHT)
 LINES = [
@@ -48,22 +41,8 @@ def _judge(row: bytes) -> Answer:
 
 
 async def _written(lines: list[bytes], door: Admission, first: int = 0) -> list[bytes]:
-    lookup = Lookup(
-        Dispatcher(MemoryGuard(_judge, revision=REVISION), Limits(64, 100_000, 4, 0.01, 0.1)),
-        KEY,
-        MemoryCache(100, 60),
-        None,
-        None,
-    )
-    moderator = Moderator(
-        door,
-        lookup,
-        Publication(evidence_sample=1.0, consumer="c@h", max_event_bytes=900_000),
-        Trace(None, "test"),
-        telemetry.TenantLabels(frozenset(), 0),
-        halting=Halting(contents=5, outcomes=100),
-        guard_is_away=lambda: False,
-    )
+    guard = MemoryGuard(_judge, revision=REVISION)
+    moderator = moderator_of(guard, door, evidence_sample=1.0)
     written: list[bytes] = []
     done: list[int] = []
     await moderate(

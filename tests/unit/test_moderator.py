@@ -13,27 +13,17 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from qwarden import telemetry
-from qwarden.cache.memory import MemoryCache
 from qwarden.contracts import headers, topics
-from qwarden.delivery.owed import Owed, Renew
+from qwarden.delivery.owed import Owed
 from qwarden.guard.answer import Answer, Failure, Triple
 from qwarden.guard.row import Row, View
-from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.memory import MemoryGuard
-from qwarden.language.eld import EldDetector
-from qwarden.moderator.case import Admission
-from qwarden.moderator.halting import Halting
 from qwarden.moderator.moderator import Moderator
-from qwarden.outcomes.lookup import Lookup
-from qwarden.outcomes.publication import Publication
-from qwarden.outcomes.source import Source
 from qwarden.policy.sources import load
-from qwarden.policy.tenants import Tenant, Tenants
+from qwarden.policy.tenants import Tenant
 from qwarden.tracing import Trace
 from unit.builders import (
     CONTROVERSIAL,
-    KEY,
     REVISION,
     SAFE,
     THOUGHT,
@@ -45,6 +35,7 @@ from unit.builders import (
     source,
     unanswered,
 )
+from unit.moderating import ONE_BY_ONE, Finished, door_of, moderator_of, owed_by
 
 SAYS: dict[str, Answer] = {
     "Mix flour and water.": assessment(SAFE, refusal=False),
@@ -70,17 +61,7 @@ class Fixture:
     def process(self, judge: Callable[[bytes], Answer] | None = None) -> Moderator:
         guard = MemoryGuard(judge or self._answer, revision=REVISION)
         slow = _Slow(guard, self.held, self.released)
-        dispatcher = Dispatcher(slow, Limits(1, 1, 8, 0.001, 0.01))
-        lookup = Lookup(dispatcher, KEY, MemoryCache(100, 60), None, None)
-        return Moderator(
-            admission(),
-            lookup,
-            Publication(evidence_sample=0.0, consumer="c@h", max_event_bytes=900_000),
-            self.spans,
-            telemetry.TenantLabels(frozenset({"demo"}), 0),
-            halting=Halting(contents=5, outcomes=100),
-            guard_is_away=lambda: False,
-        )
+        return moderator_of(slow, admission(), limits=ONE_BY_ONE, trace=self.spans)
 
     def _answer(self, row: bytes) -> Answer:
         asked = Row.from_json(row)
@@ -130,16 +111,8 @@ def thinks(content: str = "Mix flour and water.", thought: str = "They want brea
     return event(text=..., messages=[THOUGHT[0], answer])
 
 
-async def owed_by(moderator: Moderator, *values: bytes) -> list[Owed]:
-    found: dict[int, Owed] = {}
-
-    def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
-        assert index not in found, "a record was finished twice"
-        found[index] = owed
-
-    sources: list[Source] = [source(value, offset=at) for at, value in enumerate(values)]
-    await asyncio.wait_for(moderator.handle(sources, finish), 10)
-    return [found[index] for index in range(len(values))]
+async def owed_for(moderator: Moderator, *values: bytes) -> list[Owed]:
+    return await owed_by(moderator, [source(value, offset=at) for at, value in enumerate(values)])
 
 
 def said(owed: Owed) -> list[tuple[Any, ...]]:
@@ -162,7 +135,7 @@ def counted(name: str, **labels: str) -> float:
 async def test_the_span_of_a_batch_ends_before_its_last_answer(fixture: Fixture) -> None:
     fixture.held.add("slow")
     values = [event(event_id="e1"), event(event_id="e2", text="slow")]
-    judging = asyncio.create_task(owed_by(fixture.moderator, *values))
+    judging = asyncio.create_task(owed_for(fixture.moderator, *values))
     while not fixture.spans.begun:  # noqa: ASYNC110  # what is waited for has no event
         await asyncio.sleep(0)
     await asyncio.sleep(0.01)
@@ -174,7 +147,7 @@ async def test_the_span_of_a_batch_ends_before_its_last_answer(fixture: Fixture)
 
 async def test_a_record_is_done_without_the_verdict_on_its_reasoning(fixture: Fixture) -> None:
     before = counted("qwarden_events_total", outcome="guard")
-    (owed,) = await owed_by(fixture.moderator, thinks())
+    (owed,) = await owed_for(fixture.moderator, thinks())
     assert said(owed) == [
         (topics.VERDICTS, "response", "Safe"),
         (topics.VERDICTS, "thinking", "Controversial"),
@@ -192,20 +165,14 @@ async def test_a_record_is_finished_before_all_of_its_answers_are_here(
     fixture: Fixture, slow: str
 ) -> None:
     fixture.held.add(slow)
-    finished: dict[int, Owed] = {}
-    one = asyncio.Event()
-
-    def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
-        finished[index] = owed
-        one.set()
-
+    finished = Finished()
     sources = [source(thinks(), offset=0), source(event(), offset=1)]
-    running = asyncio.create_task(fixture.moderator.handle(sources, finish))
-    await asyncio.wait_for(one.wait(), 10)
-    assert set(finished) == {1}
+    running = asyncio.create_task(fixture.moderator.handle(sources, finished))
+    await asyncio.wait_for(finished.one.wait(), 10)
+    assert set(finished.owed) == {1}
     fixture.released.set()
     await asyncio.wait_for(running, 10)
-    assert [each[1] for each in said(finished[0])[:2]] == ["response", "thinking"]
+    assert [each[1] for each in said(finished.owed[0])[:2]] == ["response", "thinking"]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +187,7 @@ async def test_half_a_record_is_a_verdict_and_half_a_dead_letter(
     fixture: Fixture, failure: str, letter: tuple[object, ...], which: str
 ) -> None:
     bad = thinks(content=failure) if which == "response" else thinks(thought=failure)
-    owed = await owed_by(fixture.moderator, event(), bad, thinks(failure, failure), event())
+    owed = await owed_for(fixture.moderator, event(), bad, thinks(failure, failure), event())
     assert said(owed[1]) == said(owed[2]) == [letter]
     assert which in json.loads(owed[1][0].value)["reason"]
     assert [each[0][0] for each in (said(owed[0]), said(owed[3]))] == [topics.VERDICTS] * 2
@@ -230,7 +197,7 @@ async def test_what_could_not_be_judged_of_one_task_keeps_the_other_from_its_rea
     fixture: Fixture,
 ) -> None:
     before = counted("qwarden_events_total", outcome="degraded")
-    (owed,) = await owed_by(fixture.moderator, thinks(content="unsafe", thought="too long"))
+    (owed,) = await owed_for(fixture.moderator, thinks(content="unsafe", thought="too long"))
     assert said(owed) == [
         (topics.VERDICTS, "response", "Unsafe"),
         (topics.EVIDENCE, "response", "Unsafe"),
@@ -242,19 +209,19 @@ async def test_what_could_not_be_judged_of_one_task_keeps_the_other_from_its_rea
 
 
 async def test_a_model_that_only_thought_is_refused(fixture: Fixture) -> None:
-    (owed,) = await owed_by(fixture.moderator, thinks(content=""))
+    (owed,) = await owed_for(fixture.moderator, thinks(content=""))
     assert said(owed)[0] == (topics.VERDICTS, "thinking", "Controversial")
     assert {each[1] for each in said(owed)} == {"thinking"}
 
 
 async def test_no_reasoning_is_judged_as_some(fixture: Fixture) -> None:
-    (owed,) = await owed_by(fixture.moderator, thinks(thought=""))
+    (owed,) = await owed_for(fixture.moderator, thinks(thought=""))
     assert said(owed) == [(topics.VERDICTS, "response", "Safe")]
 
 
 async def test_an_edit_leaves_one_of_two_verdicts_open(fixture: Fixture) -> None:
     value = json.dumps(json.loads(thinks()) | {"edit": 1}).encode()
-    (owed,) = await owed_by(fixture.moderator, value)
+    (owed,) = await owed_for(fixture.moderator, value)
     review = [json.loads(m.value) for m in owed if m.topic == topics.REVIEW]
     assert [(each["verdict"]["task"], each["kind"]) for each in review] == [
         ("response", "close"),
@@ -265,7 +232,7 @@ async def test_an_edit_leaves_one_of_two_verdicts_open(fixture: Fixture) -> None
 async def test_what_is_too_late_or_gone_is_said_of_one_task_or_twice(fixture: Fixture) -> None:
     late = json.loads(thinks()) | {"deadline": "2020-01-01T00:00:00Z"}
     gone = json.loads(thinks()) | {"deleted": True}
-    expired, withdrawn = await owed_by(
+    expired, withdrawn = await owed_for(
         fixture.moderator, json.dumps(late).encode(), json.dumps(gone).encode()
     )
     assert [each[1] for each in said(expired) if each[0] == topics.VERDICTS] == [
@@ -280,7 +247,7 @@ async def test_a_deadline_that_passes_on_the_way_splits_a_record(fixture: Fixtur
     fixture.held.add("They want bread.")
     soon = datetime.now(UTC) + timedelta(milliseconds=300)
     value = json.dumps(json.loads(thinks()) | {"deadline": soon.isoformat()}).encode()
-    pending = asyncio.create_task(owed_by(fixture.moderator, value))
+    pending = asyncio.create_task(owed_for(fixture.moderator, value))
     await asyncio.sleep((soon - datetime.now(UTC)).total_seconds() + 0.01)
     assert len(fixture.asked) == 1, "the answer itself was judged in time"
     fixture.released.set()
@@ -299,7 +266,7 @@ async def test_records_with_one_id_differ(fixture: Fixture) -> None:
     ]
     by_id: dict[str, bytes] = {}
     for moderator in (fixture.moderator, fixture.moderator, fixture.process()):
-        for owed in await owed_by(moderator, *values):
+        for owed in await owed_for(moderator, *values):
             for message in owed:
                 if message.topic == topics.VERDICTS:
                     identity = json.loads(message.value)["verdict_id"]
@@ -308,21 +275,21 @@ async def test_records_with_one_id_differ(fixture: Fixture) -> None:
 
 
 async def test_an_answer_that_was_seen_before_costs_its_reasoning_again(fixture: Fixture) -> None:
-    await owed_by(fixture.moderator, thinks())
-    (owed,) = await owed_by(fixture.moderator, thinks(content="Another answer."))
+    await owed_for(fixture.moderator, thinks())
+    (owed,) = await owed_for(fixture.moderator, thinks(content="Another answer."))
     places = [headers.header(m.headers, headers.CACHE) for m in owed]
     assert places[:2] == ["miss", "memory"]
 
 
 async def test_the_guard_is_asked_for_other_views_than_the_policy_says(fixture: Fixture) -> None:
-    await owed_by(fixture.moderator, thinks())
+    await owed_for(fixture.moderator, thinks())
     assert [row.views for row in fixture.asked] == [tuple(View)] * 2
     assert not any(row.exact for row in fixture.asked)
 
 
 async def test_the_milder_of_two_views_decides(fixture: Fixture) -> None:
     moderator = fixture.process(lambda row: assessment_of_views(SAFE, UNSAFE))
-    (owed,) = await owed_by(moderator, event())
+    (owed,) = await owed_for(moderator, event())
     verdict = json.loads(owed[0].value)
     assert (verdict["safety"], verdict["action"]) == ("Unsafe", "block")
     assert [view["name"] for view in verdict["views"]] == ["as_sent", "markers_broken"]
@@ -349,19 +316,9 @@ async def test_the_rows_of_a_batch_decide_beside_a_threshold(alone: Triple, acti
 
     used = load({"numbers": NUMBERS}).policies["numbers"]
     demo = Tenant("demo", {"numbers": used}, used, "demo", fresh_horizon_s=math.inf)
-    dispatcher = Dispatcher(
-        MemoryGuard(judge, revision=REVISION), Limits(64, 10**5, 8, 0.001, 0.01)
-    )
-    moderator = Moderator(
-        Admission(Tenants({"demo": demo}, strict=True), KEY, 900_000, EldDetector()),
-        Lookup(dispatcher, KEY, MemoryCache(100, 60), None, None, exact_bound=0.03),
-        Publication(evidence_sample=0.0, consumer="c@h", max_event_bytes=900_000),
-        Trace(None, "test"),
-        telemetry.TenantLabels(frozenset(), 0),
-        halting=Halting(contents=5, outcomes=100),
-        guard_is_away=lambda: False,
-    )
+    guard = MemoryGuard(judge, revision=REVISION)
+    moderator = moderator_of(guard, door_of([demo]), exact_bound=0.03)
     for times in ("asked", "kept"):
-        (owed,) = await owed_by(moderator, event())
+        (owed,) = await owed_for(moderator, event())
         assert json.loads(owed[0].value)["action"] == action, times
     assert asked == [False, True]

@@ -11,26 +11,18 @@ from dataclasses import replace
 
 import pytest
 
-from qwarden import settings, telemetry
+from qwarden import settings
 from qwarden.bootstrap import limits_of
-from qwarden.cache.memory import MemoryCache
 from qwarden.contracts import headers, topics
 from qwarden.delivery.key_order import KeyOrder
 from qwarden.delivery.owed import Owed, Renew, size_of
 from qwarden.guard.answer import Answer
-from qwarden.inference.dispatch import Dispatcher
-from qwarden.language.eld import EldDetector
-from qwarden.moderator.case import Admission
-from qwarden.moderator.halting import Halting
-from qwarden.moderator.moderator import Moderator
-from qwarden.outcomes.lookup import Lookup
-from qwarden.outcomes.publication import Publication
 from qwarden.outcomes.source import Source
 from qwarden.policy.policy import Policy
 from qwarden.policy.sources import load
-from qwarden.policy.tenants import Freezes, Tenant, Tenants
-from qwarden.tracing import Trace
-from unit.builders import KEY, REVISION, SAFE, assessment, event
+from qwarden.policy.tenants import Freezes, Tenant
+from unit.builders import REVISION, SAFE, assessment, event
+from unit.moderating import Finished, door_of, moderator_of
 
 ANSWERS = """
 name: answers
@@ -75,27 +67,15 @@ class Lanes:
     def __init__(self, demo: Tenant, *others: Tenant) -> None:
         self.guard = Away()
         self.is_away = False
-        dispatcher = Dispatcher(self.guard, LIMITS)
-        lookup = Lookup(dispatcher, KEY, MemoryCache(100, 60), None, None)
-        known = {tenant.name: tenant for tenant in (demo, *others)}
-        self.moderator = Moderator(
-            Admission(Tenants(known, strict=True), KEY, 900_000, EldDetector()),
-            lookup,
-            Publication(evidence_sample=0.0, consumer="c@h", max_event_bytes=900_000),
-            Trace(None, "test"),
-            telemetry.TenantLabels(frozenset(known), 0),
-            halting=Halting(contents=5, outcomes=100),
-            guard_is_away=lambda: self.is_away,
+        self.moderator = moderator_of(
+            self.guard, door_of([demo, *others]), limits=LIMITS, is_away=lambda: self.is_away
         )
         self.finished: dict[int, Owed] = {}
 
     def handling(self, *records: Source) -> asyncio.Task[None]:
-        def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
-            assert index not in self.finished, "a record was finished twice"
-            self.finished[index] = owed
-
-        self.finished = {}
-        return asyncio.create_task(self.moderator.handle(records, finish))
+        finished = Finished()
+        self.finished = finished.owed
+        return asyncio.create_task(self.moderator.handle(records, finished))
 
     async def topics_of(self, *records: Source) -> list[str]:
         """Where the first message of each record goes."""

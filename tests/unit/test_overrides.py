@@ -11,31 +11,22 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
-from qwarden import settings, telemetry
+from qwarden import settings
 from qwarden.bootstrap import limits_of
-from qwarden.cache.memory import MemoryCache
 from qwarden.contracts import topics
 from qwarden.contracts.escalation import escalation_of, is_evidence
 from qwarden.contracts.verdict import Action, Basis, Verdict
 from qwarden.control.overrides import Overridden
-from qwarden.delivery.owed import Owed, Renew
+from qwarden.delivery.owed import Owed
 from qwarden.guard.answer import Answer, Failure
 from qwarden.guard.row import Row
-from qwarden.inference.dispatch import Dispatcher
-from qwarden.language.eld import EldDetector
 from qwarden.moderator import verdicts
-from qwarden.moderator.case import Admission
-from qwarden.moderator.halting import Halting
-from qwarden.moderator.moderator import Moderator
-from qwarden.outcomes.lookup import Lookup
-from qwarden.outcomes.publication import Publication
 from qwarden.outcomes.source import Source
 from qwarden.policy.file import PolicyFile
 from qwarden.policy.policy import BY_OVERRIDE, Policy
 from qwarden.policy.quotas import Share
 from qwarden.policy.sources import load
-from qwarden.policy.tenants import Freezes, Tenant, Tenants
-from qwarden.tracing import Trace
+from qwarden.policy.tenants import Freezes, Tenant
 from unit.builders import (
     KEY,
     REVISION,
@@ -48,6 +39,7 @@ from unit.builders import (
     source,
     unanswered,
 )
+from unit.moderating import Finished, door_of, moderator_of
 
 LIMITS = limits_of(settings.load({"QWARDEN_CONTENT_KEY": "ab" * 32}))
 HOUSE = """
@@ -199,24 +191,17 @@ class House:
         self.guard, self.is_away = Guard(), False
         self.decided: dict[tuple[str, str], Overridden] = {}
         policy = house(text)
-        known = {
-            name: Tenant(name, {"house": policy}, policy, name, relay=relay, fresh_horizon_s=1e12)
+        known = [
+            Tenant(name, {"house": policy}, policy, name, relay=relay, fresh_horizon_s=1e12)
             for name in ("demo", "other")
-        }
-        lookup = Lookup(Dispatcher(self.guard, LIMITS), KEY, MemoryCache(100, 60), None, None)
-        self.moderator = Moderator(
-            Admission(Tenants(known, strict=True), KEY, 900_000, EldDetector()),
-            lookup,
-            Publication(evidence_sample=0.0, consumer="c@h", max_event_bytes=900_000),
-            Trace(None, "test"),
-            telemetry.TenantLabels(frozenset(known), 0),
-            halting=Halting(contents=5, outcomes=100),
-            guard_is_away=lambda: self.is_away,
+        ]
+        self.moderator = moderator_of(
+            self.guard, door_of(known), limits=LIMITS, is_away=lambda: self.is_away
         )
         self.moderator.present.override_of = lambda tenant, content: self.decided.get(
             (tenant, content)
         )
-        self.finished: dict[int, tuple[Owed, Renew | None]] = {}
+        self.finished = Finished()
 
     def decide(self, override: Overridden | None, tenant: str = "demo", **fields: Any) -> None:
         """Of the content of an event like this, its first task."""
@@ -232,22 +217,18 @@ class House:
         self.moderator.enforce(tenants.with_policies(tenants.policies(), frozen, frozenset()))
 
     def handling(self, *values: bytes) -> asyncio.Task[None]:
-        def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
-            assert index not in self.finished, "a record was finished twice"
-            self.finished[index] = owed, renew
-
-        self.finished = {}
+        self.finished = Finished()
         sources: list[Source] = [source(value, offset=at) for at, value in enumerate(values)]
-        return asyncio.create_task(self.moderator.handle(sources, finish))
+        return asyncio.create_task(self.moderator.handle(sources, self.finished))
 
     async def judged(self, *values: bytes) -> list[list[dict[str, Any]]]:
         """The verdicts of each record."""
         await asyncio.wait_for(self.handling(*values), 10)
-        return [verdicts_of(self.finished[at][0]) for at in range(len(values))]
+        return [verdicts_of(self.finished.owed[at]) for at in range(len(values))]
 
     def renewed(self, index: int) -> list[dict[str, Any]] | None:
         """What is owed instead, now that it is sent."""
-        _, renew = self.finished[index]
+        renew = self.finished.renew[index]
         assert renew is not None
         owed = renew()
         return None if owed is None else verdicts_of(owed)
@@ -336,9 +317,9 @@ async def test_what_people_decided_waits_for_the_guard(*, on_outage: str, relay:
     made.decide(overridden(), text="Comes later.")
     made.is_away = True
     made.moderator.guard_went_away()
-    (answered,) = verdicts_of(made.finished[0][0])
+    (answered,) = verdicts_of(made.finished.owed[0])
     assert (done(answered), answered["cause"]) == (("human", "allow"), "outage")
-    assert (1 in made.finished) == (on_outage == "review")
+    assert (1 in made.finished.owed) == (on_outage == "review")
     made.guard.up.set()
     await asyncio.wait_for(running, 10)
     ((later,),) = await made.judged(event(event_id="later", text="Comes later."))
@@ -356,10 +337,10 @@ async def test_half_of_an_answer_is_said_without_the_guard() -> None:
     running = made.handling(thinks)
     await asyncio.wait_for(made.guard.was_asked.wait(), 10)
     made.moderator.guard_went_away()
-    assert not made.finished
+    assert not made.finished.owed
     made.guard.up.set()
     await asyncio.wait_for(running, 10)
-    assert [done(each) for each in verdicts_of(made.finished[0][0])] == [
+    assert [done(each) for each in verdicts_of(made.finished.owed[0])] == [
         ("human", "allow"), ("guard", "block"),
     ]  # fmt: skip
 

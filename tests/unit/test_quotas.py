@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from typing import Any
@@ -10,29 +9,18 @@ from typing import Any
 import pytest
 from prometheus_client import REGISTRY
 
-from qwarden import telemetry
-from qwarden.cache.memory import MemoryCache
 from qwarden.contracts import topics
-from qwarden.delivery.owed import Owed, Renew
+from qwarden.delivery.owed import Owed
 from qwarden.guard.answer import Answer, Failure
 from qwarden.guard.row import Row
-from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.memory import MemoryGuard
-from qwarden.language.eld import EldDetector
-from qwarden.moderator.case import Admission
-from qwarden.moderator.halting import Halting
-from qwarden.moderator.moderator import Moderator
-from qwarden.outcomes.lookup import Lookup
-from qwarden.outcomes.publication import Publication
 from qwarden.outcomes.source import Source
 from qwarden.policy.policy import Policy
 from qwarden.policy.quotas import Share
 from qwarden.policy.sources import load
-from qwarden.policy.tenants import Freezes, Tenant, Tenants
-from qwarden.tracing import Trace
+from qwarden.policy.tenants import Freezes, Tenant
 from unit.builders import (
     CONTROVERSIAL,
-    KEY,
     REVISION,
     SAFE,
     UNSAFE,
@@ -41,6 +29,7 @@ from unit.builders import (
     source,
     unanswered,
 )
+from unit.moderating import door_of, moderator_of, owed_by
 
 HOUSE = """
 name: house
@@ -77,34 +66,19 @@ class Fixture:
 
     def enforce(self, policy: Policy) -> None:
         """Has this policy act, in a moderator that begins anew."""
-        tenants = {
-            name: Tenant(name, {"house": policy}, policy, name, fresh_horizon_s=math.inf)
+        tenants = [
+            Tenant(name, {"house": policy}, policy, name, fresh_horizon_s=math.inf)
             for name in ("demo", "club")
-        }
+        ]
         guard = MemoryGuard(self._answer, revision=REVISION)
-        dispatcher = Dispatcher(guard, Limits(64, 100_000, 8, 0.001, 0.01))
-        self.moderator = Moderator(
-            Admission(Tenants(tenants, strict=True), KEY, 900_000, EldDetector()),
-            Lookup(dispatcher, KEY, MemoryCache(100, 60), None, None),
-            Publication(evidence_sample=0.0, consumer="c@h", max_event_bytes=900_000),
-            Trace(None, "test"),
-            telemetry.TenantLabels(frozenset(tenants), 0),
-            halting=Halting(contents=5, outcomes=100),
-            guard_is_away=lambda: False,
-        )
+        self.moderator = moderator_of(guard, door_of(tenants))
         self.moderator.present.share = self.shares.__getitem__
 
     def _answer(self, row: bytes) -> Answer:
         return SAYS.get(Row.from_json(row).conversation.turns[-1].content, assessment(SAFE))
 
     async def judges(self, *records: Source) -> list[Owed]:
-        found: dict[int, Owed] = {}
-
-        def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
-            found[index] = owed
-
-        await asyncio.wait_for(self.moderator.handle(records, finish), 10)
-        return [found[index] for index in range(len(records))]
+        return await owed_by(self.moderator, records)
 
     async def acts(self, *texts: str, **fields: Any) -> list[tuple[str, str, str]]:
         """Action, basis and rule of the verdict on each."""
