@@ -1,5 +1,5 @@
-"""What every service that consumes is as a process: FastStream on aiokafka, and HTTP for probes and
-metrics. Each says what its lanes are, what runs beside them, and why it is not ready."""
+"""What every service that consumes is as a process: FastStream on aiokafka, and probes. Each says
+what its lanes are, what runs beside them, and why it is not ready."""
 
 from __future__ import annotations
 
@@ -8,17 +8,14 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import uvicorn
 from aiokafka.errors import KafkaError
 from faststream import FastStream
-from faststream.asgi import AsgiFastStream, AsgiResponse, get
 from faststream.kafka import KafkaBroker
-from prometheus_client import make_asgi_app
 
 from qwarden import __version__, certificates, telemetry
 from qwarden.contracts import topics
@@ -33,6 +30,7 @@ from qwarden.delivery.subscriber import subscribe
 from qwarden.delivery.underway import Refuse
 from qwarden.delivery.window import Partition
 from qwarden.kafka import message_limits, open_producer, security, tokens
+from qwarden.probes import App, Reasons, probing
 from qwarden.settings import Consuming, Settings
 from qwarden.tracing import OFF
 
@@ -41,6 +39,8 @@ _log = logging.getLogger(__name__)
 _STOP_S = 3.0
 """How long the clients may take to say goodbye to a broker that may be away: with drain_s and
 revoke_s under the pod's grace period."""
+_RETRY_S = 1.0
+"""How often a broker that is away, or lacks topics, is asked again."""
 _TELL_S = 2.0
 """How often a process tells as metrics whether it is ready: several times between two scrapes."""
 
@@ -77,9 +77,9 @@ class Serving:
         self.lanes: Sequence[Lane] = ()
         self.beside: Sequence[Callable[[], Awaitable[None]]] = ()
         self.tritons: Sequence[str] = ()
-        self.unready: Callable[[], Sequence[str]] = tuple
-        self.unwell: Callable[[], Sequence[str]] = tuple
-        self.app: _App | None = None
+        self.unready: Reasons = tuple
+        self.unwell: Reasons = tuple
+        self.app: App | None = None
         self.trace = OFF
         self._settings = settings
         self._limits = limits
@@ -110,7 +110,7 @@ class Serving:
                 error.strerror,
             )
             return 3
-        server = _HttpServer(self._http_config())
+        server = probing(self.not_alive, self.not_ready, self.app, stop_s=_STOP_S)
         serving = asyncio.create_task(server.serve([listening]), name="http")
         telemetry.BUILD_INFO.labels(__version__).set(1)
         watch = GroupWatch(
@@ -198,6 +198,47 @@ class Serving:
         """Which records are in flight, for a log line."""
         return " ".join(lane.delivery.in_flight() for lane in self.lanes)
 
+    def not_alive(self) -> list[str]:
+        """Why it is not alive: a poll loop does not turn, or something has failed. That it answers
+        says that the event loop turns; an outage is waited out, alive."""
+        deliveries = [lane.delivery for lane in self.lanes]
+        if any(each.failure is not None for each in deliveries):
+            return ["delivery failed; the process ends"]
+        hung = [
+            f"{each.topic} has not been polled for {each.idle_s:.0f} s"
+            for each in deliveries
+            if each.idle_s > self._limits.hung_s
+        ]
+        return [*hung, *self.unwell()]
+
+    def not_ready(self) -> list[str]:
+        """Why it is not ready: what it cannot do without is not there. Never Redis; having no
+        partitions is fine."""
+        deliveries = [lane.delivery for lane in self.lanes]
+        reasons = [
+            stopped.sentence(*where) for each in deliveries for where, stopped in each.lost.items()
+        ]
+        reasons += [
+            f"{topic}/{partition} is not read on from offset {at}, and there are records; look at "
+            "that one: a header whose name is not UTF-8 cannot be read"
+            for each in deliveries
+            for (topic, partition), at in each.stuck.items()
+        ]
+        if self._waits_for is not None:
+            reasons.append(self._waits_for)
+        elif not all(each.joined for each in deliveries):
+            reasons.append("the consumer group has not assigned anything yet")
+        elif not all(each.is_connected for each in deliveries):
+            reasons.append("no broker is connected")
+        if self._publisher is not None and self._publisher.outage is not None:
+            reasons.append(f"nothing can be published: {self._publisher.outage}")
+        if deliveries and deliveries[0].held is not None:
+            reasons.append(f"nothing is judged: {deliveries[0].held}")
+        reasons += self.unready()
+        if self._end.is_set():
+            reasons.append("stopping")
+        return reasons
+
     def limits_learned(self, limits: Mapping[str, int]) -> None:
         """Told of what each topic takes at most, in bytes, before the first record is taken."""
 
@@ -229,9 +270,12 @@ class Serving:
         )
         connection = {
             "session_timeout_ms": kafka.session_timeout_ms,
+            # As Kafka advises: two may be lost before the group goes on without this member.
             "heartbeat_interval_ms": kafka.session_timeout_ms // 3,
             "max_poll_interval_ms": kafka.max_poll_interval_ms,
             "max_partition_fetch_bytes": most,
+            # A broker that has nothing answers so soon: a partition that is paused or resumed waits
+            # for the request that is underway (aiokafka's default is 500).
             "fetch_max_wait_ms": 50,
             # New partitions are seen this late; aiokafka's default is five minutes.
             "metadata_max_age_ms": 30_000,
@@ -269,26 +313,6 @@ class Serving:
         await asyncio.wait((task,))
         return False
 
-    def _http_config(self) -> uvicorn.Config:
-        probes: list[tuple[str, Any]] = [
-            ("/healthz", get(self._healthz)),
-            ("/readyz", get(self._readyz)),
-            ("/metrics", make_asgi_app()),
-        ]
-        routes = AsgiFastStream(logger=_log, asgi_routes=probes)
-        app: _App = routes
-        if self.app is not None:
-            app = _Beside(routes, frozenset(path for path, _ in probes), self.app)
-        return uvicorn.Config(
-            app,
-            log_config=None,
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            # A stream of events has no end of its own.
-            timeout_graceful_shutdown=int(_STOP_S),
-        )
-
     async def _message_limits(self) -> dict[str, int] | None:
         """Waits for a broker that is away and for topics that a Job has yet to make; None where
         the end was asked for before."""
@@ -308,25 +332,9 @@ class Serving:
                 _log.warning("waiting: %s", reason)
             self._waits_for, self._is_away = reason, is_away
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
+                async with asyncio.timeout(_RETRY_S):
                     await self._end.wait()
         return None
-
-    async def _healthz(self, scope: Any) -> AsgiResponse:
-        """Alive: the event loop turns, since it answers; the poll loops turn; nothing has failed.
-        An outage is waited out, alive."""
-        deliveries = [lane.delivery for lane in self.lanes]
-        if any(each.failure is not None for each in deliveries):
-            return _text(503, "delivery failed; the process ends")
-        for each in deliveries:
-            if each.idle_s > self._limits.hung_s:
-                return _text(503, f"{each.topic} has not been polled for {each.idle_s:.0f} s")
-        unwell = self.unwell()
-        return _text(503 if unwell else 200, "\n".join(unwell) or "alive")
-
-    async def _readyz(self, scope: Any) -> AsgiResponse:
-        reasons = self._unready()
-        return _text(503 if reasons else 200, "\n".join(reasons) or "ready")
 
     async def _tell(self, watch: GroupWatch) -> None:
         """Tells as metrics whether this process is ready, until it is cancelled, and whether Kafka
@@ -334,7 +342,7 @@ class Serving:
         one that has nothing to send does not miss it."""
         try:
             while True:
-                telemetry.READY.set(not self._unready())
+                telemetry.READY.set(not self.not_ready())
                 outage = None if self._publisher is None else self._publisher.outage
                 is_away = self._is_away or watch.away is not None or outage is not None
                 telemetry.PUBLISH_UP.set(self._publisher is not None and not is_away)
@@ -342,58 +350,6 @@ class Serving:
                 await asyncio.sleep(_TELL_S)
         finally:
             telemetry.READY.set(0)
-
-    def _unready(self) -> list[str]:
-        """Ready: what it cannot do without is there. Never Redis; having no partitions is fine."""
-        deliveries = [lane.delivery for lane in self.lanes]
-        reasons = [
-            stopped.sentence(*where) for each in deliveries for where, stopped in each.lost.items()
-        ]
-        reasons += [
-            f"{topic}/{partition} is not read on from offset {at}, and there are records; look at "
-            "that one: a header whose name is not UTF-8 cannot be read"
-            for each in deliveries
-            for (topic, partition), at in each.stuck.items()
-        ]
-        if self._waits_for is not None:
-            reasons.append(self._waits_for)
-        elif not all(each.joined for each in deliveries):
-            reasons.append("the consumer group has not assigned anything yet")
-        elif not all(each.is_connected for each in deliveries):
-            reasons.append("no broker is connected")
-        if self._publisher is not None and self._publisher.outage is not None:
-            reasons.append(f"nothing can be published: {self._publisher.outage}")
-        if deliveries and deliveries[0].held is not None:
-            reasons.append(f"nothing is judged: {deliveries[0].held}")
-        reasons += self.unready()
-        if self._end.is_set():
-            reasons.append("stopping")
-        return reasons
-
-
-_App = Callable[[Any, Any, Any], Awaitable[None]]
-"""As ASGI has it: scope, receive, send."""
-
-
-class _Beside:
-    """An app beside the probes, at every path that is none of theirs."""
-
-    def __init__(self, probes: _App, paths: frozenset[str], app: _App) -> None:
-        self._probes = probes
-        self._paths = paths
-        self._app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        app = self._probes if scope.get("path") in self._paths else self._app
-        await app(scope, receive, send)
-
-
-class _HttpServer(uvicorn.Server):
-    """Leaves signals to the service: uvicorn's own handling ends the process before the drain."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
 
 
 def lacking(missing: Sequence[str]) -> str:
@@ -426,9 +382,3 @@ async def _within(budget_s: float, *ending: Coroutine[Any, Any, None]) -> None:
     for task in done:
         if not task.cancelled() and task.exception() is not None:
             _log.warning("closing: %r", task.exception())
-
-
-def _text(status: int, body: str) -> AsgiResponse:
-    return AsgiResponse(
-        body.encode() + b"\n", status_code=status, headers={"content-type": "text/plain"}
-    )

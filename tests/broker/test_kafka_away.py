@@ -61,11 +61,11 @@ async def test_a_moderator_that_starts_without_kafka_pages_nobody(own: Fleetlet)
     often = {"QWARDEN_TELEMETRY__GROUP_LOOK_S": "2"}
     async with own.moderating("away", Guard(), **often) as one:
         await until(0, 0, 1)
-        reasons = bytes((await one._readyz({})).body).decode()
+        reasons = "\n".join(one.not_ready())
         assert f"Kafka at {own.kafka.bootstrap} is away" in reasons
         await asyncio.to_thread(own.kafka.start)
         await until(0, 0, 0)
-        reasons = bytes((await one._readyz({})).body).decode()
+        reasons = "\n".join(one.not_ready())
         assert "qwarden topics create" in reasons
         await own.make_topics()
         await until(1, 1, 0)
@@ -95,7 +95,7 @@ async def test_verdicts_that_no_broker_acknowledges_page_nobody(own: Fleetlet) -
         guard.lets_go.set()
         try:
             await until(0, 0, 1)
-            reasons = bytes((await one._readyz({})).body).decode()
+            reasons = "\n".join(one.not_ready())
             assert "no acknowledgement for" in reasons
         finally:
             await asyncio.to_thread(own.kafka.start)

@@ -226,7 +226,7 @@ async def test_an_outage_of_the_stream_guard_is_waited_out(own: Streams, tap: Ta
             return stream.asked > 3 and one.service._client.outage is not None
 
         await fleet.until(asked, "the guard was asked in vain")
-        assert (await one.service._readyz({})).status_code == 503
+        assert one.service.not_ready()
         assert not (await own.told(tap, {})).verdicts
         stream.away = False
         told = await own.told(tap, {session: 2})
@@ -533,7 +533,7 @@ async def test_what_stands_in_a_topic_that_was_made_again_passes_for_done(
 
     async with own.streaming(MemoryStream()) as one:
         await fleet.until(lambda: _is(bool(one.service.delivery.lost)), "the partition is stopped")
-        assert (await one.service._readyz({})).status_code == 503
+        assert one.service.not_ready()
         assert not (await own.told(tap, {})).verdicts[session]
         await accept_loss(
             own.settings().kafka,

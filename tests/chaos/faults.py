@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -98,17 +98,12 @@ async def publish(
     return [f"{topics.CONTENT}/{each.partition}/{each.offset}" for each in done]
 
 
-async def status(answer: Callable[[Any], Awaitable[Any]]) -> int:
-    """What one of the service's own pages answers now."""
-    return int((await answer(None)).status_code)
-
-
 async def is_ready(service: ModeratorService) -> bool:
-    return await status(service._readyz) == 200
+    return not service.not_ready()
 
 
 async def is_alive(service: ModeratorService) -> bool:
-    return await status(service._healthz) == 200
+    return not service.not_alive()
 
 
 async def committed(own: Fleetlet, group: str) -> dict[int, int]:
