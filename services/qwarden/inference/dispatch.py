@@ -2,9 +2,6 @@
 
 A batch that waits is sent when one before it returns: an idle guard adds no delay, a busy one
 fills its batches. Triton's own batcher then joins what several clients send.
-
-What a failure means is decided by `trials` (a row), `breaker` (the guard) and `pace` (how much at a
-time); here it is only waited and done.
 """
 
 from __future__ import annotations
@@ -18,18 +15,17 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import msgspec
 from opentelemetry.trace import SpanContext
 
 from qwarden import telemetry
 from qwarden.guard.answer import Answer, Failure, Unanswered
+from qwarden.inference.asker import Asker, Failed, cancelled
 from qwarden.inference.backoff import Backoff
-from qwarden.inference.breaker import Breaker
 from qwarden.inference.pace import Pace
 from qwarden.inference.port import Guard, GuardUnavailable, Trouble
-from qwarden.inference.trials import FAILURES_ALONE, KNOWN_GOOD, UNTRIED, Trial, deadline_s
+from qwarden.inference.trials import KNOWN_GOOD, UNTRIED, Trial, deadline_s
 from qwarden.tracing import OFF, REQUEST_SPAN
 
 _log = logging.getLogger(__name__)
@@ -82,60 +78,40 @@ class _Row(msgspec.Struct):
     trial: Trial = UNTRIED
     trace: SpanContext | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class _Failed:
-    """A row that failed, and what would be said of it if it were given up now."""
-
-    row: _Row
-    reason: str
-    started: float
-    ended: float
+    def fail(self, error: Exception) -> None:
+        self.tell(self.index, error)
 
 
-class Dispatcher:
+class Dispatcher(Asker[_Row]):
     """Rows in, one answer each out; never an exception of the guard's for a row.
 
-    While the guard is unavailable, rows wait: one known good conversation at a time asks for it,
-    with backoff, and it is said once. A row that fails where that conversation does not is tried
-    alone, and then answered `no_answer`. `held` tells the log which records wait; `on_change` is
-    called when an outage begins or ends, `on_failure` where it cannot go on itself. `trace`: where
-    requests are traced. `chance` gives numbers in [0, 1) for the backoff.
+    A row that is given up is answered `no_answer`. `held` tells the log which records wait in an
+    outage. `trace`: where requests are traced.
     """
 
     def __init__(
         self, guard: Guard, limits: Limits, chance: Callable[[], float] = random.random
     ) -> None:
+        super().__init__(
+            "the guard",
+            "rows",
+            limits.requests_in_flight,
+            Backoff(limits.backoff_s, limits.max_backoff_s),
+            chance,
+        )
         self.held: Callable[[], str] = lambda: ""
-        self.on_change: Callable[[], None] = lambda: None
-        self.on_failure: Callable[[BaseException], None] = lambda error: None
         self.trace = OFF
         self._guard = guard
         self._limits = limits
-        self._chance = chance
-        self._backoff = Backoff(limits.backoff_s, limits.max_backoff_s)
         self._numbered = 0
         self._waiting: deque[_Row] = deque()
         self._suspects: list[tuple[int, int, _Row]] = []
         """A heap, by failures and then by arrival: who has not been tried alone goes first."""
-        self._together: set[asyncio.Task[None]] = set()
-        self._alone: set[asyncio.Task[None]] = set()
-        self._failed: list[_Failed] = []
-        """Failures whose proof, the known good conversation after them, is still to be asked."""
-        self._asking: asyncio.Task[None] | None = None
-        self._breaker = Breaker()
         self._up = asyncio.Event()
         self._up.set()
-        self._pace = Pace.of(limits.requests_in_flight)
-        self._pause: asyncio.TimerHandle | None = None
         self._revision: asyncio.Task[str] | None = None
         telemetry.GUARD_REQUESTS_ALLOWED.set(self._pace.allowed)
         _BREAKER.set(0)
-
-    @property
-    def outage(self) -> str | None:
-        """Why the guard is unavailable, or None where it answers."""
-        return self._breaker.reason
 
     def ask(
         self,
@@ -187,14 +163,9 @@ class Dispatcher:
         return await asyncio.shield(self._revision)
 
     async def close(self) -> None:
-        """Ends what runs; rows that have no answer stay without one."""
-        if self._pause is not None:
-            self._pause.cancel()
-        tasks: list[asyncio.Task[Any]] = [*self._together, *self._alone]
-        tasks += [task for task in (self._asking, self._revision) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await super().close()
+        if self._revision is not None:
+            await cancelled([self._revision])
 
     async def _ask_revision(self) -> str:
         while True:
@@ -207,7 +178,7 @@ class Dispatcher:
                     self._refused(cuts)
                     await asyncio.sleep(self._pause_s())
                 else:  # it is asked about no row, so none can be to blame
-                    self._went(str(error))
+                    self._open(self._breaker.went(str(error)))
             else:
                 telemetry.GUARD_UP.set(1)
                 return revision
@@ -215,29 +186,12 @@ class Dispatcher:
     # Sending.
 
     def _fill(self) -> None:
-        """Sends what may be sent now."""
-        if not self._breaker.closed or self._pause is not None:
+        if not self._may_ask:
             return
         while self._suspects and len(self._alone) < self._limits.suspects_in_flight:
-            self._start([heapq.heappop(self._suspects)[-1]], self._alone)
+            self._start(self._send([heapq.heappop(self._suspects)[-1]]), self._alone)
         while self._waiting and len(self._together) < self._pace.allowed:
-            self._start(self._next(), self._together)
-
-    def _start(self, rows: list[_Row], running: set[asyncio.Task[None]]) -> None:
-        def sent(task: asyncio.Task[None]) -> None:
-            running.discard(task)
-            if not task.cancelled():
-                self._ended(task)
-                self._fill()
-
-        task = asyncio.create_task(self._send(rows), name="guard-request")
-        running.add(task)
-        task.add_done_callback(sent)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self.on_failure(error)
+            self._start(self._send(self._next()), self._together)
 
     def _next(self) -> list[_Row]:
         rows = [self._waiting.popleft()]
@@ -261,18 +215,12 @@ class Dispatcher:
                 answers = await self._judge([row.data for row in rows], timeout_s)
         except GuardUnavailable as error:
             ended = time.monotonic()
-            if error.trouble is Trouble.FAILED:
-                self._fail([_Failed(row, str(error), started, ended) for row in rows])
-                return
-            self._take_back(rows)
-            if error.trouble is Trouble.BUSY:
-                self._refused(cuts)
-            else:
-                self._went(str(error))
+            failed = [Failed(row, str(error), started, ended) for row in rows]
+            self._unavailable(error, cuts, failed)
             return
         except Exception as error:  # a fault that waiting does not mend: its callers must know
             for row in rows:
-                row.tell(row.index, error)
+                row.fail(error)
             return
         self._came(rows, answers, started, span)
 
@@ -281,8 +229,7 @@ class Dispatcher:
     ) -> None:
         """Hands out the answers of one request."""
         ended = time.monotonic()
-        self._breaker = self._breaker.answered()
-        self._paced(self._pace.answered())
+        self._answered()
         if self._breaker.closed:
             telemetry.GUARD_UP.set(1)
         telemetry.GUARD_ROWS.observe(len(rows))
@@ -291,7 +238,7 @@ class Dispatcher:
         failed = []
         for row, answer in zip(rows, answers, strict=True):
             if isinstance(answer, Unanswered) and answer.failure is Failure.NO_ANSWER:
-                failed.append(_Failed(row, answer.reason, started, ended))
+                failed.append(Failed(row, answer.reason, started, ended))
             else:
                 row.tell(row.index, Judged(answer, started - row.since, model_s, ended, span))
         if failed:
@@ -312,10 +259,9 @@ class Dispatcher:
             per_1000_tokens_s=self._limits.alone_1000_tokens_s,
         )
 
-    def _take_back(self, rows: Sequence[_Row]) -> None:
-        """Puts rows where they were: none is overtaken by what came after it."""
+    def _put_back(self, some: Sequence[_Row]) -> None:
         together = []
-        for row in rows:
+        for row in some:
             if row.trial.suspect:
                 heapq.heappush(self._suspects, (row.trial.failures, row.number, row))
             else:
@@ -328,55 +274,7 @@ class Dispatcher:
 
     # Failing.
 
-    def _fail(self, failed: list[_Failed]) -> None:
-        """Has each failure proven or forgotten: in an outage it proves nothing."""
-        if self._breaker.closed:
-            self._failed += failed
-            self._ask()
-        else:
-            self._take_back([each.row for each in failed])
-
-    def _ask(self) -> None:
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.create_task(self._ask_until_settled(), name="guard-probe")
-            self._asking.add_done_callback(self._ended)
-
-    async def _ask_until_settled(self) -> None:
-        """Asks the known good conversation until there is neither outage nor failure to prove."""
-        while self._failed or not self._breaker.closed:
-            if not self._breaker.closed:
-                failures = self._breaker.failures
-                await asyncio.sleep(self._backoff.wait_s(failures, self._chance()))
-            failed, self._failed = self._failed, []
-            cuts = self._pace.cuts
-            self._breaker = self._breaker.asks()
-            try:
-                revision = await self._ask_once()
-            except GuardUnavailable as error:
-                if error.trouble is Trouble.BUSY:
-                    self._refused(cuts)
-                    if self._breaker.closed:
-                        # It is there, and nothing is said of the failures yet: ask again.
-                        self._failed = [*failed, *self._failed]
-                        await asyncio.sleep(self._pause_s())
-                        continue
-                self._did_not_come_back(str(error))
-                self._settle(failed, None)
-            except Exception as error:  # a fault that waiting does not mend: its callers must know
-                for each in failed:
-                    each.row.tell(each.row.index, error)
-                self._breaker = Breaker()  # who waits asks, and hears it for itself
-                _BREAKER.set(0)
-                self._up.set()
-                self.on_change()
-            else:
-                self._close_breaker()
-                # Open still, it went while it was asked: what failed just before went with it.
-                self._settle(failed, revision if self._breaker.closed else None)
-            self._fill()
-
-    async def _ask_once(self) -> str:
-        """The revision that answered the known good conversation."""
+    async def _ask_known_good(self, *, proves: bool) -> str:
         try:
             [answer] = await self._judge([KNOWN_GOOD], self._limits.probe_s)
             if isinstance(answer, Unanswered):
@@ -390,87 +288,28 @@ class Dispatcher:
         telemetry.GUARD_PROBES.labels("answered").inc()
         return answer.revision
 
-    def _settle(self, failed: Sequence[_Failed], revision: str | None) -> None:
-        """Draws the conclusion from failures; `revision`: of the guard that answered the known
-        good conversation after them, None where there was no such answer."""
-        back = []
-        suspects = [each for each in failed if not each.row.trial.suspect]
-        if suspects and revision is not None:
-            _log.warning(
-                "%d rows are tried alone; the guard failed on them and not on the known good "
-                "conversation: %s",
-                len(suspects),
-                suspects[0].reason,
-            )
-        for each in failed:
-            row = each.row
-            row.trial = row.trial.failed(good_came_back=revision is not None)
-            if revision is not None and row.trial.given_up:
-                reason = f"no answer {FAILURES_ALONE} times alone, at last: {each.reason}"
-                _log.warning("a row of %d bytes is given up: %s", len(row.data), reason)
-                telemetry.ROWS_GIVEN_UP.inc()
-                answer = Unanswered(Failure.NO_ANSWER, reason, revision)
-                waited_s, model_s = each.started - row.since, each.ended - each.started
-                row.tell(row.index, Judged(answer, waited_s, model_s))
-            else:
-                back.append(row)
-        self._take_back(back)
+    def _give_up(self, failed: Failed[_Row], reason: str, revision: str) -> None:
+        row = failed.asked
+        _log.warning("a row of %d bytes is given up: %s", len(row.data), reason)
+        telemetry.ROWS_GIVEN_UP.inc()
+        answer = Unanswered(Failure.NO_ANSWER, reason, revision)
+        waited_s, model_s = failed.started - row.since, failed.ended - failed.started
+        row.tell(row.index, Judged(answer, waited_s, model_s))
 
     # The guard's states.
 
-    def _went(self, reason: str) -> None:
-        """A request found it away."""
-        self._open_breaker(self._breaker.went(reason))
+    def _opened(self, reason: str) -> None:
+        _log.warning("the guard is unavailable, waiting for it: %s %s", reason, self.held())
+        telemetry.GUARD_UP.set(0)
+        _BREAKER.set(1)
+        self._up.clear()
 
-    def _did_not_come_back(self, reason: str) -> None:
-        self._open_breaker(self._breaker.good_did_not(reason))
-
-    def _open_breaker(self, opened: Breaker) -> None:
-        was, self._breaker = self._breaker, opened
-        if was.closed:
-            _log.warning(
-                "the guard is unavailable, waiting for it: %s %s", opened.reason, self.held()
-            )
-            telemetry.GUARD_UP.set(0)
-            _BREAKER.set(1)
-            self._up.clear()
-            self.on_change()
-        failed, self._failed = self._failed, []
-        self._settle(failed, None)
-        self._ask()
-
-    def _close_breaker(self) -> None:
-        was, self._breaker = self._breaker, self._breaker.good_came_back()
-        if was.closed or not self._breaker.closed:
-            return
-        _log.warning("the guard is back")
-        telemetry.GUARD_UP.set(1)
+    def _closed(self, *, answers: bool) -> None:
+        if answers:
+            telemetry.GUARD_UP.set(1)
         _BREAKER.set(0)
         self._up.set()
-        self.on_change()
 
-    def _refused(self, cuts: int) -> None:
-        """The guard has enough: fewer requests, after a pause."""
-        self._paced(self._pace.refused(cuts))
-        if self._pause is None:
-            loop = asyncio.get_running_loop()
-            self._pause = loop.call_later(self._pause_s(), self._resume)
-
-    def _pause_s(self) -> float:
-        return self._backoff.wait_s(self._pace.refusals, self._chance())
-
-    def _resume(self) -> None:
-        self._pause = None
-        self._fill()
-
-    def _paced(self, pace: Pace) -> None:
-        was, self._pace = self._pace, pace
-        if was.allowed == pace.allowed:
-            return
-        telemetry.GUARD_REQUESTS_ALLOWED.set(pace.allowed)
-        if was.allowed == was.most:
-            _log.warning(
-                "the guard is busy: %d requests in flight, not %d", pace.allowed, pace.most
-            )
-        elif pace.allowed == pace.most:
-            _log.warning("the guard takes %d requests in flight again", pace.most)
+    def _set_pace(self, pace: Pace) -> None:
+        super()._set_pace(pace)
+        telemetry.GUARD_REQUESTS_ALLOWED.set(self._pace.allowed)

@@ -20,14 +20,13 @@ from opentelemetry.trace import SpanContext
 
 from qwarden import telemetry
 from qwarden.guard.stream import Append, Appended, Part, Status
+from qwarden.inference.asker import Asker, Failed, cancelled
 from qwarden.inference.backoff import Backoff
-from qwarden.inference.breaker import Breaker
-from qwarden.inference.pace import Pace
 from qwarden.inference.port import GuardUnavailable, Trouble
 from qwarden.inference.replay_rate import ReplayRate
 from qwarden.inference.session import Session
 from qwarden.inference.stream_port import StreamGuard
-from qwarden.inference.trials import BYTES_A_TOKEN, FAILURES_ALONE, UNTRIED, deadline_s
+from qwarden.inference.trials import BYTES_A_TOKEN, UNTRIED, deadline_s
 from qwarden.tracing import OFF, STREAM_REQUEST_SPAN, Trace
 
 _log = logging.getLogger(__name__)
@@ -121,14 +120,8 @@ class Ask:
             self.answered.set_exception(error)
 
 
-class Replica:
-    """Asks in, an answer each; never an exception of the guard's absence.
-
-    While the guard is unavailable, asks wait: one known good append at a time asks for it, with
-    backoff. An append that fails where that one does not is tried alone, and then given up.
-    `on_change` is called when an outage begins or ends, `on_failure` where it cannot go on itself.
-    `chance` gives numbers in [0, 1) for the backoff.
-    """
+class Replica(Asker[Ask]):
+    """Asks in, an answer each; never an exception of the guard's absence."""
 
     def __init__(
         self,
@@ -138,39 +131,26 @@ class Replica:
         chance: Callable[[], float],
         trace: Trace = OFF,
     ) -> None:
-        self.address = address
-        self._trace = trace
-        self.on_change: Callable[[], None] = lambda: None
-        self.on_failure: Callable[[BaseException], None] = lambda error: None
+        super().__init__(
+            f"the stream guard at {address}",
+            "appends",
+            limits.requests_in_flight,
+            Backoff(limits.backoff_s, limits.max_backoff_s),
+            chance,
+        )
         self.away_since: float | None = None
         """When its outage began, by `time.monotonic`; None while it answers."""
+        self._trace = trace
         self._guard = guard
         self._limits = limits
         self._rate = ReplayRate(limits.replay_tokens_a_second)
-        self._chance = chance
-        self._backoff = Backoff(limits.backoff_s, limits.max_backoff_s)
         self._short: deque[Ask] = deque()
         self._apart: deque[Ask] = deque()
         self._replays: deque[Ask] = deque()
-        self._together: set[asyncio.Task[None]] = set()
-        self._alone: set[asyncio.Task[None]] = set()
-        self._failed: list[tuple[Ask, str]] = []
-        """Failures, with their reasons, whose proof, the known good append after them, is still to
-        be asked."""
-        self._proving: asyncio.Task[None] | None = None
-        self._breaker = Breaker()
-        self._pace = Pace.of(limits.requests_in_flight)
-        self._pause: asyncio.TimerHandle | None = None
         self._alarm: asyncio.TimerHandle | None = None
         """When the rate allows the next replay."""
         self._known_good = Append("", f"known-good {uuid4()}", 0, _KNOWN_GOOD)
         """Its session begins anew each time, and is no other client's."""
-        self._left = False
-
-    @property
-    def outage(self) -> str | None:
-        """Why it is unavailable, or None where it answers."""
-        return self._breaker.reason
 
     async def ask(self, ask: Ask) -> Appended:
         """The answer to an ask. Raises `Left`, `NoAnswer`, or a fault of the guard's that waiting
@@ -193,25 +173,17 @@ class Replica:
         self._left = True
         self.hand_back()
         if self._proving is not None:  # an absent guard would be asked for ever
-            self._proving.cancel()
-            await asyncio.gather(self._proving, return_exceptions=True)
+            await cancelled([self._proving])
         failed, self._failed = self._failed, []
-        self._put_back([ask for ask, _ in failed])
+        self._put_back([each.asked for each in failed])
         while running := [*self._together, *self._alone]:
             await asyncio.wait(running)
         await self.close()
 
     async def close(self) -> None:
-        """Ends what runs; asks that have no answer stay without one."""
-        for timer in (self._pause, self._alarm):
-            if timer is not None:
-                timer.cancel()
-        tasks = [*self._together, *self._alone]
-        if self._proving is not None:
-            tasks.append(self._proving)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._alarm is not None:
+            self._alarm.cancel()
+        await super().close()
         await self._guard.close()
 
     # Sending.
@@ -222,13 +194,12 @@ class Replica:
         return self._apart if ask.trial.suspect or ask.size > _LONG_BYTES else self._short
 
     def _fill(self) -> None:
-        """Sends what may be sent now."""
-        if not self._breaker.closed or self._pause is not None or self._left:
+        if not self._may_ask:
             return
         while len(self._together) < self._pace.allowed and (asks := self._next_short()):
-            self._start(asks, self._together)
+            self._start(self._send(asks), self._together)
         while len(self._alone) < self._pace.allowed and (ask := self._next_alone()) is not None:
-            self._start([ask], self._alone)
+            self._start(self._send([ask], alone=True), self._alone)
 
     def _next_short(self) -> list[Ask]:
         asks: list[Ask] = []
@@ -261,24 +232,7 @@ class Replica:
         self._alarm = None
         self._fill()
 
-    def _start(self, asks: list[Ask], running: set[asyncio.Task[None]]) -> None:
-        def sent(task: asyncio.Task[None]) -> None:
-            running.discard(task)
-            if not task.cancelled():
-                self._ended(task)
-                self._fill()
-
-        alone = running is self._alone
-        task = asyncio.create_task(self._send(asks, alone=alone), name="stream-request")
-        running.add(task)
-        task.add_done_callback(sent)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self.on_failure(error)
-
-    async def _send(self, asks: list[Ask], *, alone: bool) -> None:
+    async def _send(self, asks: list[Ask], *, alone: bool = False) -> None:
         cuts = self._pace.cuts
         started = time.monotonic()
         timeout_s = self._alone_s(asks[0]) if alone else None
@@ -289,21 +243,15 @@ class Replica:
         except GuardUnavailable as error:
             for ask in asks:
                 ask.may_be_taken()
-            if error.trouble is Trouble.FAILED:
-                self._fail([(ask, str(error)) for ask in asks])
-                return
-            self._put_back(asks)
-            if error.trouble is Trouble.BUSY:
-                self._refused(cuts)
-            else:
-                self._opened(self._breaker.went(str(error)))
+            ended = time.monotonic()
+            failed = [Failed(ask, str(error), started, ended) for ask in asks]
+            self._unavailable(error, cuts, failed)
             return
         except Exception as error:  # a fault that waiting does not mend: its callers must know
             for ask in asks:
                 ask.fail(error)
             return
-        self._breaker = self._breaker.answered()
-        self._pace = self._pace.answered()
+        self._answered()
         telemetry.STREAM_REQUEST_APPENDS.observe(len(asks))
         telemetry.STREAM_REQUEST_SECONDS.observe(time.monotonic() - started)
         for ask, answer in zip(asks, answers, strict=True):
@@ -329,9 +277,8 @@ class Replica:
             per_1000_tokens_s=self._limits.alone_1000_tokens_s,
         )
 
-    def _put_back(self, asks: Sequence[Ask]) -> None:
-        """Before what came after them."""
-        for ask in reversed(asks):
+    def _put_back(self, some: Sequence[Ask]) -> None:
+        for ask in reversed(some):
             if self._left:
                 ask.fail(Left())
             else:
@@ -339,121 +286,30 @@ class Replica:
 
     # Failing.
 
-    def _fail(self, failed: list[tuple[Ask, str]]) -> None:
-        """Has each failure proven or forgotten: in an outage it proves nothing."""
-        if self._breaker.closed and not self._left:
-            self._failed += failed
-            self._prove()
-        else:
-            self._put_back([ask for ask, _ in failed])
-
-    def _prove(self) -> None:
-        if not self._left and (self._proving is None or self._proving.done()):
-            self._proving = asyncio.create_task(self._prove_all(), name="stream-probe")
-            self._proving.add_done_callback(self._ended)
-
-    async def _prove_all(self) -> None:
-        """Asks the known good append until there is neither outage nor failure to prove."""
-        while self._failed or not self._breaker.closed:
-            if not self._breaker.closed:
-                await asyncio.sleep(self._backoff.wait_s(self._breaker.failures, self._chance()))
-            cuts = self._pace.cuts
-            self._breaker = self._breaker.asks()
-            failed, self._failed = self._failed, []
-            try:
-                await self._ask_known_good(proves=bool(failed))
-            except GuardUnavailable as error:
-                if error.trouble is Trouble.BUSY:
-                    self._refused(cuts)
-                    if self._breaker.closed:
-                        # It is there, and nothing is said of the failures yet: ask again.
-                        self._failed = [*failed, *self._failed]
-                        await asyncio.sleep(self._pause_s())
-                        continue
-                self._opened(self._breaker.good_did_not(str(error)))
-                self._settle(failed, good_came_back=False)
-            except asyncio.CancelledError:
-                self._failed = [*failed, *self._failed]
-                raise
-            except Exception as error:  # a fault that waiting does not mend: its callers must know
-                for ask, _ in failed:
-                    ask.fail(error)
-                self._breaker = Breaker()  # who waits asks, and hears it for itself
-                self._closed()
-            else:
-                self._breaker = self._breaker.good_came_back()
-                if self._breaker.closed:
-                    self._closed()
-                # Open still, it went while it was asked: what failed just before went with it.
-                self._settle(failed, good_came_back=self._breaker.closed)
-            self._fill()
-
-    async def _ask_known_good(self, *, proves: bool) -> None:
-        """Raises `GuardUnavailable` where it does not come back. That memory is full is an answer
-        of a guard that is there, but proves nothing of one that judges."""
+    async def _ask_known_good(self, *, proves: bool) -> str:
+        """That memory is full is an answer of a guard that is there, but proves nothing of one that
+        judges."""
         [answer] = await self._append([self._known_good], self._limits.probe_s)
-        if answer.status is Status.FULL and not proves:
-            return
-        if answer.status is not Status.DONE:
+        is_there = answer.status is Status.FULL and not proves
+        if answer.status is not Status.DONE and not is_there:
             raise GuardUnavailable(
                 f"the known good append is answered {answer.status}: {answer.reason}",
                 Trouble.BUSY if answer.status is Status.FULL else Trouble.FAILED,
             )
+        return answer.revision
 
-    def _settle(self, failed: Sequence[tuple[Ask, str]], *, good_came_back: bool) -> None:
-        """Draws the conclusion from failures."""
-        back = []
-        for ask, reason in failed:
-            ask.trial = ask.trial.failed(good_came_back=good_came_back)
-            if not ask.trial.given_up:
-                back.append(ask)
-            elif not ask.answered.done():
-                _log.warning("an append of %d bytes is given up: %s", ask.size, reason)
-                telemetry.STREAM_APPENDS.add("given_up")
-                ask.fail(NoAnswer(f"no answer {FAILURES_ALONE} times alone, at last: {reason}"))
-        if good_came_back and back:
-            _log.warning(
-                "%d appends are tried alone; the stream guard at %s failed on them and not on the "
-                "known good append: %s",
-                len(back),
-                self.address,
-                failed[0][1],
-            )
-        self._put_back(back)
+    def _give_up(self, failed: Failed[Ask], reason: str, revision: str) -> None:
+        ask = failed.asked
+        if not ask.answered.done():
+            _log.warning("an append of %d bytes is given up: %s", ask.size, reason)
+            telemetry.STREAM_APPENDS.add("given_up")
+            ask.fail(NoAnswer(reason))
 
     # The guard's states.
 
-    def _opened(self, breaker: Breaker) -> None:
-        was, self._breaker = self._breaker, breaker
-        if was.closed:
-            _log.warning(
-                "the stream guard at %s is unavailable, waiting for it: %s",
-                self.address,
-                breaker.reason,
-            )
-            self.away_since = time.monotonic()
-            self.on_change()
-        failed, self._failed = self._failed, []
-        self._settle(failed, good_came_back=False)
-        self._prove()
+    def _opened(self, reason: str) -> None:
+        _log.warning("%s is unavailable, waiting for it: %s", self._name, reason)
+        self.away_since = time.monotonic()
 
-    def _closed(self) -> None:
-        if self.away_since is None:
-            return
+    def _closed(self, *, answers: bool) -> None:
         self.away_since = None
-        _log.warning("the stream guard at %s is back", self.address)
-        self.on_change()
-
-    def _refused(self, cuts: int) -> None:
-        """The guard has enough: fewer requests, after a pause."""
-        self._pace = self._pace.refused(cuts)
-        if self._pause is None:
-            loop = asyncio.get_running_loop()
-            self._pause = loop.call_later(self._pause_s(), self._resume)
-
-    def _pause_s(self) -> float:
-        return self._backoff.wait_s(self._pace.refusals, self._chance())
-
-    def _resume(self) -> None:
-        self._pause = None
-        self._fill()
