@@ -28,6 +28,7 @@ OTHERS: Final = frozenset(
 _HEREDOC = re.compile(r"<<'?(?P<end>[A-Z]+)'?(?P<line>[^\n]*\n).*?^(?P=end)\n", re.M | re.S)
 _COMMENT = re.compile(r"(?:^|(?<=\s))#[^\n]*", re.M)
 _FUNCTION = re.compile(r"^\w+\(\) \{|\}$", re.M)
+_DESCRIPTOR = re.compile(r"(?<=\s)\d?>&\d|(?<=\s)\d(?=[<>])")
 _SUBSTITUTION = re.compile(r"\$\(([^()]*)\)")
 _SETTING = re.compile(r"[A-Z][A-Z0-9_]*=")
 
@@ -47,7 +48,7 @@ def faults(script: str) -> Iterator[str]:
 def commands(script: str) -> Iterator[list[str]]:
     """The words of each simple command, those in a `$(…)` first; without redirections."""
     script = _HEREDOC.sub(r"\g<line>", script).replace("\\\n", " ")
-    script = _FUNCTION.sub("", _COMMENT.sub("", script))
+    script = _DESCRIPTOR.sub("", _FUNCTION.sub("", _COMMENT.sub("", script)))
     for inner in _SUBSTITUTION.findall(script):
         yield from _simple(inner)
     yield from _simple(_SUBSTITUTION.sub("SUBSTITUTED", script))
