@@ -20,7 +20,15 @@ from qwarden.review.person import Person, Role
 from qwarden.review.refusals import Conflict, Forbidden, Invalid, NotFound
 from qwarden.review.ruling import Said, ToolSaid
 from qwarden.review.statement import text_of
-from qwarden.review.store import appeals, breaches, bulk, ledger, retention, rulings, statements
+from qwarden.review.store import (
+    appeals,
+    breaches,
+    bulk,
+    ledger,
+    retention,
+    statements,
+    tools,
+)
 from qwarden.review.store.appeals import Appeal, Opened
 from qwarden.review.store.asking import stranded
 from qwarden.review.store.database import Database
@@ -276,7 +284,7 @@ async def test_an_appeal_whose_content_went_hangs_when_its_decision_is_taken_bac
 
 async def tells(database: Database, tool: Person, said: ToolSaid, now: float = LATER) -> Any:
     async with database.writing() as tx:
-        return await rulings.for_tool(tx, tool, said, now, PLAIN)
+        return await tools.decide(tx, tool, said, now, PLAIN)
 
 
 async def test_a_tool_decides_over_a_person_who_hears_the_appeal(database: Database) -> None:
@@ -496,7 +504,7 @@ async def test_the_policy_explains_the_clause_that_a_person_named(database: Data
     async with database.writing() as tx:
         said = Said("block", (), "illegal", "law", "§ 1")
         told = ToolSaid(said, "acme", "e1", blocked().verdict_id)
-        await rulings.for_tool(tx, tool, told, NOW, PLAIN)
+        await tools.decide(tx, tool, told, NOW, PLAIN)
     found, language = await stated(database, tool)
     assert found.ground is not None
     assert (found.ground.kind, found.ground.clause) == ("law", "§ 1")

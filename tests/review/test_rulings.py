@@ -19,7 +19,7 @@ from qwarden.contracts.headers import REVIEW_SERVICE, cloud_event
 from qwarden.contracts.verdict import Notice
 from qwarden.review.refusals import Conflict, Forbidden, Invalid, NotFound, Stale
 from qwarden.review.ruling import Said, ToolSaid
-from qwarden.review.store import audit, goldens, intake, overrides, rulings
+from qwarden.review.store import audit, breaches, goldens, intake, overrides, rulings, tools
 from qwarden.review.store.audit import Act
 from qwarden.review.store.database import Database
 from qwarden.review.store.schema import audit as log
@@ -240,7 +240,7 @@ async def test_an_override_is_set_against_what_was_decided_since(work: Work) -> 
     async with work.database.writing() as tx:
         await intake.take(tx, [evidence(blocked)], work.now, work.limits)
         what = ToolSaid(ALLOW, "acme", "e1", blocked.verdict_id)
-        await rulings.for_tool(tx, work.tool, what, work.now, work.limits)
+        await tools.decide(tx, work.tool, what, work.now, work.limits)
     lease = await work.claims(work.ann)
     with pytest.raises(Conflict, match="decide without one"):
         await work.decides(work.ann, lease, replace(BLOCK, override=True))
@@ -291,7 +291,7 @@ async def breached(work: Work, name: object, on_breach: str) -> rulings.Ruled | 
         wanted = select(items).where(items.c.verdict_id == verdict(name).verdict_id)
         item = (await tx.execute(wanted.with_for_update())).one()
         assert item.on_breach == on_breach
-        return await rulings.breach(tx, item, work.now, work.limits)
+        return await breaches.decide(tx, item, work.now, work.limits)
 
 
 async def test_a_breach_is_published_at_once_and_a_person_supersedes_it(work: Work) -> None:
@@ -319,12 +319,12 @@ async def test_a_breach_never_follows_a_person(work: Work) -> None:
     await work.next_one(work.ann, BLOCK)
     async with work.database.writing() as tx:
         item = (await tx.execute(select(items).where(items.c.state == "open"))).one()
-        assert await rulings.breach(tx, item, work.now + 9999, work.limits) is None
+        assert await breaches.decide(tx, item, work.now + 9999, work.limits) is None
     # An edit is another matter, and still nothing of a person's is superseded.
     await work.comes(verdict(1, verdict_id=identity("edited"), edit=1), on_breach="allow")
     async with work.database.writing() as tx:
         item = (await tx.execute(select(items).where(items.c.state == "open"))).one()
-        assert await rulings.breach(tx, item, work.now + 9999, work.limits) is not None
+        assert await breaches.decide(tx, item, work.now + 9999, work.limits) is not None
     assert [each.supersedes for each in await work.decisions()] == [None, None]
 
 
@@ -349,7 +349,7 @@ def told(said: Said = BLOCK, name: object = 1, **more: str) -> ToolSaid:
 
 async def tells(work: Work, what: ToolSaid) -> rulings.Ruled:
     async with work.database.writing() as tx:
-        return await rulings.for_tool(tx, work.tool, what, work.now, work.limits)
+        return await tools.decide(tx, work.tool, what, work.now, work.limits)
 
 
 async def test_a_tool_decides_what_nobody_holds(work: Work) -> None:
@@ -421,7 +421,7 @@ async def test_a_tool_is_told_nothing_of_what_is_not_its_own(work: Work) -> None
             await tells(work, wrong)
     with pytest.raises(Forbidden):
         async with work.database.writing() as tx:
-            await rulings.for_tool(tx, work.ann, told(), work.now, work.limits)
+            await tools.decide(tx, work.ann, told(), work.now, work.limits)
     with pytest.raises(Invalid):
         await tells(work, told(replace(BLOCK, reason="")))
     assert await work.waiting() == []

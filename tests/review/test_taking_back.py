@@ -30,6 +30,7 @@ from qwarden.review.store import (
     retention,
     rulings,
     schema,
+    tools,
 )
 from qwarden.review.store.database import Database
 from qwarden.review.store.turns import Wanted
@@ -183,7 +184,7 @@ async def a_tool_blocks(work: Work, name: object) -> str:
     async with work.database.writing() as tx:
         await intake.take(tx, [evidence(allowed)], work.now, work.limits)
         what = ToolSaid(BLOCK, "acme", allowed.event_id, allowed.verdict_id)
-        return (await rulings.for_tool(tx, work.tool, what, work.now, work.limits)).ruling_id
+        return (await tools.decide(tx, work.tool, what, work.now, work.limits)).ruling_id
 
 
 @pytest.mark.parametrize("content", ["equal", "another"])

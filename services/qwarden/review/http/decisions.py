@@ -11,7 +11,7 @@ from qwarden.review.http.bodies import ToolDecision
 from qwarden.review.http.said import said_of
 from qwarden.review.http.served import Serves, Writing
 from qwarden.review.ruling import ToolSaid
-from qwarden.review.store import rulings
+from qwarden.review.store import tools
 
 router = APIRouter(prefix="/v1", tags=["decisions"])
 
@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1", tags=["decisions"])
 async def decide(body: ToolDecision, tx: Writing, person: Reviewer, served: Serves) -> ToolRuled:
     """Decides a verdict without a lease, for a tool's token alone: 409 while a person holds its
     item, and where a decision stands that `supersedes` does not name."""
-    ruled = await rulings.for_tool(
+    ruled = await tools.decide(
         tx,
         person,
         ToolSaid(

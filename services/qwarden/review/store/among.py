@@ -1,10 +1,13 @@
-"""A condition for many events at once."""
+"""Questions about many at once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from sqlalchemy import ColumnElement, Table, and_, or_
+
+_MOST = 1000
+"""Names in one statement: both databases take some 32,000 parameters at most."""
 
 
 def among(table: Table, events: Iterable[tuple[str, str]]) -> ColumnElement[bool]:
@@ -22,3 +25,9 @@ def among(table: Table, events: Iterable[tuple[str, str]]) -> ColumnElement[bool
             for tenant, event_ids in tenants.items()
         )
     )
+
+
+def in_parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    """As many as one statement takes, until all are through."""
+    for begin in range(0, len(names), _MOST):
+        yield names[begin : begin + _MOST]

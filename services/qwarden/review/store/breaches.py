@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from sqlalchemy import Row, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from qwarden.contracts.decision import By
+from qwarden.contracts.verdict import decode_verdict
 from qwarden.review.failing import where
+from qwarden.review.identity import new_id
 from qwarden.review.order import URGENT
-from qwarden.review.store import asking, audit, joining, rulings
+from qwarden.review.ruling import NO_DECISION_IN_TIME, Said
+from qwarden.review.store import asking, audit, decisions, effects, joining
+from qwarden.review.store.among import in_parts
 from qwarden.review.store.audit import SERVICE, Act
 from qwarden.review.store.database import is_outage
-from qwarden.review.store.schema import items
+from qwarden.review.store.decisions import Target
+from qwarden.review.store.effects import Ruler
+from qwarden.review.store.rulings import Ruled, ruled
+from qwarden.review.store.schema import items, ledger
 from qwarden.review.store.scope import is_open
 from qwarden.settings import Review
 
@@ -55,6 +63,20 @@ async def sweep(
     return done
 
 
+async def decide(tx: AsyncConnection, item: Row[Any], now: float, limits: Review) -> Ruled | None:
+    """Decides what the policy says where nobody has in time (`on_breach`: allow or block), at once;
+    the item, of kind `review`, stays open. None where a person has decided all of it, or a breach
+    has before."""
+    targets = (await decisions.of_items(tx, [item]))[item.item_id]
+    if not targets:
+        return None
+    said = await _as_the_policy_says(tx, targets, item.on_breach)
+    told = [(target, said[target.verdict_id]) for target in targets]
+    case = effects.case_of(item, told, told[0][1], new_id(now))
+    settled = await effects.settle(tx, [case], Ruler(By.BREACH), now, limits)
+    return ruled(case, settled) if case.ruling_id in settled.made else None
+
+
 async def _tried(
     tx: AsyncConnection, item: Row[Any], what: str | None, now: float, limits: Review
 ) -> bool:
@@ -90,7 +112,7 @@ async def _do(
         await asking.offer_again(tx, lies)
         return
     if what is not None:
-        await rulings.breach(tx, item, now, limits)
+        await decide(tx, item, now, limits)
     await tx.execute(update(items).where(items.c.item_id == item.item_id).values(breached_at=now))
 
 
@@ -101,3 +123,26 @@ def _done(item: Row[Any], is_frozen: Callable[[str], bool]) -> str | None:
     if item.kind != "review" or (item.on_breach == "block" and is_frozen(item.tenant)):
         return "raise"
     return str(item.on_breach)
+
+
+async def _as_the_policy_says(
+    tx: AsyncConnection, targets: Sequence[Target], action: str
+) -> dict[str, Said]:
+    """What a breach says of each of these verdicts that the ledger has: ground and clause are those
+    of its rule."""
+    ids = [target.verdict_id for target in targets]
+    if action == "allow":
+        return dict.fromkeys(ids, Said(action, reason=NO_DECISION_IN_TIME))
+    said: dict[str, Said] = {}
+    for some in in_parts(ids):
+        wanted = select(ledger.c.verdict_id, ledger.c.verdict).where(ledger.c.verdict_id.in_(some))
+        for row in await tx.execute(wanted):
+            verdict = decode_verdict(row.verdict)
+            said[row.verdict_id] = Said(
+                action,
+                tuple(verdict.categories or ()),
+                NO_DECISION_IN_TIME,
+                verdict.notice.ground if verdict.notice else None,
+                verdict.notice.clause if verdict.notice else None,
+            )
+    return said

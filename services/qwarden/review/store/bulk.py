@@ -16,7 +16,7 @@ from qwarden.review.identity import new_id
 from qwarden.review.person import Person, Role
 from qwarden.review.refusals import Conflict, Forbidden, Invalid, NotFound
 from qwarden.review.ruling import Said, checked, code_of
-from qwarden.review.store import appeals, audit, decisions, effects
+from qwarden.review.store import appeals, audit, decisions, effects, leases, undoing
 from qwarden.review.store.audit import Act
 from qwarden.review.store.effects import Ruler
 from qwarden.review.store.schema import items, rulings
@@ -72,7 +72,7 @@ async def preview(
     return Preview(
         len(found),
         _stood_for(found),
-        sum(_is_held(item, now) for item in found),
+        sum(leases.is_held(item, now) for item in found),
         in_order[:_SHOWN],
         _Token.of(which, found, now).text,
     )
@@ -102,7 +102,7 @@ async def decide(
             f"The preview was of {token.count} decisions, and now it would be {present.count}, or "
             "others than then; look at a new preview."
         )
-    free = [item for item in found if not _is_held(item, now)]
+    free = [item for item in found if not leases.is_held(item, now)]
     if not free:
         raise Conflict(f"None of the {len(found)} items is free; wait for those who hold them.")
     targets = await decisions.of_items(tx, free)
@@ -151,7 +151,7 @@ async def undo(tx: AsyncConnection, lead: Person, bulk_id: str, now: float) -> i
     found = (await tx.execute(wanted)).all()
     if not found or found[0].user_id != lead.user_id:
         raise NotFound("There is no such decision in bulk of yours that stands.")
-    opened = await effects.undo(tx, found, now)
+    opened = await undoing.undo(tx, found, now)
     await audit.put(
         tx,
         [
@@ -233,7 +233,3 @@ async def _found(
 def _stood_for(found: Sequence[Row[Any]]) -> int:
     """How many escalations these items are."""
     return sum(item._mapping["count"] for item in found)
-
-
-def _is_held(item: Row[Any], now: float) -> bool:
-    return item.holder is not None and item.leased_until > now

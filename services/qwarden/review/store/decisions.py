@@ -3,7 +3,7 @@ event and task."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,6 +18,7 @@ from qwarden.contracts.names import name_of
 from qwarden.contracts.verdict import encode
 from qwarden.review.ruling import Link, Said
 from qwarden.review.store import outbox
+from qwarden.review.store.among import in_parts
 from qwarden.review.store.closing import DECIDED_BEFORE, DELETED, EDITED, ERASED, OVER
 from qwarden.review.store.schema import (
     appeals,
@@ -29,9 +30,6 @@ from qwarden.review.store.schema import (
     rulings,
     superseded,
 )
-
-MOST_AT_ONCE = 1000
-"""Names in one statement: both databases take some 32,000 parameters at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,12 +269,6 @@ def message_of(said: Decision, key: bytes | None) -> outbox.Message:
         encode(said),
         cloud_event("decision", said.decision_id, by=REVIEW_SERVICE),
     )
-
-
-def in_parts(names: Sequence[str]) -> Iterator[Sequence[str]]:
-    """As many as one statement takes, until all are through."""
-    for begin in range(0, len(names), MOST_AT_ONCE):
-        yield names[begin : begin + MOST_AT_ONCE]
 
 
 def _target(of: Row[Any] | Decision, content_hash: str | None) -> Target:

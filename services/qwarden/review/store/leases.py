@@ -1,7 +1,5 @@
 """Who works on what. A person who claims an item has it alone until the lease ends; a token proves
 it, and a number that grows with each claim, the fence, tells a later lease from an earlier one.
-
-A lease that has ended proves nothing, whether or not `expire` has been there since.
 """
 
 from __future__ import annotations
@@ -106,15 +104,14 @@ async def check(
         raise Stale("Somebody else has decided this item; claim the next one.")
     if item.state != "open":
         raise Conflict(f"{item.ended_why} Nothing is to be decided any more; claim the next item.")
-    is_held = item.holder is not None and item.leased_until > now
-    is_own = is_held and item.holder == person.user_id
+    is_own = is_held(item, now) and item.holder == person.user_id
     if is_own and secrets.compare_digest(item.lease.encode(), token.encode()):
         return item
-    if is_held and not is_own:
-        holder = await _pseudonym(tx, item.holder)
+    if is_held(item, now) and not is_own:
+        other = await holder(tx, item)
         raise Stale(
-            f"Your lease has ended, and {holder} has this item now; claim another one.",
-            holder=holder,
+            f"Your lease has ended, and {other} has this item now; claim another one.",
+            holder=other,
         )
     raise Stale("Your lease of this item has ended; claim it again.")
 
@@ -174,7 +171,7 @@ async def hand_over(
         )
     await _allowed(tx, other, item)
     await _room(tx, other, now, limits)
-    lease = await _given(tx, other, item, now, limits)
+    lease = await give(tx, other, item, now, limits)
     await _log(tx, Act.HANDED_OVER, person, item, now, to=to_user_id, fence=lease.fence)
     return lease
 
@@ -259,6 +256,38 @@ async def expire(tx: AsyncConnection, now: float) -> int:
     return len(rows)
 
 
+def is_held(item: Row[Any], now: float) -> bool:
+    """Whether somebody holds an item. A lease that has ended proves nothing, whether or not
+    `expire` has been there since."""
+    return item.holder is not None and bool(item.leased_until > now)
+
+
+async def holder(tx: AsyncConnection, item: Row[Any]) -> str:
+    """What colleagues call whoever holds an item."""
+    wanted = select(people.c.pseudonym).where(people.c.user_id == item.holder)
+    return (await tx.execute(wanted)).scalar_one_or_none() or "somebody"
+
+
+async def give(
+    tx: AsyncConnection, person: Person, item: Row[Any], now: float, limits: Review
+) -> Lease:
+    """Leases an item, whose row the caller has locked and which this person may have, to them."""
+    lease = Lease(
+        item_id=item.item_id,
+        token=secrets.token_urlsafe(_TOKEN_BYTES),
+        fence=item.fence + 1,
+        until=now + limits.lease_s,
+    )
+    await tx.execute(
+        update(items)
+        .where(items.c.item_id == item.item_id)
+        .values(
+            holder=person.user_id, lease=lease.token, fence=lease.fence, leased_until=lease.until
+        )
+    )
+    return lease
+
+
 async def _claim_next(
     tx: AsyncConnection, person: Person, wanted: Wanted, now: float, limits: Review
 ) -> Lease | None:
@@ -314,9 +343,9 @@ def _is_open(item: Row[Any]) -> None:
 async def _may_have(tx: AsyncConnection, person: Person, item: Row[Any], now: float) -> None:
     """Raises where this person cannot have this very item now."""
     _is_open(item)
-    if item.holder not in (None, person.user_id) and item.leased_until > now:
-        holder = await _pseudonym(tx, item.holder)
-        raise Conflict(f"{holder} has this item; claim another one.", holder=holder)
+    if is_held(item, now) and item.holder != person.user_id:
+        other = await holder(tx, item)
+        raise Conflict(f"{other} has this item; claim another one.", holder=other)
     if item.kind == "golden" and item.holder != person.user_id:
         raise NotFound("There is no such item among yours; look at the queue.")
     if not person.reads(item.language):
@@ -342,28 +371,8 @@ async def _allowed(tx: AsyncConnection, person: Person, item: Row[Any]) -> None:
 async def _claimed(
     tx: AsyncConnection, person: Person, item: Row[Any], now: float, limits: Review
 ) -> Lease:
-    lease = await _given(tx, person, item, now, limits)
+    lease = await give(tx, person, item, now, limits)
     await _log(tx, Act.CLAIMED, person, item, now, fence=lease.fence)
-    return lease
-
-
-async def _given(
-    tx: AsyncConnection, person: Person, item: Row[Any], now: float, limits: Review
-) -> Lease:
-    """Gives a locked item to a person."""
-    lease = Lease(
-        item_id=item.item_id,
-        token=secrets.token_urlsafe(_TOKEN_BYTES),
-        fence=item.fence + 1,
-        until=now + limits.lease_s,
-    )
-    await tx.execute(
-        update(items)
-        .where(items.c.item_id == item.item_id)
-        .values(
-            holder=person.user_id, lease=lease.token, fence=lease.fence, leased_until=lease.until
-        )
-    )
     return lease
 
 
@@ -392,11 +401,6 @@ async def _let_go(tx: AsyncConnection, rows: Sequence[Row[Any]], now: float, **m
         ids = [row.item_id for row in rows]
         await tx.execute(update(items).where(items.c.item_id.in_(ids)).values(**ENDED, **more))
     await end(tx, [(row, _GIVEN_BACK) for row in rows if row.kind == "golden"], now)
-
-
-async def _pseudonym(tx: AsyncConnection, user_id: str) -> str:
-    wanted = select(people.c.pseudonym).where(people.c.user_id == user_id)
-    return (await tx.execute(wanted)).scalar_one_or_none() or "somebody"
 
 
 async def _log(

@@ -23,6 +23,7 @@ from qwarden.contracts.escalation import Content
 from qwarden.contracts.verdict import Action, Verdict, encode
 from qwarden.review.person import primary
 from qwarden.review.store import audit
+from qwarden.review.store.among import in_parts
 from qwarden.review.store.audit import Act
 from qwarden.review.store.closing import ERASED, Ended, close
 from qwarden.review.store.conflict import insert
@@ -32,8 +33,6 @@ from qwarden.settings import Review
 DAY_S = 86_400.0
 
 _at, _until = bindparam("at", type_=Double), bindparam("until", type_=Double)
-_AT_ONCE = 1000
-"""Names in one statement: both databases take some 32,000 parameters at most."""
 
 
 def entry(
@@ -110,9 +109,8 @@ async def keep(tx: AsyncConnection, entries: Iterable[dict[str, Any]]) -> list[d
 async def keep_on(tx: AsyncConnection, verdict_ids: Iterable[str], until: float) -> None:
     """Keeps these until then at least: what was decided of them can be asked for as long as what is
     new."""
-    ids = sorted(set(verdict_ids))
-    for begin in range(0, len(ids), _AT_ONCE):
-        of = ledger.c.verdict_id.in_(ids[begin : begin + _AT_ONCE])
+    for some in in_parts(sorted(set(verdict_ids))):
+        of = ledger.c.verdict_id.in_(some)
         prolonged = update(ledger).where(of, ledger.c.kept_until < until)
         await tx.execute(prolonged.values(kept_until=until))
 
@@ -120,10 +118,9 @@ async def keep_on(tx: AsyncConnection, verdict_ids: Iterable[str], until: float)
 async def keys(tx: AsyncConnection, verdict_ids: Iterable[str]) -> dict[str, bytes]:
     """The keys of their events' records, of those that have one."""
     found: dict[str, bytes] = {}
-    ids = sorted(set(verdict_ids))
-    for begin in range(0, len(ids), _AT_ONCE):
+    for some in in_parts(sorted(set(verdict_ids))):
         wanted = select(ledger.c.verdict_id, ledger.c.key).where(
-            ledger.c.verdict_id.in_(ids[begin : begin + _AT_ONCE]), ledger.c.key.is_not(None)
+            ledger.c.verdict_id.in_(some), ledger.c.key.is_not(None)
         )
         found |= {each.verdict_id: each.key for each in await tx.execute(wanted)}
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from sqlalchemy import Select, and_, bindparam, delete, insert, select, update
@@ -14,8 +14,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from qwarden.contracts import topics
 from qwarden.contracts.control import Override, Written, override_key, withdrawn, written
 from qwarden.review.store import audit, conflict, outbox
+from qwarden.review.store.among import in_parts
 from qwarden.review.store.audit import Act
 from qwarden.review.store.schema import overrides
+
+
+class _About(Protocol):
+    """What rulings are about: content of a tenant, with its hash where it has one."""
+
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def content_hash(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +51,20 @@ async def standing(tx: AsyncConnection, tenant: str, content_hash: str) -> Stand
     return None if row is None else Standing(**row)
 
 
-async def locked(
-    tx: AsyncConnection, tenant: str, content_hashes: Iterable[str]
-) -> dict[str, Standing]:
-    """What holds for these contents of a tenant, by their hashes, until this transaction ends."""
-    wanted = _of(tenant, content_hashes).order_by(overrides.c.content_hash).with_for_update()
-    found = (await tx.execute(wanted)).mappings()
-    return {row["content_hash"]: Standing(**row) for row in found}
+async def locked_of(
+    tx: AsyncConnection, about: Iterable[_About]
+) -> dict[tuple[str, str | None], Standing]:
+    """The overrides of what these rulings are about, until this transaction ends."""
+    contents: dict[str, set[str]] = {}
+    for each in about:
+        if each.content_hash is not None:
+            contents.setdefault(each.tenant, set()).add(each.content_hash)
+    found: dict[tuple[str, str | None], Standing] = {}
+    for tenant in sorted(contents):
+        for some in in_parts(sorted(contents[tenant])):
+            for content_hash, stands in (await _locked(tx, tenant, some)).items():
+                found[tenant, content_hash] = stands
+    return found
 
 
 async def begin(
@@ -150,10 +167,19 @@ def _of(tenant: str, content_hashes: Iterable[str]) -> Select[Any]:
     )
 
 
+async def _locked(
+    tx: AsyncConnection, tenant: str, content_hashes: Iterable[str]
+) -> dict[str, Standing]:
+    """What holds for these contents of a tenant, by their hashes, until this transaction ends."""
+    wanted = _of(tenant, content_hashes).order_by(overrides.c.content_hash).with_for_update()
+    found = (await tx.execute(wanted)).mappings()
+    return {row["content_hash"]: Standing(**row) for row in found}
+
+
 async def _replace(tx: AsyncConnection, new: Standing) -> Standing | None:
     """Puts one in force where another one may stand; returns that."""
     while True:
-        before = (await locked(tx, new.tenant, [new.content_hash])).get(new.content_hash)
+        before = (await _locked(tx, new.tenant, [new.content_hash])).get(new.content_hash)
         if before is not None:
             mine = overrides.c
             is_its = and_(mine.tenant == new.tenant, mine.content_hash == new.content_hash)

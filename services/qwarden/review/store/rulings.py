@@ -1,49 +1,32 @@
-"""What people and tools say of items, and what was said before."""
+"""What people say of items, taking it back, and what was said before."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import Row, and_, func, or_, select, update
+from sqlalchemy import Row, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.contracts.decision import By, Decision, decode_decision
-from qwarden.contracts.verdict import decode_verdict
 from qwarden.review.identity import new_id
 from qwarden.review.person import Person
-from qwarden.review.refusals import Conflict, Forbidden, Invalid, NotFound, Stale
-from qwarden.review.ruling import (
-    MOST_REVIEWER,
-    NO_DECISION_IN_TIME,
-    Said,
-    ToolSaid,
-    check_place,
-    checked,
-    code_of,
-    last_of,
-)
-from qwarden.review.store import audit, decisions, effects, leases, quality
+from qwarden.review.refusals import Conflict, NotFound, Stale
+from qwarden.review.ruling import Said, checked, code_of, last_of
+from qwarden.review.store import audit, checking, decisions, effects, leases, undoing
 from qwarden.review.store.audit import Act
 from qwarden.review.store.decisions import Target
 from qwarden.review.store.effects import Case, Ruler, Settled
 from qwarden.review.store.leases import Lease
 from qwarden.review.store.schema import audit as log
 from qwarden.review.store.schema import decisions as decided
-from qwarden.review.store.schema import escalations, items, ledger, rulings, users
-from qwarden.review.store.scope import is_open
+from qwarden.review.store.schema import items, ledger, rulings, users
 from qwarden.settings import Review
 
-TOOL = "tool"
-"""The kind of a ruling by a tool on what nobody had open; the others are of their item's kind."""
-
-_SILENT = ("golden", "second")
+SILENT = ("golden", "second")
 """Kinds of items that are only compared: nothing is ever published for them."""
-_TOKEN_BYTES = 24
 _CAME = (Act.CLAIMED.value, Act.HANDED_OVER.value, Act.TOOK_BACK.value)
 """How somebody comes to hold an item."""
 
@@ -107,60 +90,7 @@ async def decide(
             raise
         return before
     ruler = Ruler(By.PERSON, person.user_id, person.pseudonym)
-    return await _rule(tx, person, item, ruler, said, ruling_id=new_id(now), now=now, limits=limits)
-
-
-async def breach(tx: AsyncConnection, item: Row[Any], now: float, limits: Review) -> Ruled | None:
-    """Decides what the policy says where nobody has in time (`on_breach`: allow or block), at once;
-    the item, of kind `review`, stays open. None where a person has decided all of it, or a breach
-    has before."""
-    targets = (await decisions.of_items(tx, [item]))[item.item_id]
-    if not targets:
-        return None
-    said = await _as_the_policy_says(tx, targets, item.on_breach)
-    told = [(target, said[target.verdict_id]) for target in targets]
-    case = effects.case_of(item, told, told[0][1], new_id(now))
-    settled = await effects.settle(tx, [case], Ruler(By.BREACH), now, limits)
-    return _ruled(case, settled) if case.ruling_id in settled.made else None
-
-
-async def for_tool(
-    tx: AsyncConnection, tool: Person, told: ToolSaid, now: float, limits: Review
-) -> Ruled:
-    """What somebody else's review tool says: of the open item of a verdict, or anew of one that
-    nobody has open. What is sent again with one `decision_key` gets the first answer.
-
-    Raises `Forbidden`, `Invalid`, `NotFound`, and `Conflict` where a person holds the item, the
-    content is gone, or another decision is the last.
-    """
-    if not (tool.is_tool and tool.decides):
-        raise Forbidden(
-            "Only a tool's token with the role of a reviewer decides here; people claim an item."
-        )
-    said = checked(told.said)
-    if told.reviewer is not None and len(told.reviewer) > MOST_REVIEWER:
-        raise Invalid(f"The reviewer's pseudonym has over {MOST_REVIEWER} characters; shorten it.")
-    target = await _known(tx, tool, told)
-    item, others = await _locked_items_about(tx, target)
-    chain = (await decisions.locked_chains(tx, [target.chain]))[target.chain]
-    ruling_id = _named(tool, told) or new_id(now)
-    before = await _answered(tx, ruling_id, said)
-    if before is not None:
-        return before
-    why = (await decisions.gone(tx, [target.verdict_id])).get(target.verdict_id)
-    if why is not None:
-        raise Conflict(f"{why} Nothing is to be decided of it any more.")
-    for each in (item, *others):
-        await _check_is_free(tx, each, now)
-    if item is None or told.supersedes is not None:
-        check_place(chain, target.edit, told.supersedes)
-    ruler = Ruler(By.PERSON, tool.user_id, told.reviewer or tool.pseudonym)
-    if item is not None:
-        return await _rule(tx, tool, item, ruler, said, ruling_id=ruling_id, now=now, limits=limits)
-    case = await _case_of_verdict(tx, target, said, ruling_id)
-    settled = await effects.settle(tx, [case], ruler, now, limits)
-    await _log_decided(tx, tool, case, settled, now)
-    return _ruled(case, settled)
+    return await rule(tx, person, item, ruler, said, ruling_id=new_id(now), now=now, limits=limits)
 
 
 async def take_back(
@@ -179,8 +109,8 @@ async def take_back(
         raise NotFound("There is no such decision of yours.")
     if ruling.taken_back_at is not None:
         raise Conflict("It is taken back already.")
-    opened = await effects.undo(tx, [ruling], now)
-    await quality.undone(tx, ruling_id)
+    opened = await undoing.undo(tx, [ruling], now)
+    await checking.undone(tx, ruling_id)
     await audit.write(
         tx,
         Act.TOOK_BACK,
@@ -219,7 +149,7 @@ async def of_content(
             rulings.c.tenant == tenant,
             rulings.c.content_hash == content_hash,
             rulings.c.taken_back_at.is_(None),
-            rulings.c.kind.not_in(_SILENT),
+            rulings.c.kind.not_in(SILENT),
         )
         .order_by(rulings.c.decided_at.desc())
         .limit(limit)
@@ -254,7 +184,7 @@ async def mine(tx: AsyncConnection, person: Person, now: float, limit: int) -> l
     ]
 
 
-async def _rule(
+async def rule(
     tx: AsyncConnection,
     person: Person,
     item: Row[Any],
@@ -265,16 +195,16 @@ async def _rule(
     now: float,
     limits: Review,
 ) -> Ruled:
-    """Ends a locked item."""
+    """Ends an item, whose row the caller has locked."""
     targets = [(target, said) for target in await _targets(tx, item, said)]
     held_s = None if person.is_tool else await _held_s(tx, item, now)
     case = effects.case_of(item, targets, said, ruling_id, held_s)
     settled = await effects.settle(tx, [case], ruler, now, limits)
     await effects.end_items(tx, [case], now)
-    await _log_decided(tx, person, case, settled, now)
+    await log_decided(tx, person, case, settled, now)
     written = (await tx.execute(select(rulings).where(rulings.c.ruling_id == ruling_id))).one()
-    await quality.after(tx, item, written, person, now, limits)
-    return _ruled(case, settled)
+    await checking.after(tx, item, written, person, now, limits)
+    return ruled(case, settled)
 
 
 async def _said_before(
@@ -296,8 +226,8 @@ async def _said_before(
     if row is None:
         return None
     # Nothing that is only compared overrides, and nothing in the answer tells that.
-    overrides = said.override if row.kind in _SILENT else row.overrides
-    if replace(_said_in(row), override=overrides) != said:
+    overrides = said.override if row.kind in SILENT else row.overrides
+    if replace(said_in(row), override=overrides) != said:
         raise Stale("You have decided this item already; take that back to decide it anew.")
     made = await decisions.of_ruling(tx, row.ruling_id)
     ids = tuple(each.decision_id for each in made)
@@ -366,47 +296,15 @@ async def _held_again(
     """A lease of an item that was opened again, unless somebody else holds it."""
     wanted = select(items).where(items.c.item_id == item_id).with_for_update()
     item = (await tx.execute(wanted)).one()
-    if item.holder not in (None, person.user_id) and item.leased_until > now:
+    if leases.is_held(item, now) and item.holder != person.user_id:
         return None
-    lease = Lease(
-        item_id, secrets.token_urlsafe(_TOKEN_BYTES), item.fence + 1, now + limits.lease_s
-    )
-    await tx.execute(
-        update(items)
-        .where(items.c.item_id == item_id)
-        .values(
-            holder=person.user_id, lease=lease.token, fence=lease.fence, leased_until=lease.until
-        )
-    )
-    return lease
+    return await leases.give(tx, person, item, now, limits)
 
 
-async def _as_the_policy_says(
-    tx: AsyncConnection, targets: Sequence[Target], action: str
-) -> dict[str, Said]:
-    """What a breach says of each of these verdicts that the ledger has: ground and clause are those
-    of its rule."""
-    ids = [target.verdict_id for target in targets]
-    if action == "allow":
-        return dict.fromkeys(ids, Said(action, reason=NO_DECISION_IN_TIME))
-    said: dict[str, Said] = {}
-    for some in decisions.in_parts(ids):
-        wanted = select(ledger.c.verdict_id, ledger.c.verdict).where(ledger.c.verdict_id.in_(some))
-        for row in await tx.execute(wanted):
-            verdict = decode_verdict(row.verdict)
-            said[row.verdict_id] = Said(
-                action,
-                tuple(verdict.categories or ()),
-                NO_DECISION_IN_TIME,
-                verdict.notice.ground if verdict.notice else None,
-                verdict.notice.clause if verdict.notice else None,
-            )
-    return said
-
-
-async def _log_decided(
+async def log_decided(
     tx: AsyncConnection, person: Person, case: Case, settled: Settled, now: float
 ) -> None:
+    """Says in the audit log that this one decided."""
     await audit.write(
         tx,
         Act.DECIDED,
@@ -423,7 +321,8 @@ async def _log_decided(
     )
 
 
-def _ruled(case: Case, settled: Settled) -> Ruled:
+def ruled(case: Case, settled: Settled) -> Ruled:
+    """What was written of a case."""
     return Ruled(
         case.ruling_id,
         settled.publish_at,
@@ -432,89 +331,8 @@ def _ruled(case: Case, settled: Settled) -> Ruled:
     )
 
 
-# What tools say.
-
-
-async def _known(tx: AsyncConnection, tool: Person, told: ToolSaid) -> Target:
-    for target in await decisions.of_verdict(tx, told.verdict_id):
-        if (
-            tool.sees(target.tenant)
-            and (target.tenant, target.event_id) == (told.tenant, told.event_id)
-            and told.task in (None, target.task)
-        ):
-            return target
-    raise NotFound(
-        "The ledger has no such verdict of this tenant and event: it was allowed and not sampled, "
-        "its time is over, or it is none of yours."
-    )
-
-
-async def _locked_items_about(
-    tx: AsyncConnection, target: Target
-) -> tuple[Row[Any] | None, list[Row[Any]]]:
-    """The open item of a verdict, if there is one, and the others whose decisions would be in the
-    same chain."""
-    asked = select(escalations.c.item_id).where(
-        escalations.c.tenant == target.tenant,
-        escalations.c.event_id == target.event_id,
-        escalations.c.task == target.task,
-        escalations.c.is_open.is_(True),
-    )
-    said = select(ledger.c.verdict_id).where(
-        ledger.c.tenant == target.tenant,
-        ledger.c.event_id == target.event_id,
-        ledger.c.task == target.task,
-    )
-    published = items.c.kind.not_in((*_SILENT, "review"))
-    wanted = select(items).where(
-        is_open,
-        or_(items.c.item_id.in_(asked), and_(items.c.verdict_id.in_(said), published)),
-    )
-    found = list(await tx.execute(wanted.order_by(items.c.item_id).with_for_update()))
-    its = asked.where(escalations.c.verdict_id == target.verdict_id)
-    item_id = (await tx.execute(its)).scalar_one_or_none()
-    item = next((each for each in found if each.item_id == item_id), None)
-    return item, [each for each in found if each is not item]
-
-
-async def _check_is_free(tx: AsyncConnection, item: Row[Any] | None, now: float) -> None:
-    if item is None or item.holder is None or item.leased_until <= now:
-        return
-    wanted = select(users.c.pseudonym).where(users.c.user_id == item.holder)
-    holder = (await tx.execute(wanted)).scalar_one_or_none() or "somebody"
-    raise Conflict(
-        f"{holder} looks at this item now; wait for that decision, or send yours again later.",
-        holder=holder,
-    )
-
-
-def _named(tool: Person, told: ToolSaid) -> str | None:
-    """The id of the ruling that a tool's own name for it stands for: the same one each time."""
-    if told.decision_key is None:
-        return None
-    parts = json.dumps([tool.user_id, told.tenant, told.verdict_id, told.decision_key])
-    person = b"qwarden.decision"
-    return hashlib.blake2b(parts.encode(), digest_size=16, person=person).hexdigest()
-
-
-async def _answered(tx: AsyncConnection, ruling_id: str, said: Said) -> Ruled | None:
-    """What was answered before to what is sent again."""
-    found = await tx.execute(select(rulings).where(rulings.c.ruling_id == ruling_id))
-    row = found.one_or_none()
-    if row is None:
-        return None
-    if row.taken_back_at is not None:
-        raise Conflict("That decision was taken back; send a new one with another decision_key.")
-    if _said_in(row) != said:
-        raise Conflict(
-            "Something else was decided under this decision_key; a new decision needs a new one."
-        )
-    made = await decisions.of_ruling(tx, ruling_id)
-    ids = tuple(each.decision_id for each in made)
-    return Ruled(ruling_id, row.publish_at, max(1, len(ids)), ids)
-
-
-def _said_in(row: Row[Any]) -> Said:
+def said_in(row: Row[Any]) -> Said:
+    """What a ruling's row says."""
     return Said(
         row.action,
         tuple(json.loads(row.categories)),
@@ -522,20 +340,4 @@ def _said_in(row: Row[Any]) -> Said:
         row.ground,
         row.clause,
         row.overrides,
-    )
-
-
-async def _case_of_verdict(tx: AsyncConnection, target: Target, said: Said, ruling_id: str) -> Case:
-    """The ruling on a verdict that nobody has open."""
-    wanted = select(ledger).where(ledger.c.verdict_id == target.verdict_id)
-    row = (await tx.execute(wanted)).one()
-    return Case(
-        ruling_id=ruling_id,
-        kind=TOOL,
-        tenant=row.tenant,
-        language=row.language,
-        category=row.category,
-        content_hash=row.content_hash,
-        said=said,
-        targets=[(target, said)],
     )
