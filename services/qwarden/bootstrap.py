@@ -49,8 +49,10 @@ if TYPE_CHECKING:
     from qwarden.review.service import ReviewService
 
 _FOLDERS = ("policies", "tenants", "topics")
+"""Of QWARDEN_POLICY__PATH, each of files that are called NAME.yaml."""
 _CLOSE_S = 2.0
-"""How long the last writes to the cache may take when a service ends."""
+"""How long the last writes to the cache may take when a service ends: what is not written is judged
+again, and drain_s is over by then."""
 
 
 def guard_of(settings: Settings) -> Guard:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -233,6 +233,21 @@ async def open_producer(kafka: Kafka, limits: Collection[int]) -> AIOKafkaProduc
         await producer.stop()
         raise
     return producer
+
+
+async def close_producer(producer: AIOKafkaProducer, within_s: float) -> None:
+    """Closes a producer: in order, so that what is still underway may be acknowledged; by force
+    where that takes longer, so that nothing of it is sent when its broker comes back."""
+    try:
+        async with asyncio.timeout(within_s):
+            await producer.stop()
+    except (TimeoutError, KafkaError):
+        sending = producer._sender.sender_task
+        if sending is not None:
+            sending.cancel()
+        with suppress(TimeoutError, KafkaError):
+            async with asyncio.timeout(within_s):
+                await producer.client.close()
 
 
 def _password(kafka: Kafka) -> str:

@@ -29,9 +29,8 @@ class Refused(KafkaConnectionError):  # type: ignore[misc]  # aiokafka has no ty
 _ASKED_MS = 3_000
 """Of one connection: a broker that is there says within milliseconds why it refuses, and one that
 hangs is away."""
-_WRONG_NAME = 62  # X509_V_ERR_HOSTNAME_MISMATCH
-_WRONG_ADDRESS = 64
-_OVER = 10
+_WRONG_NAME, _WRONG_ADDRESS, _OVER = 62, 64, 10
+"""What OpenSSL's X509_V_ERR_HOSTNAME_MISMATCH, …_IP_ADDRESS_MISMATCH and …_CERT_HAS_EXPIRED are."""
 
 
 async def why_refused(servers: str, arguments: Mapping[str, Any], kafka: Kafka) -> str | None:

@@ -11,7 +11,9 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from qwarden.kafka import assigned, client_arguments, reading, start, stop
 from qwarden.settings import Kafka
 
-RECORDS_A_STEP = 1000
+_RECORDS_A_STEP = 1000
+"""How many are read before that is told: a terminal that is drawn for each takes longer than all
+the reading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ async def records_of(
             if record.offset < stretch.offsets[record.partition][1]:
                 yield record
             unsaid += 1
-            if unsaid == RECORDS_A_STEP:
+            if unsaid == _RECORDS_A_STEP:
                 step(unsaid)
                 unsaid = 0
     step(unsaid)

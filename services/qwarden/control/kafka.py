@@ -17,7 +17,14 @@ from qwarden.contracts.control import Key, Record, Written, withdrawn, written
 from qwarden.control.port import ControlUnusable
 from qwarden.control.table import Table
 from qwarden.control.view import View
-from qwarden.kafka import client_arguments, open_producer, partitions_of, start, stop
+from qwarden.kafka import (
+    client_arguments,
+    close_producer,
+    open_producer,
+    partitions_of,
+    start,
+    stop,
+)
 from qwarden.settings import Kafka
 
 _log = logging.getLogger(__name__)
@@ -30,11 +37,14 @@ _METADATA_MS = 5000
 """How often it is asked whether the topic is there: one that was made again is seen by this alone
 (aiokafka's default, five minutes, is no "within seconds")."""
 _CLOSE_S = 5.0
-"""How long a producer may take to close; under the service's drain_s. What it held is written
-again by a new one, or was told to nobody as written."""
+"""How long a producer may take to close in order, and as long again by force; under the service's
+drain_s. What it held is written again by a new one, or was told to nobody as written."""
 _READ_S = 10.0
-"""How late what is acknowledged may be read: the reader polls every second."""
+"""How late what is acknowledged may be read: the reader's polls return when a record comes, so that
+it is read in milliseconds, or not until the reader has a broker again."""
 _MAX_RECORD_BYTES = 1024 * 1024
+"""Of a record that is written, which a policy's body is at most: a broker takes no larger one by
+default."""
 
 
 class KafkaControl(View):
@@ -196,8 +206,7 @@ class KafkaControl(View):
     async def _close_producer(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            with contextlib.suppress(TimeoutError, KafkaError):
-                await asyncio.wait_for(producer.stop(), _CLOSE_S)
+            await close_producer(producer, _CLOSE_S)
 
 
 @contextlib.asynccontextmanager

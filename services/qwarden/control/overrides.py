@@ -12,6 +12,7 @@ from qwarden.contracts.control import Override
 from qwarden.contracts.verdict import Action
 
 _HASH_BYTES = 16
+"""Of a content hash, as `ContentKey` makes it."""
 
 
 class Overridden(msgspec.Struct, frozen=True, array_like=True, gc=False):

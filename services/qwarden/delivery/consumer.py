@@ -42,9 +42,9 @@ Handler = Callable[[Records, Finish], Awaitable[None]]
 """Called with a batch; it finishes each record by its index, once, with what it owes."""
 
 _WAIT_S = 1.0
-"""How long a poll or a batch waits for room before it lets the frame's loop turn. aiokafka counts
-the time between two polls against `max_poll_interval_ms`, past which the group goes on without
-this consumer."""
+"""How long a poll or a batch waits for room before it lets the frame's loop turn: far under hung_s
+and `max_poll_interval_ms`, against which aiokafka counts the time between two polls, and past which
+the group goes on without this consumer."""
 
 
 class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]

@@ -25,10 +25,12 @@ from qwarden.settings import Kafka
 _log = logging.getLogger(__name__)
 
 _READ_S = 5.0
-"""How long the oldest records may take to be read; what is not read by then has its partition's
-standing still for its age, and is tried again at the next look."""
+"""How long the oldest records may take to be read, under the 15 s of telemetry.group_look_s; what
+is not read by then has its partition's standing still for its age, and is tried again at the next
+look."""
 _CLOSE_S = 2.0
-"""How long a client's closing is waited for, whose broker may be away."""
+"""How long a client's closing is waited for, whose broker may be away; under the 3 s that a service
+has for its clients when it ends."""
 
 _Clients = tuple[AIOKafkaAdminClient, AIOKafkaConsumer]
 

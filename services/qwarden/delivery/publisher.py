@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import deque
@@ -30,6 +29,7 @@ from aiokafka.errors import (
 )
 
 from qwarden.delivery.owed import Message, Owed, size_of
+from qwarden.kafka import close_producer
 from qwarden.tracing import OFF, Trace
 
 _log = logging.getLogger(__name__)
@@ -52,14 +52,18 @@ _LOCAL = (KafkaTimeoutError, UnknownTopicOrPartitionError)
 """The message is in no batch: there was no room for it, or its topic has no leader now."""
 
 _CHUNK = 500
-"""Outcomes sent before their acknowledgements are awaited together."""
+"""Outcomes sent before their acknowledgements are awaited together: so many that the task which
+awaits them costs nothing beside them, and so few that none waits long for the last one."""
 _RETRY_S = 0.2
 _MOST_RETRY_S = 5.0
-"""How often a broker that refuses or is away is asked again."""
+"""How often a broker that refuses or is away is asked again: half as often each time, and still
+within seconds of when it is back."""
 _LATE_S = 10.0
-"""How long an acknowledgement may be waited for: with a broker that is away it is for ever."""
+"""How long an acknowledgement may take before its absence is an outage: a broker that is there
+takes milliseconds, or seconds while a partition changes its leader; one that is away, for ever."""
 _AROUND_BYTES = 64 * 1024
-"""Above all keys and headers that we write: a value so much below its topic's limit fits."""
+"""Above all keys and headers that we write, a record's own of at most 32 KiB among them: a value so
+much below its topic's limit fits, and its message needs no adding up."""
 
 Open = Callable[[], Awaitable[AIOKafkaProducer]]
 
@@ -367,21 +371,9 @@ class Publisher:
             retry_s = min(2 * retry_s, _MOST_RETRY_S)
 
     async def _close_producer(self) -> None:
-        """Within the budget, so that what is still underway may be acknowledged; then by force,
-        so that nothing of it is sent when its broker comes back."""
         producer, self._producer = self._producer, None
-        if producer is None:
-            return
-        try:
-            async with asyncio.timeout(self._close_s):
-                await producer.stop()
-        except (TimeoutError, KafkaError):
-            sending = producer._sender.sender_task
-            if sending is not None:
-                sending.cancel()
-            with contextlib.suppress(TimeoutError, KafkaError):
-                async with asyncio.timeout(self._close_s):
-                    await producer.client.close()
+        if producer is not None:
+            await close_producer(producer, self._close_s)
 
     def _watched(self, producer: AIOKafkaProducer) -> AIOKafkaProducer:
         """The producer, which sends nothing more once a batch of its is refused for good.

@@ -26,9 +26,11 @@ from qwarden.delivery.consumer import Delivery
 _log = logging.getLogger(__name__)
 
 POLL_TIMEOUT_MS = 1000
-"""How long a poll waits for a first record. Only a bound: it returns when one comes."""
+"""How long a poll waits for a first record. Only a bound: it returns when one comes. Beside it a
+poll waits a second for room at most, so that the loop turns every other second."""
 _RETRY_S = 1.0
-"""How often a broker is asked again that goes away while a consumer starts."""
+"""How often a broker is asked again that goes away while a consumer starts: a service is ready
+within seconds of when it is back."""
 
 
 class _Subscriber(BatchSubscriber):

@@ -28,6 +28,10 @@ from qwarden.settings import Settings
 
 _log = logging.getLogger(__name__)
 
+_RETRY_S = 1.0
+"""How often a broker is asked how many partitions the topics have, until it has said it: until then
+each moderator takes a quota for its own alone."""
+
 
 class ModeratorService(Serving):
     """One moderator. `run` returns the process's exit code."""
@@ -177,7 +181,7 @@ class ModeratorService(Serving):
                 self._partitions = {
                     topic: len(await partitions_of(self._settings.kafka, topic)) for topic in wanted
                 }
-            await asyncio.sleep(self._settings.moderator.look_s if self._partitions else 1.0)
+            await asyncio.sleep(self._settings.moderator.look_s if self._partitions else _RETRY_S)
 
     def _share(self, topic: str) -> Share:
         """Which part of a lane's topic is judged here: all of it, until it is known."""

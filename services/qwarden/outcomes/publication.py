@@ -19,6 +19,7 @@ from qwarden.tracing import Trace
 _log = logging.getLogger(__name__)
 
 _UNJUDGED = frozenset({Basis.DEGRADED, Basis.EXPIRED})
+"""The bases on which a verdict has a cause and no assessment."""
 
 
 @dataclass(frozen=True, slots=True)
