@@ -4,13 +4,13 @@ judged there, or the other way round."""
 from __future__ import annotations
 
 import asyncio
-import json
-import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
 
 import pytest
 
+from commands import Said, Shell
 from moderators import Fleetlet, Guard, policies_in
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
@@ -26,59 +26,54 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
         yield made
 
 
-async def trial(own: Fleetlet, *words: str) -> tuple[int | None, bytes, str]:
-    """Exit code, standard output and standard error of the command, as `helm test` runs it."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("QWARDEN_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "qwarden.cli", "trial", *words),
-        env={
-            **kept,
-            "QWARDEN_STACK__HOME": str(own.home.root),
-            "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": own.kafka.bootstrap,
-        },
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await process.communicate()
-    return process.returncode, out, err.decode()
+Trial = Callable[..., Awaitable[Said]]
+
+
+@pytest.fixture
+def trial(own: Fleetlet, tmp_path: Path) -> Trial:
+    """Runs `qwarden trial …`, as `helm test` does."""
+    settings = {"QWARDEN_KAFKA__BOOTSTRAP_SERVERS": own.kafka.bootstrap}
+    return partial(Shell(tmp_path, settings).run, "trial")
 
 
 async def test_a_path_that_works_and_is_called_broken(
-    own: Fleetlet, group: str, triton: Triton
+    own: Fleetlet, trial: Trial, group: str, triton: Triton
 ) -> None:
     address = {"QWARDEN_TRITON__URL": triton.grpc}
     async with own.moderating(group, None, **address):
-        code, out, err = await trial(own, "--tenant", "demo", "--json")
-        verdict = json.loads(out)
-        assert (code, verdict["tenant"], verdict["basis"]) == (0, "demo", "guard"), err
-        assert "published content.events/" in err
+        said = await trial("--tenant", "demo", "--json")
+        verdict = said.line
+        assert (said.code, verdict["tenant"], verdict["basis"]) == (0, "demo", "guard"), said.err
+        assert "published content.events/" in said.err
         # Each trial has a text of its own: what an earlier one was told answers for no guard.
-        code, out, err = await trial(own, "--tenant", "demo", "--json")
-        again = json.loads(out)
-        assert (code, again["event_id"] == verdict["event_id"]) == (0, False), err
+        said = await trial("--tenant", "demo", "--json")
+        again = said.line
+        assert (said.code, again["event_id"] == verdict["event_id"]) == (0, False), said.err
         assert again["content_hash"] != verdict["content_hash"]
 
 
-async def test_an_event_that_is_refused_and_waited_for(own: Fleetlet, group: str) -> None:
+async def test_an_event_that_is_refused_and_waited_for(
+    own: Fleetlet, trial: Trial, group: str
+) -> None:
     async with own.moderating(group, Guard(), QWARDEN_POLICY__STRICT_TENANTS="true"):
-        code, _, err = await trial(own, "--tenant", "nobody")
-    assert code == 1
-    assert "the event was refused" in err
-    assert "nobody" in err
+        said = await trial("--tenant", "nobody")
+    assert said.code == 1
+    assert "the event was refused" in said.err
+    assert "nobody" in said.err
 
 
 async def test_an_outage_that_the_policy_covers_called_a_working_path(
-    own: Fleetlet, group: str
+    own: Fleetlet, trial: Trial, group: str
 ) -> None:
     guard = Guard()
     guard.away = True
     async with own.moderating(group, guard):
-        code, _, err = await trial(own, "--tenant", "answers")
-    assert code == 1
-    assert "the policy acted without the guard: basis degraded, cause outage" in err
+        said = await trial("--tenant", "answers")
+    assert said.code == 1
+    assert "the policy acted without the guard: basis degraded, cause outage" in said.err
 
 
-async def test_a_fleet_without_moderators_that_is_waited_for_without_end(own: Fleetlet) -> None:
-    code, out, err = await trial(own, "--timeout-s", "1")
-    assert (code, out) == (3, b"")
-    assert "no verdict within 1 s" in err
+async def test_a_fleet_without_moderators_that_is_waited_for_without_end(trial: Trial) -> None:
+    said = await trial("--timeout-s", "1")
+    assert (said.code, said.out) == (3, "")
+    assert "no verdict within 1 s" in said.err
