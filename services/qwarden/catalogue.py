@@ -166,9 +166,8 @@ content, and every label has a bound: `other` stands for what a bound has no roo
 adds `namespace`, `pod`, `job` and `service` where its operator scrapes; a label of ours with one of
 these names is then `exported_service`.
 
-A histogram NAME has the series `NAME_bucket`, `NAME_count` and `NAME_sum`. A service registers them
-all, and those without labels stand at 0 where it is not the one that uses them: `from` says whose
-figures mean something.
+A histogram NAME has the series `NAME_bucket`, `NAME_count` and `NAME_sum`. `from` says who exports
+it, and nobody else does.
 
 The `qwarden_group_*` figures and the topic's retention are each process's own answer from the
 broker about its whole group, so that a dead consumer hides nothing: take the maximum over

@@ -1,7 +1,8 @@
 """What a metric is: its name, what an operator reads of it, and how many series its labels make.
 
-A metric is described where it is made, so that none is exported without a description. `DESCRIBED`
-has them all; `catalogue.py` writes docs/metrics.md from it.
+A metric is described where it is made, so that none is exported without a description, and none by
+a service that it says nothing of. `DESCRIBED` has them all; `catalogue.py` writes docs/metrics.md
+from it.
 """
 
 from __future__ import annotations
@@ -11,9 +12,20 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
+from typing import TypeVar
 
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client import (
+    GC_COLLECTOR,
+    PLATFORM_COLLECTOR,
+    PROCESS_COLLECTOR,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+)
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
@@ -63,8 +75,8 @@ class Metric:
         return (self.name,)
 
 
-DESCRIBED: list[Metric] = []
-"""Every metric of this process, in the order in which they are made."""
+DESCRIBED: dict[Metric, Collector] = {}
+"""Every metric of this process with what counts it, in the order in which they are made."""
 
 _UNITS = ("seconds", "bytes", "tokens")
 
@@ -75,15 +87,6 @@ def unit_of(name: str, kind: Kind) -> str:
     if ending in _UNITS:
         return ending
     return "count" if kind is Kind.COUNTER else "number"
-
-
-def _described(
-    kind: Kind, name: str, text: str, labels: Sequence[Label], unit: str, of: Sequence[str]
-) -> list[str]:
-    DESCRIBED.append(
-        Metric(name, kind, text, unit or unit_of(name, kind), tuple(labels), tuple(of))
-    )
-    return [label.name for label in labels]
 
 
 class Tally(Collector):
@@ -163,32 +166,64 @@ class Spread(Collector):
         yield family
 
 
+def registry_of(service: str) -> CollectorRegistry:
+    """What a service exports: its own metrics, and its process's. Those of others would stand there
+    at 0, which reads as an outage."""
+    registry = CollectorRegistry()
+    for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+        registry.register(collector)
+    for metric, collector in DESCRIBED.items():
+        if service in metric.of:
+            registry.register(collector)
+    return registry
+
+
+C = TypeVar("C", bound=Collector)
+
+
+def _described(
+    make: Callable[[Sequence[str]], C],
+    kind: Kind,
+    name: str,
+    text: str,
+    labels: tuple[Label, ...],
+    unit: str,
+    of: Sequence[str],
+) -> C:
+    """What counts a metric, made by its labels' names and described."""
+    collector = make([label.name for label in labels])
+    described = Metric(name, kind, text, unit or unit_of(name, kind), labels, tuple(of))
+    DESCRIBED[described] = collector
+    return collector
+
+
 def counter(name: str, text: str, *labels: Label, of: Sequence[str], unit: str = "") -> Counter:
     """A counter of prometheus_client's, described."""
-    return Counter(name, text, _described(Kind.COUNTER, name, text, labels, unit, of))
+    return _described(partial(Counter, name, text), Kind.COUNTER, name, text, labels, unit, of)
 
 
 def tally(name: str, text: str, *labels: Label, of: Sequence[str], unit: str = "") -> Tally:
     """A counter that every record adds to, described."""
-    return Tally(name, text, _described(Kind.COUNTER, name, text, labels, unit, of))
+    return _described(partial(Tally, name, text), Kind.COUNTER, name, text, labels, unit, of)
 
 
 def gauge(name: str, text: str, *labels: Label, of: Sequence[str], unit: str = "") -> Gauge:
     """A gauge, described."""
-    return Gauge(name, text, _described(Kind.GAUGE, name, text, labels, unit, of))
+    return _described(partial(Gauge, name, text), Kind.GAUGE, name, text, labels, unit, of)
 
 
 def histogram(name: str, text: str, *, buckets: Sequence[float], of: Sequence[str]) -> Histogram:
     """A histogram of prometheus_client's, described."""
-    _described(Kind.HISTOGRAM, name, text, (), "", of)
-    return Histogram(name, text, buckets=buckets)
+    make = partial(Histogram, name, text, buckets=buckets)
+    return _described(make, Kind.HISTOGRAM, name, text, (), "", of)
 
 
 def spread(
     name: str, text: str, *labels: Label, buckets: Sequence[float], of: Sequence[str]
 ) -> Spread:
     """A histogram that every record is observed in, described."""
-    return Spread(name, text, _described(Kind.HISTOGRAM, name, text, labels, "", of), buckets)
+    make = partial(Spread, name, text, buckets=buckets)
+    return _described(make, Kind.HISTOGRAM, name, text, labels, "", of)
 
 
 class FirstSeen:

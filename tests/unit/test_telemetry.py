@@ -20,7 +20,7 @@ from qwarden.control.memory import MemoryControl, MemoryTopic
 from qwarden.enforcement.following import Following
 from qwarden.guard.language import COMMON
 from qwarden.guard.taxonomy import CATEGORIES
-from qwarden.metric import DESCRIBED, Kind, Label, Metric
+from qwarden.metric import DESCRIBED, Kind, Label, Metric, registry_of
 from qwarden.outcomes.publication import Outcomes, Publication
 from qwarden.outcomes.source import Source
 from qwarden.policy.tenants import read_tenants
@@ -121,6 +121,17 @@ def test_a_metric_is_exported_without_a_word_about_it() -> None:
             for sample in family.samples:
                 named = {each.name for each in described[name].labels}
                 assert sample.labels.keys() - {"le"} == named or sample.name.endswith("_created")
+
+
+@pytest.mark.parametrize("service", ["moderator", "streamer", "review-service"])
+def test_a_figure_of_others_stands_at_nought_in_a_service_and_reads_as_an_outage(
+    service: str,
+) -> None:
+    exported = {each.name for each in registry_of(service).collect()}
+    for metric in catalogue.services():
+        name = metric.name.removesuffix("_total")
+        assert (name in exported) is (service in metric.of), metric.name
+    assert "process_resident_memory" in {name.removesuffix("_bytes") for name in exported}
 
 
 def test_a_metric_s_name_does_not_say_its_unit() -> None:
