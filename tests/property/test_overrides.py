@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -68,6 +69,39 @@ def test_an_override_is_kept_otherwise_than_in_a_table_of_them(
             said.action, said.ground, said.clause, said.decision_id
         )  # fmt: skip
         assert (None if found is None else tuple(msgspec.structs.astuple(found))) == expected
+
+
+GOOD = Override(
+    tenant="demo", content_hash="ab" * 16, action="block", categories=[], ground="law", clause="1",
+    decision_id="d", until=AT, at=AT, by="r-7",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"ground": "mood"}, "'mood' is no ground"),
+        ({"action": "review"}, "people are not sent what they have decided"),
+        ({"action": "burn"}, "'burn' is not a valid Action"),
+        ({"content_hash": "AB" * 16}, "its content hash is no verdict's"),
+        ({"content_hash": "ab" * 15}, "its content hash is no verdict's"),
+        ({"content_hash": "ab" * 17}, "its content hash is no verdict's"),
+        ({"content_hash": "xy" * 16}, "its content hash is no verdict's"),
+        ({"content_hash": "a b" * 8}, "its content hash is no verdict's"),
+    ],
+)
+def test_an_override_that_no_verdict_can_have_is_kept_or_ends_another(
+    change: dict[str, str], why: str
+) -> None:
+    kept = Overrides()
+    kept.put(GOOD)
+    with pytest.raises(ValueError, match=why):
+        kept.put(msgspec.structs.replace(GOOD, **change))
+    name = change.get("content_hash", "cd" * 16)
+    kept.remove("demo", name)
+    assert kept.of("demo", name) is None
+    assert kept.of("demo", "ab" * 16) == Overridden(Action.BLOCK, "law", "1", "d")
+    assert len(kept) == 1
 
 
 ANSWERS: st.SearchStrategy[Answer] = st.sampled_from(

@@ -206,3 +206,11 @@ def test_one_that_is_silent_for_long_outlives_one_that_began_later() -> None:
     assert late is None, "nobody has been silent for long enough"
     assert begun(sessions, "d", 4, 6.0)
     assert sessions.take(("t", "a"), 1, 1, 6.0) is Status.REPLAY
+
+
+def test_what_is_forgotten_all_at_once_keeps_its_memory() -> None:
+    sessions: Sessions[int] = Sessions(ROOM, lambda key: 0)
+    one, other = begun(sessions, "a", 9, 0.0), begun(sessions, "b", 4, 0.0)
+    sessions.forget_all()
+    assert (len(sessions), sessions.used) == (0, 0)
+    assert sessions.dropped == [one, other]

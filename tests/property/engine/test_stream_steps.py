@@ -83,3 +83,10 @@ def test_a_step_that_failed_changes_the_order(jobs: list[Waits], budget: int) ->
     queue.back([job for job, _ in queue.next(budget)])
     assert queue.clear() == jobs
     assert not queue
+
+
+def test_who_waits_is_told_in_another_order_than_they_came() -> None:
+    jobs = [Waits(3), Waits(2), Waits(1)]
+    queue = queue_of(jobs)
+    assert list(queue) == jobs and len(queue) == 3
+    assert list(queue) == jobs, "to be told takes nobody's turn"
