@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,28 @@ def _metrics() -> frozenset[str]:
     return frozenset(re.findall(r"\bqwarden_\w+", "\n".join(texts)))
 
 
+def test_a_question_of_the_prose_is_one_that_prometheus_does_not_read(tmp_path: Path) -> None:
+    """What is pasted at night, such as `rate(qwarden_records_total{result="delivered"}[5m])`."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not here: apt install prometheus")
+    asked = {
+        code
+        for page in PAGES
+        for code in quoted_in(page)
+        if re.match(r"(?:[a-z_]+\()*(?:qwarden|nv)[_:][\w:]+[\[{]", code)
+        and not re.search(r"\{[^}=]*\}|…", code)  # a metric with the names of its labels
+    }
+    assert len(asked) > 20
+    rules = [{"record": f"asked:{at}", "expr": code} for at, code in enumerate(sorted(asked))]
+    file = tmp_path / "rules.json"
+    file.write_text(json.dumps({"groups": [{"name": "pages", "rules": rules}]}))
+    ran = subprocess.run(
+        [promtool, "check", "rules", file], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
 @EACH
 def test_a_file_of_the_prose_does_not_exist(page: Path) -> None:
     if page in WRITTEN_BY_A_TEST:
@@ -96,7 +120,9 @@ def test_a_page_is_found_by_nobody() -> None:
         for target in links_of(page):
             if "://" not in target:
                 there = (page.parent / target.partition("#")[0]).resolve()
-                todo += sorted(there.glob("*.md")) if there.is_dir() else [there]
+                index = there / "README.md"
+                pages = [index] if index.exists() else sorted(there.glob("*.md"))
+                todo += pages if there.is_dir() else [there]
     assert set(PAGES) <= reached
 
 
