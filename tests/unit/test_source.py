@@ -9,6 +9,7 @@ import pytest
 from qwarden.contracts import topics
 from qwarden.contracts.headers import Header
 from qwarden.contracts.refusal import ErrorClass, Refused
+from qwarden.delivery.owed import Message, size_of
 from qwarden.outcomes.source import MAX_ENVELOPE_BYTES, Source
 
 
@@ -50,7 +51,7 @@ def test_an_origin_is_believed_of_who_may_not_say_it(
 
 def test_a_key_and_headers_that_no_outcome_could_repeat_are_taken() -> None:
     name, nothing = "héader", ("empty", None)
-    room = MAX_ENVELOPE_BYTES - len(b"key") - len(name) - len(nothing[0])
+    room = MAX_ENVELOPE_BYTES - len(b"key") - len(name.encode()) - len(nothing[0])
     fits = Source("t", 0, 0, 0, b"key", None, [(name, b"x" * room), nothing])
     assert fits.envelope_bytes() == MAX_ENVELOPE_BYTES
     fits.check_envelope()
@@ -60,3 +61,11 @@ def test_a_key_and_headers_that_no_outcome_could_repeat_are_taken() -> None:
     told = refused.value
     assert (told.error_class, told.event_id, told.tenant) == (ErrorClass.TOO_LARGE, "e1", "demo")
     assert Source("t", 0, 0, 0, None, None, []).envelope_bytes() == 0
+
+
+def test_the_bytes_of_a_headers_name_are_counted_as_its_characters() -> None:
+    """A name of a thousand emoji is four thousand bytes on its topic."""
+    plain, emoji = (
+        size_of(Message("t", None, b"", [(name * 1000, b"")])) for name in ("x", "\N{OWL}")
+    )
+    assert emoji - plain == 3000

@@ -43,5 +43,5 @@ def size_of(message: Message) -> int:
     what `max.message.bytes` bounds."""
     size = _BATCH_BYTES + _RECORD_BYTES + len(message.key or b"") + len(message.value)
     for name, data in message.headers:
-        size += _HEADER_BYTES + len(name) + len(data or b"")
+        size += _HEADER_BYTES + len(name.encode()) + len(data or b"")
     return size

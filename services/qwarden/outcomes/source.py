@@ -70,7 +70,7 @@ class Source(msgspec.Struct, frozen=True):
     def envelope_bytes(self) -> int:
         size = len(self.key or b"")
         for name, data in self.headers:
-            size += len(name) + len(data or b"")
+            size += len(name.encode()) + len(data or b"")
         return size
 
     def check_envelope(self, *, event_id: str = "", tenant: str = "") -> None:
