@@ -14,7 +14,7 @@ from contest.adapter import row_of, settings_of
 from contest.rendering import Messages
 from contest.worker import Ran
 from qwarden.guard.answer import Assessment
-from qwarden_engine import Gen
+from qwarden_engine.gen import Gen
 
 
 class Ours:

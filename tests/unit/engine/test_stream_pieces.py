@@ -76,18 +76,24 @@ def _texts(alphabet: str, length: int) -> Iterator[str]:
             yield "".join(characters)
 
 
+def _cuts(text: str) -> Iterator[list[str]]:
+    """Into two and three parts, none of them empty."""
+    for count in (1, 2):
+        for ends in itertools.combinations(range(1, len(text)), count):
+            yield [text[at:end] for at, end in itertools.pairwise([0, *ends, len(text)])]
+
+
 @pytest.mark.parametrize(
     "alphabet",
     ["'s \n1!", "d\u0301\u0323 a'", "\u1112\u1161\u11ab '\u0301", "<\u0338\u2000\u0958e\u0344"],
     ids=["blanks", "marks", "hangul", "changed"],
 )
 def test_some_short_text_breaks_the_holding(alphabet: str) -> None:
-    """All texts of four characters, in all ways to cut them twice."""
+    """All texts of four characters, in all ways to cut them once or twice."""
     for text in _texts(alphabet, 4):
         whole = _given([text])
         assert [piece.id for piece in whole] == _whole(text), ascii(text)
-        for first, second in itertools.combinations_with_replacement(range(1, len(text) + 1), 2):
-            cut = [text[:first], text[first:second], text[second:]]
+        for cut in _cuts(text):
             assert _given(cut) == whole, ascii(cut)
 
 
@@ -98,8 +104,7 @@ def test_some_text_breaks_the_cut_of_a_run(alphabet: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(module, "_BLOCK", 7)
     for text in _texts(alphabet, 5):
         whole = _given([text])
-        for first, second in itertools.combinations_with_replacement(range(1, len(text) + 1), 2):
-            cut = [text[:first], text[first:second], text[second:]]
+        for cut in _cuts(text):
             assert _given(cut) == whole, ascii(cut)
         assert _given(list(text)) == whole, ascii(text)
 

@@ -1,18 +1,12 @@
 """The engine behind the Triton models: Qwen3Guard checkpoints in plain PyTorch.
 
-Imports `qwarden.guard`, never a service. Importing this package does not import torch: the
-settings and the supervisor are used where there is no need for it.
+Imports `qwarden.guard`, never a service. Importing this package imports neither torch nor pydantic:
+the supervisor, and the probe that asks whether the server lives, start without them.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
-
-from qwarden_engine.settings import EngineSettings
-
-if TYPE_CHECKING:
-    from qwarden_engine.gen import Gen
 
 # OpenMP reads this when torch is loaded. Its threads spin while they wait for each other; beside
 # another busy process on the same cores (the broker, the moderator) that costs most of the speed:
@@ -24,14 +18,3 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # long session's keys and values: behind 4,096 tokens the same products take 13 % longer than behind
 # 32, with huge pages 0 to 5 %; a tiny Gen takes 5 % less.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-
-__all__ = ["EngineSettings", "Gen"]
-
-
-def __getattr__(name: str) -> object:
-    """`Gen`, imported when it is first asked for, since it brings torch."""
-    if name == "Gen":
-        from qwarden_engine.gen import Gen
-
-        return Gen
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

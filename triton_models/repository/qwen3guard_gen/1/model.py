@@ -1,4 +1,4 @@
-"""Triton's Python backend for Qwen3Guard-Gen: rows in and answers out of `qwarden_engine.Gen`.
+"""Triton's Python backend for Qwen3Guard-Gen: rows in and answers out of `Gen`.
 
 Needs `qwarden` and `qwarden_engine` installed or on PYTHONPATH, and the settings in
 `QWARDEN_ENGINE__*`. In: `ROW` [B, 1], what `row_of` writes; an empty object is answered `refused`
