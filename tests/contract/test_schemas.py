@@ -115,6 +115,8 @@ BREAKING = [
      "$.headers[]: the number of its items has changed"),
     ("dead-letter", ("properties", "headers", "items", "prefixItems"),
      [{"type": "string"}, {"type": "integer"}], "$.headers[][1]: may now be integer"),
+    ("event", ("properties", "origin"), {"const": "automatic"}, "$.origin: 'appeal' is gone"),
+    ("verdict", ("properties", "dropped", "items"), {}, "$.dropped: what its items are has"),
 ]  # fmt: skip
 
 
@@ -140,6 +142,7 @@ HARMLESS = [
      ["automatic", "user_report", "authority", "appeal", "audit"]),
     ("event", ("properties", "origin"), {"type": "string", "default": "automatic"}),
     ("event", ("description",), "Other words."),
+    ("event", ("properties", "context"), {"type": ["string", "null"], "default": None}),
     ("verdict", ("properties", "warning"), {"type": "string"}),
     ("verdict", ("properties", "subject"), {"type": "string"}),
     ("verdict", ("properties", "edit", "minimum"), 0),

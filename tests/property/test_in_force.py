@@ -11,6 +11,7 @@ from functools import cache
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -42,10 +43,10 @@ from qwarden.outcomes.lookup import Lookup
 from qwarden.outcomes.publication import Publication
 from qwarden.outcomes.source import Source
 from qwarden.policy.file import PolicyFile
-from qwarden.policy.in_force import Acting, acting
+from qwarden.policy.in_force import Acting, Unusable, acting, read_body, version_in_force
 from qwarden.policy.policy import Policy, body_of, version_of
 from qwarden.policy.reading import Circumstances, Reading
-from qwarden.policy.tenants import Tenants, read_tenants
+from qwarden.policy.tenants import Freezes, Tenants, read_tenants
 from qwarden.tracing import Trace
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -277,6 +278,28 @@ def test_a_service_that_begins_takes_its_old_file_for_a_version_that_fails() -> 
     assert begins.policies["forum"].version == VERSIONS[1]
     assert "fails its checks" in begins.faults["forum"]
     assert begins.policies["forum"].serial == 2
+
+
+def test_a_version_in_force_is_not_the_one_that_acts() -> None:
+    table = Table()
+    assert version_in_force("forum", table.policies) is None
+    for offset, record in enumerate((body(1, "forum"), in_force(1, "forum"))):
+        table.apply(*change(record), offset)
+    found = version_in_force("forum", table.policies)
+    assert found is not None and found.version == VERSIONS[1]
+
+
+def test_a_body_that_is_no_policy_ends_a_service() -> None:
+    broken = msgspec.structs.replace(body(1, "forum"), body={"name": "forum", "rules": 7})
+    with pytest.raises(Unusable, match="cannot be read: rules: Input should be"):
+        read_body(broken)
+
+
+def test_a_freeze_of_everybody_leaves_a_tenant_out() -> None:
+    assert [Freezes(of, everybody).holds("a") for of, everybody in (
+        ({}, (0, False)), ({"b": (1, True)}, (0, False)), ({"a": (1, True)}, (0, False)),
+        ({"a": (2, False)}, (1, True)),
+    )] == [False, False, True, True]  # fmt: skip
 
 
 def test_a_body_of_another_hash_acts() -> None:

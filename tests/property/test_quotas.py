@@ -50,6 +50,16 @@ def within(times: list[float], now: float, s: float) -> int:
     return sum(at > now - s for at in times)
 
 
+def test_a_tenant_without_a_quota_is_braked() -> None:
+    brakes, of = Brakes(), policy(None, "allow", 1)
+    block = Decided(Action.BLOCK, "unsafe")
+    for _ in range(20):
+        done = brakes.act(
+            of, "demo", block, is_judged=True, share=lambda: Share(1, 1), now_s=1_000_000.0
+        )
+        assert done is block
+
+
 class BrakesMachine(RuleBasedStateMachine):
     """Blocks and reviews of two tenants under two policies, at any times, while shares change."""
 

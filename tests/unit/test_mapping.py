@@ -248,11 +248,36 @@ def test_a_number_that_python_does_not_write_ends_every_moderator_in_turn(
 def test_a_field_that_cannot_be_written_ends_every_moderator_in_turn() -> None:
     """Without a mapping, and where the whole value is one."""
     of = Topic("t", "demo")
-    for document in ({"event_id": "1", "text": "a", "n": 10**5000}, 10**5000):
+    for document, why in (
+        ({"event_id": "1", "text": "a", "n": 10**5000}, "the field 'n' gives what cannot be"),
+        ({"event_id": "1", "text": "a", "\ud800": 1}, "a field's name gives what cannot be"),
+        ({"event_id": "1", "text": "a", "n": _nested(2000)}, "the value is nested too deeply"),
+        (10**5000, "the value is no object with fields (a value of type int)"),
+    ):
         with pytest.raises(Refused) as found:
             of.event(document, None, max_bytes=900_000, headers={}, tenants=())
         assert found.value.error_class is ErrorClass.NOT_AN_EVENT
-    assert "the value is no object with fields (a value of type int)" in found.value.reason
+        assert why in found.value.reason
+
+
+def _nested(levels: int) -> list[Any]:
+    inner: list[Any] = []
+    for _ in range(levels):
+        inner = [inner]
+    return inner
+
+
+def test_a_record_without_a_tenant_is_refused_by_a_sentence_about_events() -> None:
+    nobodys = Topic("t", mapping={"event_id": Expression("id"), "text": Expression("b")})
+    reason = refusal({"id": 1, "b": "b"}, nobodys).reason
+    assert reason == "topics/t.yaml: mapping.tenant (there is none) gives nothing for this record"
+
+
+def test_a_slice_is_taken_for_an_expression_that_cannot_work() -> None:
+    of = Topic(
+        "t", "demo", mapping={"event_id": Expression("id"), "text": Expression("b[:2] | [0]")}
+    )
+    assert taken({"id": 1, "b": ["first", "second"]}, of).event.text == "first"
 
 
 def relayed(topics: dict[str, Topic], *, first: str = "shop.comments/0/7") -> Case:
@@ -392,6 +417,11 @@ def test_the_owner_of_a_missing_topic_is_taken_for_the_fleet() -> None:
 )
 def test_the_fleet_reads_what_it_wrote_as_content(name: str) -> None:
     assert "is the fleet's own" in faults(f"name: {name}\n", name=name)
+
+
+@pytest.mark.parametrize("name", ["shop/comments", "läden", "a" * 250])
+def test_a_name_that_kafka_does_not_take_is_found_by_its_consumer(name: str) -> None:
+    assert f"Kafka has no topic '{name}'" in faults(f"name: {name}\n", name=name)
     assert "content.events" in read_topics(
         {"content.events": "name: content.events\n"}, Tenants({}, strict=False)
     )

@@ -13,6 +13,7 @@ from qwarden.guard.conversation import Task
 from qwarden.guard.debounce import RULES, Consecutive, Evaluation, Rule, Threshold
 from qwarden.guard.row import View
 from qwarden.policy.document import DocumentError
+from qwarden.policy.file import PolicyFile
 from qwarden.policy.policy import Policy
 from qwarden.policy.reading import Circumstances, Reading
 from qwarden.policy.sources import BUILT_IN, load, read_source
@@ -101,6 +102,36 @@ def test_a_condition_holds_where_it_should_not(
     assert acts(policy, **matches) == ("block", "x")
     for other in others:
         assert acts(policy, **other) == ("allow", "otherwise"), other
+
+
+def test_content_in_no_known_language_is_met_by_no_rule() -> None:
+    policy = read(
+        "name: house\nextends: strict\nrules: [{name: unread, when: {language: und}, then: review,"
+        " ground: terms, clause: c, queue: q, harm: 1, sla: 1h, meanwhile: hide, on_breach: raise}]"
+    )
+    assert acts(policy, SAFE, language="und") == ("review", "unread")
+    assert acts(policy, SAFE, language="de") == ("allow", "otherwise")
+
+
+def test_rules_that_differ_in_more_than_a_number_are_called_overlapping() -> None:
+    some = "then: block, ground: terms, clause: c}"
+    more = "then: disclaim, ground: terms, clause: c, text: {en: Careful.}}"
+    policy = read(
+        "name: house\nrules:\n"
+        f"- {{name: a, when: {{task: prompt, score: {{flagged: {{at_least: 0.5}}}}}}, {some}\n"
+        f"- {{name: b, when: {{safety: Unsafe, score: {{flagged: {{below: 0.8}}}}}}, {more}\n"
+        f"- {{name: c, when: {{task: response, reach: {{at_least: 10}}}}, {some}\n"
+        f"- {{name: d, when: {{safety: Safe, reach: {{below: 20}}}}, {more}\n"
+        "- {name: otherwise, then: block, ground: terms, clause: c}\n"
+    )
+    assert [rule.name for rule in policy.file.rules] == ["a", "b", "c", "d", "otherwise"]
+
+
+def test_a_policy_without_a_last_rule_lets_content_pass_in_silence() -> None:
+    policy = Policy(PolicyFile(name="house"))
+    for decide in (policy.decide, policy.decide_or_tell):
+        with pytest.raises(AssertionError, match="no condition"):
+            decide(reading())
 
 
 def test_severity_is_not_the_order_of_the_alphabet() -> None:

@@ -19,6 +19,7 @@ from qwarden.policy.diff import Comparison, RateMissing, masked
 from qwarden.policy.diff_report import Report
 from qwarden.policy.file import PolicyFile
 from qwarden.policy.policy import Policy
+from qwarden.policy.records import Records, text_of
 from qwarden.policy.sources import BUILT_IN
 from unit.builders import verdict, withdrawal
 
@@ -140,6 +141,30 @@ def test_what_nobody_judged_is_decided_by_a_rule(basis: str, cause: str, would_b
     report = compared(new, row)
     assert flows(report) == {("review", would_be): 1}
     assert [part.name for part in report.categories] == ["not judged"]
+
+
+def test_a_rule_for_other_circumstances_decides_what_nobody_judged() -> None:
+    new = policy(on_expired=[{"when": {"tenant": "other"}, "then": "allow"}, {"then": "block"}])
+    report = compared(new, said(1, action="review", basis="expired", cause="deadline"))
+    assert flows(report) == {("review", "block"): 1}
+
+
+def test_what_cannot_be_compared_is_counted_as_compared() -> None:
+    comparison = Comparison(DEFAULT, DEFAULT)
+    comparison.take(recorded := Records().read(encode(said(1, *UNSAFE)))[1] or pytest.fail())
+    comparison.leave("sealed")
+    assert comparison.records == 1
+    assert comparison.report().left == {"sealed": 1}
+    assert comparison.take(recorded) is None
+    assert comparison.report().repeated == 1
+
+
+def test_content_that_is_sealed_is_shown() -> None:
+    assert text_of(b'{"key_id":"k","sealed":"AAAA"}') == ""
+    parts = {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text"}]}
+    assert text_of(
+        msgspec.json.encode({"messages": [parts, {"role": "user", "content": "b"}]})
+    ) == ("a\n\nb")
 
 
 @pytest.mark.parametrize(

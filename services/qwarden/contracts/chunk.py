@@ -76,13 +76,14 @@ def decode_chunk(value: bytes | None, *, max_bytes: int, tenants: Iterable[str] 
             tenant=names.tenant,
         )
     try:
-        chunk = _decoder.decode(value)
+        try:
+            chunk = _decoder.decode(value)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise _refused(value, tenants, error) from None
     except RecursionError:
         raise Refused(
             ErrorClass.NOT_A_CHUNK, "the value is nested too deeply; a chunk is one flat object"
         ) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise _refused(value, tenants, error) from None
     if chunk.role not in ROLES:
         raise _named(
             chunk,
@@ -108,14 +109,8 @@ def decode_chunk(value: bytes | None, *, max_bytes: int, tenants: Iterable[str] 
 
 
 def _refused(value: bytes, tenants: Iterable[str], error: Exception) -> Refused:
-    try:
-        fields = fields_of(value, what="a chunk", error_class=ErrorClass.NOT_A_CHUNK)
-    except Refused as refused:
-        return refused
-    except RecursionError:
-        return Refused(
-            ErrorClass.NOT_A_CHUNK, "the value is nested too deeply; a chunk is one flat object"
-        )
+    """Why a value is no chunk. Raises `Refused` itself for what is no JSON object."""
+    fields = fields_of(value, what="a chunk", error_class=ErrorClass.NOT_A_CHUNK)
     reason = f"the value is not a chunk: {error}; the schema is chunk.schema.json"
     if fields.get("tenant") in (None, ""):
         reason = f'the chunk names no tenant; add "tenant"; known are: {listed(tenants)}'

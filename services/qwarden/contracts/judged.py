@@ -24,8 +24,6 @@ def conversations_of(event: Event) -> tuple[tuple[Conversation, ...], tuple[str,
     Raises `Refused`.
     """
     turns, dropped, reasoning = _turns(event)
-    if not turns:
-        raise _refused(event, "no turn of a user or an assistant is left to judge; send one")
     task = Task.PROMPT if turns[-1].role == "user" else Task.RESPONSE
     asked = [Conversation(task, tuple(turns))]
     if reasoning:
@@ -39,7 +37,8 @@ def conversations_of(event: Event) -> tuple[tuple[Conversation, ...], tuple[str,
 
 
 def _turns(event: Event) -> tuple[list[Turn], list[str], str | None]:
-    """The turns that are kept, what was taken out, and the reasoning of the last turn."""
+    """The turns that are kept, the last one among them; what was taken out; and the reasoning of
+    the last turn."""
     if event.text is not None:
         if event.messages is not None:
             raise _refused(event, "an event has either text or messages, not both; send one")

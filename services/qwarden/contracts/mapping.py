@@ -265,13 +265,11 @@ class Topic:
         return refused
 
     def _unwritable(self, fields: Mapping[str, Any], error: Exception) -> Refused:
-        what = "the value"
-        for name, given in fields.items():
-            try:
-                msgspec.json.encode(given)
-            except _UNWRITABLE:
-                what = self._place(name) if name in self.mapping else f"the field {name!r}"
-                break
+        name = next((name for name, given in fields.items() if not _is_writable(given)), None)
+        if name is None:
+            what = "a field's name"
+        else:
+            what = self._place(name) if name in self.mapping else f"the field {name!r}"
         reason = _one_line(error).partition(";")[0]
         return self._refused(
             f"{what} gives what cannot be written as JSON ({reason}); send a number of fewer "
@@ -296,6 +294,14 @@ class Topic:
 
 def _encoded(fields: Mapping[str, Any]) -> bytes:
     return msgspec.json.encode(fields, order="deterministic")
+
+
+def _is_writable(given: Any) -> bool:
+    try:
+        msgspec.json.encode(given)
+    except _UNWRITABLE:
+        return False
+    return True
 
 
 def _shown(given: Any) -> str:

@@ -119,10 +119,8 @@ def _describe(definition: Schema, described: type) -> None:
     if issubclass(described, enum.Enum):
         # In the order in which they are defined, which means something, not by name.
         definition["enum"] = [member.value for member in described]
-    properties = definition.get("properties", {})
     for field, text in _field_docstrings(described).items():
-        if field in properties:
-            properties[field]["description"] = _flowing(text)
+        definition["properties"][field]["description"] = _flowing(text)
 
 
 def _field_docstrings(described: type) -> dict[str, str]:

@@ -12,7 +12,7 @@ import enum
 import msgspec
 
 from qwarden.guard.answer import Categories, Safety, Triple, safety_of, scores_of
-from qwarden.guard.conversation import Task, is_unicode
+from qwarden.guard.conversation import Task
 
 
 class Segment(enum.StrEnum):
@@ -69,8 +69,6 @@ class Append(msgspec.Struct, frozen=True, omit_defaults=True):
         for part in append.parts:
             if part.role not in ("user", "assistant"):
                 raise ValueError(f"the guard has no role {part.role!r}; send user and assistant")
-            if not is_unicode(part.text):
-                raise ValueError("the text holds half of a surrogate pair; repair it")
         return append
 
 

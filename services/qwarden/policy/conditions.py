@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import isfinite
 from typing import Annotated, Any, TypeVar
 
@@ -207,11 +207,11 @@ def _named(categories: frozenset[str]) -> Holds:
 
 def _tests_of_circumstances(when: When) -> Iterable[Holds]:
     if when.tenant is not None:
-        yield _among("tenant", lambda about: about.tenant, frozenset(when.tenant))
+        yield _among(lambda about: about.tenant, when.tenant)
     if when.task is not None:
-        yield _among("task", lambda about: about.task, frozenset(map(str, when.task)))
+        yield _among(lambda about: about.task, map(str, when.task))
     if when.origin is not None:
-        yield _among("origin", lambda about: about.origin, frozenset(when.origin))
+        yield _among(lambda about: about.origin, when.origin)
     if when.language is not None:
         yield _spoken(when.language)
     if when.reach is not None:
@@ -220,46 +220,31 @@ def _tests_of_circumstances(when: When) -> Iterable[Holds]:
         yield _carried(name, values)
 
 
-def _among(name: str, read: Any, known: frozenset[str]) -> Holds:
-    def test(reading: Reading) -> bool | None:
-        return None if name in reading.about.unknown else read(reading.about) in known
-
-    return test
+def _among(read: Callable[[Circumstances], str], words: Iterable[str]) -> Holds:
+    known = frozenset(words)
+    return lambda reading: read(reading.about) in known
 
 
 def _spoken(languages: tuple[str, ...]) -> Holds:
-    def test(reading: Reading) -> bool | None:
-        if "language" in reading.about.unknown:
-            return None
-        return any(is_of(asked, reading.about.language) for asked in languages)
-
-    return test
+    return lambda reading: any(is_of(asked, reading.about.language) for asked in languages)
 
 
 def _reached(bounds: Bounds) -> Holds:
     low, high = bounds.low, bounds.high
 
-    def test(reading: Reading) -> bool | None:
-        if "reach" in reading.about.unknown:
-            return None
+    def test(reading: Reading) -> bool:
         reach = reading.about.reach
         return reach is not None and low <= reach < high
 
     return test
 
 
-def metadata_fact(name: str) -> str:
-    """The name of one fact of an event's metadata."""
-    return f"metadata.{name}"
-
-
 def _carried(name: str, values: tuple[Plain, ...]) -> Holds:
     # By type too: in Python 1 is True.
     wanted = {(type(value), value) for value in values}
-    fact = metadata_fact(name)
 
     def test(reading: Reading) -> bool | None:
-        if fact in reading.about.unknown:
+        if name in reading.about.unknown:
             return None
         carried = reading.about.metadata.get(name)
         return carried is not None and (type(carried), carried) in wanted

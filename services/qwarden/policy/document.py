@@ -127,7 +127,7 @@ class _Fields:
             self._seen.add(node)
             for key, value in node.value:
                 self._note_field(key, value, path)
-        elif isinstance(node, yaml.SequenceNode):
+        else:  # a sequence
             self._seen.add(node)
             for index, value in enumerate(node.value):
                 self.note(value, (*path, str(index)))

@@ -262,10 +262,7 @@ def _kept_open(handling: Handling) -> Handling:
 
 def _first(rules: Iterable[_Rule], about: Circumstances) -> Decided | None:
     reading = unjudged(about)
-    for rule in rules:
-        if holds(rule.tests, reading):
-            return rule.decided
-    raise AssertionError("the last one has no condition")
+    return next(rule.decided for rule in rules if holds(rule.tests, reading))
 
 
 def _decided(rule: RuleFile, file: PolicyFile) -> Decided:

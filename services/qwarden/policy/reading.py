@@ -21,7 +21,7 @@ NO_METADATA: Mapping[str, Plain] = {}
 @dataclass(frozen=True, slots=True)
 class Circumstances:
     """What is known of a task before anybody judges it. `language`: a tag, or `und`. `unknown`: the
-    names of facts that a record does not hold and that its event may have had."""
+    names of metadata that a record does not hold and that its event may have had."""
 
     tenant: str
     task: str

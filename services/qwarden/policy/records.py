@@ -12,7 +12,6 @@ from qwarden.contracts.values import Plain
 from qwarden.contracts.verdict import Action, Basis, Facts, Scores
 from qwarden.guard.answer import Safety
 from qwarden.guard.language import UNDETERMINED
-from qwarden.policy.conditions import metadata_fact
 from qwarden.policy.reading import NO_METADATA, Circumstances, Reading
 
 Kind = Literal["verdict", "evidence", "refused", "unreadable"]
@@ -140,14 +139,12 @@ def decoded_of(recorded: Recorded) -> tuple[str, ...] | None:
 def lacking(
     recorded: Recorded, reads: Iterable[str], named_by: Mapping[str, frozenset[str]]
 ) -> frozenset[str]:
-    """The facts that these names of metadata ask for and that a record may lack, as `Circumstances`
-    calls them. `named_by`: what the policies of known versions keep in their verdicts: of those,
-    what is not there was not in the event either."""
+    """Of these names of metadata those that a record lacks and its event may have had. `named_by`:
+    what the policies of known versions keep in their verdicts: of those, what is not there was not
+    in the event either."""
     kept = named_by.get(recorded.policy.version, frozenset()) if recorded.policy else frozenset()
     carried = recorded.facts.metadata
-    return frozenset(
-        metadata_fact(name) for name in reads if name not in carried and name not in kept
-    )
+    return frozenset(name for name in reads if name not in carried and name not in kept)
 
 
 def about_of(recorded: Recorded, unknown: frozenset[str] = frozenset()) -> Circumstances:

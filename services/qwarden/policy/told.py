@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from qwarden.contracts.verdict import Action
-from qwarden.policy.conditions import When, compiled, holds, metadata_fact, unjudged
+from qwarden.policy.conditions import When, compiled, holds, unjudged
 from qwarden.policy.file import OnExpired, OnOutage, OnUnjudged, PolicyFile
 from qwarden.policy.policy import Decided, Policy, Undecided
 from qwarden.policy.reading import Circumstances, Reading
@@ -67,12 +67,10 @@ def _otherwise(
 ) -> Told:
     """What is done without a judgement, where the circumstances say so."""
     reading = unjudged(about)
-    for each in others:
-        matches = holds(compiled(each.when), reading)
-        if matches is None:
-            return Untold(name, _why_not(each.when, about))
-        if matches:
-            break
+    matches = ((each.when, holds(compiled(each.when), reading)) for each in others)
+    when, is_sure = next(each for each in matches if each[1] is not False)
+    if not is_sure:
+        return Untold(name, _why_not(when, about))
     return decide(about) or Untold(name, _WAITS)
 
 
@@ -84,5 +82,5 @@ def _why(file: PolicyFile, rule: str, reading: Reading) -> str:
 
 
 def _why_not(when: When, about: Circumstances) -> str:
-    names = [name for name in when.metadata if metadata_fact(name) in about.unknown]
-    return f"its facts lack {', '.join(map(metadata_fact, names))}"
+    names = [f"metadata.{name}" for name in when.metadata if name in about.unknown]
+    return f"its facts lack {', '.join(names)}"
