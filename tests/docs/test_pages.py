@@ -68,6 +68,25 @@ def _metrics() -> frozenset[str]:
     return frozenset(re.findall(r"\bqwarden_\w+", "\n".join(texts)))
 
 
+def test_a_route_of_the_pages_does_not_exist() -> None:
+    """`POST /v1/items/ID/decide`: what is in capitals is a parameter."""
+    document = json.loads((ROOT / "services/qwarden/review/http/openapi.json").read_text())
+    routes = {
+        f"{method.upper()} {re.sub(r'{[^}]*}', 'ID', path)}"
+        for path, methods in document["paths"].items()
+        for method in methods
+    }
+    asked = {
+        f"{method} {re.sub(r'[A-Z_]{2,}', 'ID', path)}"
+        for page in PAGES
+        for method, path in re.findall(
+            r"\b(GET|POST|PUT|PATCH|DELETE) (/v1/[\w/-]+)", text_of(page)
+        )
+    }
+    assert len(asked) > 5
+    assert asked <= routes
+
+
 def test_a_question_of_the_prose_is_one_that_prometheus_does_not_read(tmp_path: Path) -> None:
     """What is pasted at night, such as `rate(qwarden_records_total{result="delivered"}[5m])`."""
     promtool = shutil.which("promtool")
