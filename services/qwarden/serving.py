@@ -8,7 +8,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -45,6 +45,10 @@ _TELL_S = 2.0
 """How often a process tells as metrics whether it is ready: several times between two scrapes."""
 
 
+Part = Callable[[], Coroutine[Any, Any, None]]
+"""What runs beside the lanes, until the service ends or sooner."""
+
+
 @dataclass(frozen=True, slots=True)
 class Lane:
     """One consumer of the service: its delivery, its group, how many records a poll has at most,
@@ -75,7 +79,7 @@ class Serving:
         needed: Sequence[str],
     ) -> None:
         self.lanes: Sequence[Lane] = ()
-        self.beside: Sequence[Callable[[], Awaitable[None]]] = ()
+        self.beside: Sequence[Part] = ()
         self.tritons: Sequence[str] = ()
         self.unready: Reasons = tuple
         self.unwell: Reasons = tuple
@@ -110,7 +114,7 @@ class Serving:
                 error.strerror,
             )
             return 3
-        server = probing(self.not_alive, self.not_ready, self.app, stop_s=_STOP_S)
+        server = probing(self._name, self.not_alive, self.not_ready, self.app, stop_s=_STOP_S)
         serving = asyncio.create_task(server.serve([listening]), name="http")
         telemetry.BUILD_INFO.labels(__version__).set(1)
         watch = GroupWatch(
@@ -118,13 +122,13 @@ class Serving:
             {lane.delivery.topic: lane.group_id for lane in self.lanes},
             every_s=self._settings.telemetry.group_look_s,
         )
-        looking: list[Callable[[], Awaitable[None]]] = [
+        looking: list[Part] = [
             *self.beside,
             watch.run,
             partial(self._tell, watch),
             partial(certificates.watch, self._settings, self.tritons),
         ]
-        beside = [asyncio.ensure_future(each()) for each in looking]
+        beside = [self.spawn(each()) for each in looking]
         consuming = asyncio.create_task(self._consume(), name="consume")
         await asyncio.wait((serving, consuming), return_when=asyncio.FIRST_COMPLETED)
         self._end.set()
@@ -148,11 +152,23 @@ class Serving:
         """Asks `run` to finish what is in flight and return."""
         self._end.set()
 
+    def spawn(self, running: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Runs a part of the service beside its lanes. One that fails ends the process: nobody
+        would miss it."""
+        task = asyncio.create_task(running)
+        task.add_done_callback(self._part_ended)
+        return task
+
     def part_failed(self, error: BaseException) -> None:
         """A part cannot go on: the process ends."""
         _log.critical("a part of the %s failed, the process ends: %r", self._name, error)
         self._failed = True
         self.stop()
+
+    def _part_ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self.part_failed(error)
 
     def unusable(self, what: str, error: Exception) -> None:
         """Something that no waiting mends: the process ends."""

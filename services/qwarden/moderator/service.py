@@ -135,10 +135,7 @@ class ModeratorService(Serving):
         self._hold_or_release()
         by = f"{self._settings.kafka.group_id}@{socket.gethostname()}"
         halt = Halt(reason=run.reason, at=datetime.now(UTC), by=by)
-        self._writing_halt = asyncio.create_task(
-            self._write(run, halt, self._resumed_at), name="halt"
-        )
-        self._writing_halt.add_done_callback(self._ended)
+        self._writing_halt = self.spawn(self._write(run, halt, self._resumed_at))
 
     async def _write(self, run: Run, halt: Halt, resumed_at: int | None) -> None:
         """From then on what is read decides: the halt, or that a person has withdrawn it since.
@@ -157,11 +154,6 @@ class ModeratorService(Serving):
     def _is_resumed(self, before: int | None) -> bool:
         """Whether a resume was read since `resumed_at` was `before`."""
         return self._control.resumed_at() != before
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            self.part_failed(error)
 
     async def _learn_revision(self) -> None:
         try:
