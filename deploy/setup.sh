@@ -5,6 +5,8 @@ set -eu
 cd "$(dirname "$0")/.."
 
 fail() { echo "$1" >&2; exit 3; }
+# Without this bash goes on to the next command where the one that runs makes an end of its own.
+trap 'echo "Interrupted: make setup goes on from here, and fetches nothing twice." >&2; exit 130' INT
 
 # What is installed is a function of these; nothing is done where they have not changed.
 wanted=$(cat pyproject.toml constraints.txt deploy/setup.sh <(echo "${TORCH:-}") | cksum | tr ' ' -)
@@ -64,7 +66,9 @@ free_gib=$(df -Pk . | awk 'NR == 2 {print int($4 / 1048576)}')
   fail "The installation needs $disk GiB of disk and $free_gib GiB are free here; free some, or clone the project elsewhere."
 
 echo "Installing into .venv: a download of about $download, some minutes the first time (what pip has cached is not fetched again)."
-if [ ! -x .venv/bin/python ]; then
+# One without pip is what an interrupted start has left.
+if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then
+  rm -rf .venv
   if [ -n "$python" ]; then "$python" -m venv .venv; else "$uv" venv --python 3.11 --seed .venv; fi
 fi
 pip=(.venv/bin/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt)

@@ -14,7 +14,7 @@ import pytest
 
 from qwarden.stack import service as service_module
 from qwarden.stack.detached import start_detached
-from qwarden.stack.errors import StackError
+from qwarden.stack.errors import Interrupted, StackError
 from qwarden.stack.home import Home
 from qwarden.stack.process import Process
 from qwarden.stack.running import running, stop_running
@@ -92,7 +92,7 @@ def test_an_interrupted_start_does_not_go_on(home: Home) -> None:
         stack.cancel()
 
     stack = Stack(home, services=(), parts=("kafka", "valkey"), progress=interrupt)
-    with pytest.raises(StackError, match="interrupted"):
+    with pytest.raises(Interrupted, match="everything that had started has ended"):
         stack.start()
     assert _children() == before
 
@@ -116,7 +116,7 @@ def test_waiting_ends_when_it_is_asked_to(home: Home) -> None:
 def test_a_second_interruption_does_not_wait_for_a_part_that_hangs(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Valkey, "stop", lambda self: self.child.stop(grace_s=600))
+    monkeypatch.setattr(Valkey, "STOP_GRACE_S", 600.0)
     stack = _cache_only(home)
     stack.start()
     cache = _noted(home)["valkey"]

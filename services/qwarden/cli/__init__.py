@@ -4,7 +4,7 @@ A module holds the commands of one group. A group with a name of its own is a `t
 `app` there, which is added here by its name; a command without one is a function. What is slow to
 import, such as numpy and the engine, is imported where a command uses it.
 
-Exit codes: 0 done, 1 the answer is no, 2 wrong use, 3 a dependency is missing.
+Exit codes: 0 done, 1 the answer is no, 2 wrong use, 3 a dependency is missing, 130 Ctrl-C.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from qwarden.cli import (
     trial,
     verify,
 )
-from qwarden.cli.terminal import MISSING, WRONG_USE, OutputLost, end
+from qwarden.cli.terminal import INTERRUPTED, MISSING, WRONG_USE, OutputLost, end
 from qwarden.policy.document import DocumentError
 from qwarden.settings import SettingsError
-from qwarden.stack.errors import StackError
+from qwarden.stack.errors import Interrupted, StackError
 
 app = typer.Typer(
     name="qwarden",
@@ -80,7 +80,9 @@ def main() -> None:
         app()
     except (SettingsError, DocumentError) as error:
         end(WRONG_USE, str(error))
+    except Interrupted as error:
+        end(INTERRUPTED, str(error))
     except (StackError, OutputLost) as error:
         end(MISSING, str(error))
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NoReturn
@@ -14,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 NO, WRONG_USE, MISSING = 1, 2, 3
 """Exit codes: the answer is no, the command was called wrongly, a dependency is missing."""
+INTERRUPTED = 128 + signal.SIGINT
+"""As shells report what Ctrl-C has ended."""
 
 out = Console(highlight=False, soft_wrap=True)
 err = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -21,6 +21,7 @@ from qwarden.contracts import headers, topics
 from qwarden.contracts.verdict import decode_verdict
 from qwarden.guard.conversation import Task
 from qwarden.settings import Settings
+from qwarden.stack.errors import Interrupted
 from qwarden.stack.home import Home
 from qwarden.stack.stack import REVIEW
 from qwarden.verify.account import Account
@@ -110,7 +111,8 @@ class Demo:
         """Publishes the samples and shows what comes, until `ended`; with `once`, until every
         sample has its outcomes. Whether each got exactly those.
 
-        Raises what `ended` raises (`StackError` where a part of the stack died), and `KafkaError`.
+        Raises what `ended` raises (`StackError` where a part of the stack died), with `once`
+        `Interrupted` where it ended first, and `KafkaError`.
         """
         async with AsyncExitStack() as stack:
             showing = []
@@ -131,6 +133,8 @@ class Demo:
             for task in (complete, *showing):
                 task.cancel()
             await asyncio.gather(complete, *showing, return_exceptions=True)
+        if once and not self._complete.is_set() and ended.done():
+            raise Interrupted("The samples were interrupted before each had its outcome.")
         return not self._account.missing() and not self._account.contradicted()
 
     async def _first(self, tasks: Iterable[asyncio.Future[Any]], limit_s: float | None) -> None:

@@ -19,3 +19,7 @@ class StackError(Exception):
     def __str__(self) -> str:
         """Return the message, and where the log is."""
         return self.message if self.log is None else f"{self.message} Its log: {self.log}"
+
+
+class Interrupted(StackError):
+    """Somebody ended the stack before it had done what it was started for."""

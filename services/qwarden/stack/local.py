@@ -40,7 +40,7 @@ def plan(
     `guards`: checkpoints, each Gen or Stream. Settings come from the environment; what they do not
     say, the checkout does; but where any guard is named, the stand-in stands in for no other.
     Raises `StackError` for a name that is neither a part nor a service, and for a checkpoint that
-    is no guard's.
+    is no guard's; `SettingsError` and `DocumentError` for what no service would start with.
     """
     unknown = sorted({*only, *without} - {*PARTS, *SERVICES})
     if unknown:
@@ -55,6 +55,7 @@ def plan(
         tell("The guards are the stand-ins, toys: --guard names a real Qwen3Guard.")
     if POLICIES.is_dir():
         settings.setdefault("QWARDEN_POLICY__PATH", str(POLICIES))
+    _check(settings)
 
     left_out = set(without)
     if only:
@@ -77,6 +78,16 @@ def plan(
         parts=[name for name in PARTS if name not in left_out],
         settings=settings,
     )
+
+
+def _check(settings: Mapping[str, str]) -> None:
+    """What the services would say of their settings and files, half a minute earlier."""
+    from qwarden import bootstrap
+    from qwarden.settings import load
+
+    # The home's own content key comes later; any will do here.
+    loaded = load({"QWARDEN_CONTENT_KEY": "00" * 32, **settings})
+    bootstrap.topics_of(loaded, bootstrap.tenants_of(loaded, activated=True))
 
 
 def _setting_of(guard: str) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import ClassVar, Self
 
 from qwarden.stack.child import Child, Progress, quiet
+
+_CRASHED_S = 5.0
+"""Seconds in which a process that was told so has ended: Triton's supervisor looks every 0.2 s."""
 
 
 class Part(ABC):
@@ -23,6 +27,8 @@ class Part(ABC):
     """The sentence that follows a start that failed."""
     STARTING: ClassVar[str] = "starting"
     """What it does until it answers."""
+    END: ClassVar[signal.Signals] = signal.SIGTERM
+    """What asks it to end in order."""
 
     def __init__(self, progress: Progress = quiet) -> None:
         self._progress = progress
@@ -63,12 +69,21 @@ class Part(ABC):
     def stop(self, grace_s: float | None = None) -> None:
         """End the server in order, within `grace_s` seconds, STOP_GRACE_S by default."""
         if self._child is not None:
-            self._stop(self._child, self.STOP_GRACE_S if grace_s is None else grace_s)
+            self._child.signal(self.END)
+            self._child.wait(self.STOP_GRACE_S if grace_s is None else grace_s)
+            self.kill()
 
     def kill(self) -> None:
-        """End the server as a crash would."""
+        """End the server as a crash would, and return when all of it is gone."""
         if self._child is not None:
-            self._kill(self._child)
+            self._crash(self._child)
+            self._child.wait(_CRASHED_S)
+            self._child.kill()
+
+    def hurry(self) -> None:
+        """Begin what `kill` does and return at once; a `stop` under way then ends soon."""
+        if self.alive:
+            self._crash(self.child)
 
     def __enter__(self) -> Self:
         self.start()
@@ -93,8 +108,6 @@ class Part(ABC):
     def _answers(self) -> bool:
         """Ask the server itself whether it is ready; an OSError means no."""
 
-    def _stop(self, child: Child, grace_s: float) -> None:
-        child.stop(grace_s)
-
-    def _kill(self, child: Child) -> None:
-        child.kill()
+    def _crash(self, child: Child) -> None:
+        """Send what ends the server at once, and all that it has started."""
+        child.hurry()

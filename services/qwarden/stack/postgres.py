@@ -43,6 +43,7 @@ class Postgres(Part):
 
     READY_TIMEOUT_S = 60.0  # 0.2 measured, and more where it recovers from a crash
     STOP_GRACE_S = 10.0  # 0.1 measured, and a checkpoint of what it has in memory
+    END = signal.SIGINT  # SIGTERM would wait for clients to leave
     FIX = "If another version of PostgreSQL made its data, start that one."
 
     def __init__(
@@ -122,15 +123,10 @@ class Postgres(Part):
         with socket.create_connection(("127.0.0.1", self._port), 1.0):
             return True
 
-    def _stop(self, child: Child, grace_s: float) -> None:
-        child.signal(signal.SIGINT)  # SIGTERM would wait for clients to leave
-        child.wait(grace_s)
-        self.kill()
-
-    def _kill(self, child: Child) -> None:
+    def _crash(self, child: Child) -> None:
         # Each of its processes has a group of its own, and the data is taken while one lives.
         workers = descendants(child.pid)
-        child.kill()
+        child.hurry()
         for worker in workers:
             worker.signal(signal.SIGKILL)
 

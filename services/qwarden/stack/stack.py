@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any, Self
 
 from qwarden.stack.child import Progress
-from qwarden.stack.errors import StackError
+from qwarden.stack.errors import Interrupted, StackError
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
 from qwarden.stack.part import Part
@@ -77,8 +77,8 @@ class Stack:
     def start(self) -> None:
         """Start everything and return when it is ready and `stack.json` says where.
 
-        Raises StackError if a stack of this home runs already, if `cancel` was called, or if
-        something did not start; what had started is ended then.
+        Raises StackError if a stack of this home runs already or something did not start, and
+        Interrupted if `cancel` was called; what had started is ended then.
         """
         self._claim = Claim.take(self._home)
         self._home.forget()  # a stack that was killed leaves its addresses behind
@@ -107,8 +107,7 @@ class Stack:
         """
         if self._ending.is_set():
             for _, part in self._started:
-                if part.alive:
-                    part.child.hurry()
+                part.hurry()
         self._ending.set()
 
     def wait(self) -> None:
@@ -203,7 +202,7 @@ class Stack:
                     # A part that is still starting learns it from its next word of progress.
                     wait(starts)
         if self._ending.is_set():
-            raise StackError("The start was interrupted; everything that had started has ended.")
+            raise Interrupted("The start was interrupted; everything that had started has ended.")
 
     def _start_one(self, name: str, part: Part) -> None:
         part.start()
@@ -216,7 +215,9 @@ class Stack:
     def _teller(self, name: str) -> Progress:
         def tell(message: str, fraction: float | None) -> None:
             if self._ending.is_set():
-                raise StackError("The start was interrupted.")
+                raise Interrupted(
+                    "The start was interrupted; everything that had started has ended."
+                )
             self._progress(name, message, fraction)
 
         return tell

@@ -21,9 +21,6 @@ from qwarden.stack.ports import free_ports
 from qwarden.stack.probe import answers_200
 from qwarden.stack.process import descendants
 
-_KILLED_S = 5.0
-"""Seconds in which the supervisor sees that Triton was killed: it looks every 0.2 s."""
-
 MODEL = "qwen3guard_gen"
 _SHARED_MEMORY = Path("/dev/shm")
 _OLDEST_GLIBC = (2, 35)
@@ -150,15 +147,13 @@ class Triton(Part):
             raise self.child.failure("Triton ended while it loaded the guard", self.FIX)
         return answers_200(self._ports[0], "/v2/health/ready")
 
-    def _kill(self, child: Child) -> None:
+    def _crash(self, child: Child) -> None:
         server = descendants(child.pid)
         # Told to stop first, so that the supervisor sees no reason to start the server again, and
         # frees what a killed one leaves in /dev/shm.
         child.signal(signal.SIGTERM)
         for process in server:
             process.signal(signal.SIGKILL)
-        child.wait(_KILLED_S)
-        child.kill()
 
     def _backends(self) -> Path:
         """Return a backend folder with the stub of this Python: the wheel's has no stub in it."""
