@@ -11,7 +11,7 @@ import msgspec
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from qwarden.review.chain import START, Checking, Head, Row, chained
+from qwarden.review.chain import START, ChainHead, Checking, Row, chained
 
 Sealed = list[tuple[Row, str]]
 
@@ -47,7 +47,7 @@ def _moved(row: Row, position: int) -> Row:
     return msgspec.structs.replace(row, position=position)
 
 
-def _broken_at(rows: Sealed, known: Head | None = None) -> int | None:
+def _broken_at(rows: Sealed, known: ChainHead | None = None) -> int | None:
     checking = Checking(known)
     for row in rows:
         checking.take([row])
@@ -55,9 +55,9 @@ def _broken_at(rows: Sealed, known: Head | None = None) -> int | None:
     return checking.broken_at
 
 
-def _head(rows: Sealed) -> Head:
+def _head(rows: Sealed) -> ChainHead:
     row, said = rows[-1]
-    return Head(row.position, said)
+    return ChainHead(row.position, said)
 
 
 @given(_chains(), st.data())

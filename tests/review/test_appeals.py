@@ -29,7 +29,7 @@ from qwarden.review.store import (
     statements,
     tools,
 )
-from qwarden.review.store.appeals import Appeal, Opened
+from qwarden.review.store.appeals import AppealRow, Opened
 from qwarden.review.store.asking import stranded
 from qwarden.review.store.database import Database
 from qwarden.review.store.schema import appeals as table
@@ -61,7 +61,7 @@ async def appeal(
         return await appeals.open_appeal(tx, by, now=now, limits=PLAIN, **about)
 
 
-async def of_event(database: Database, by: Person, name: object = 1) -> list[Appeal]:
+async def of_event(database: Database, by: Person, name: object = 1) -> list[AppealRow]:
     async with database.reading() as tx:
         return await appeals.of_event(tx, by, "acme", f"e{name}")
 

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from databases import Databases
-from qwarden.review.chain import START, Head, Row, chained
+from qwarden.review.chain import START, ChainHead, Row, chained
 from qwarden.review.person import EVERY, Person, Role
 from qwarden.review.store import audit, schema
 from qwarden.review.store.audit import Act
@@ -44,7 +44,7 @@ async def _sealed(database: Database, limit: int = 1000) -> int:
         return await audit.seal(tx, limit)
 
 
-async def _verified(database: Database, known: Head | None = None) -> audit.Verified:
+async def _verified(database: Database, known: ChainHead | None = None) -> audit.Verified:
     async with database.reading() as tx:
         return await audit.verify(tx, known)
 

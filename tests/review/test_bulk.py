@@ -35,7 +35,7 @@ async def previews(work: Work, which: Filter = ALL) -> bulk.Preview:
 
 async def decides(
     work: Work, preview: str, said: Said = ALLOW, which: Filter = ALL
-) -> bulk.Decided:
+) -> bulk.DecidedInBulk:
     async with work.database.writing() as tx:
         return await bulk.decide(tx, work.lead, which, preview, said, work.now, work.limits)
 

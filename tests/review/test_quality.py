@@ -17,7 +17,7 @@ from qwarden.review.refusals import Conflict, Forbidden
 from qwarden.review.store import leases, quality
 from qwarden.review.store.asking import stranded
 from qwarden.review.store.database import Database
-from qwarden.review.store.quality import Accuracy, Figures
+from qwarden.review.store.quality import Accuracy, Quality
 from qwarden.review.store.schema import audit, checks, decisions, rulings
 from qwarden.review.store.turns import Wanted
 
@@ -30,7 +30,7 @@ async def someone(database: Database, name: str, *roles: Role, **fields: Any) ->
         return await person(tx, name, *roles, **fields)
 
 
-async def figures(database: Database, of: Person) -> Figures:
+async def figures(database: Database, of: Person) -> Quality:
     async with database.reading() as tx:
         return await quality.figures(tx, of, 30, NOW + 1)
 
@@ -270,7 +270,7 @@ async def test_samples_do_not_pile_up(database: Database) -> None:
     assert len(await items_of(database, "sample")) == 3
 
 
-# Figures.
+# Quality.
 
 
 async def _ruled(database: Database, rows: list[dict[str, Any]]) -> None:
@@ -332,13 +332,13 @@ async def test_kappa_is_of_people_s_answers_beside_one_another(database: Databas
             database, count, user_id=ben.user_id, against=ada.user_id, said=said, expected=expected
         )
     found = await figures(database, lead)
-    by_name = {each.user_id: each for each in found.reviewers}
-    assert set(by_name) == {ada.user_id, ben.user_id}
+    by_name = {each.pseudonym: each for each in found.reviewers}
+    assert set(by_name) == {ada.pseudonym, ben.pseudonym}
     for each in by_name.values():
         assert each.kappa == pytest.approx(0.4)
         assert each.agreed == pytest.approx(0.7)
         assert each.pairs == 50
-    assert (by_name[ada.user_id].decisions, by_name[ben.user_id].decisions) == (2, 0)
+    assert (by_name[ada.pseudonym].decisions, by_name[ben.pseudonym].decisions) == (2, 0)
     (category,) = found.categories
     assert (category.category, category.pairs) == ("PII", 50)
     assert category.kappa == pytest.approx(0.4)
@@ -369,7 +369,7 @@ async def test_golden_items_count_for_who_decided_them(database: Database) -> No
     assert (one.goldens, one.golden_right, one.pairs) == (4, 3, 4)
 
 
-def _kappas(found: Figures) -> list[float | None]:
+def _kappas(found: Quality) -> list[float | None]:
     return [each.kappa for each in found.reviewers] + [each.kappa for each in found.categories]
 
 

@@ -69,7 +69,9 @@ async def test_words_about_content_are_seen_before_they_are_asked_for(desk: Desk
     assert (await tool.post("/v1/appeals", json={**event, "statement": "WORDS?"})).is_success
     appeal = await claimed(ben, queue="appeals")
     listed = (await ben.get("/v1/ledger", params=event)).json()
-    assert "WORDS" not in json.dumps([appeal, listed])
+    made = [(await one.get("/v1/appeals", params=event)).json() for one in (ben, tool)]
+    assert "WORDS" not in json.dumps([appeal, listed, made])
+    assert [each["statement"] for each in made[0]["appeals"]] == ["•••••?"]
     shown = await ben.post(f"/v1/items/{appeal['item']['item_id']}/reveal")
     assert shown.json()["statement"] == "WORDS?"
     shown = await ben.post(f"/v1/ledger/{listed['rows'][0]['verdict_id']}/reveal")

@@ -294,12 +294,12 @@ def audit_verify(
     \b
     qwarden review audit verify
     """
-    from qwarden.review.chain import Head
+    from qwarden.review.chain import ChainHead
     from qwarden.review.store import audit
 
     if (position is None) != (noted is None):
         end(WRONG_USE, "--position and --hash go together")
-    head = None if position is None or noted is None else Head(position, noted)
+    head = None if position is None or noted is None else ChainHead(position, noted)
 
     async def work(tx: AsyncConnection, limits: Review) -> audit.Verified:
         return await audit.verify(tx, head)

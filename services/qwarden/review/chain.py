@@ -1,7 +1,7 @@
 """The chain that the audit log's rows stand in: each hash covers its row and the hash before. Pure.
 
 Whoever changes, drops, swaps or adds a row breaks every hash from there on. Whoever drops the last
-ones is found by who kept a `Head` of theirs.
+ones is found by who kept a `ChainHead` of theirs.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class ChainHead:
     """The last row at some moment: its place and its hash."""
 
     position: int
@@ -48,9 +48,9 @@ class Checking:
     """Walks along a chain from its start. `broken_at`: the first position where the row is not
     what was sealed there, or None."""
 
-    def __init__(self, known: Head | None = None) -> None:
+    def __init__(self, known: ChainHead | None = None) -> None:
         self.rows = 0
-        self.head = Head(-1, START)
+        self.head = ChainHead(-1, START)
         self.broken_at: int | None = None
         self._known = known
 
@@ -67,7 +67,7 @@ class Checking:
             if self.broken_at is None and not (is_whole and is_known):
                 self.broken_at = position
             self.rows += 1
-            self.head = Head(position, said)
+            self.head = ChainHead(position, said)
 
     def end(self) -> None:
         """There are no more rows."""

@@ -10,11 +10,10 @@ Invariants, each held by `tests/property/test_masking.py`:
 from __future__ import annotations
 
 import unicodedata
+from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
-from qwarden.contracts.escalation import Content
+from qwarden.contracts import escalation
 from qwarden.contracts.event import Part
 
 MASK = "•"
@@ -36,27 +35,32 @@ class _Masks(dict[int, str]):
 _MASKS = _Masks()
 
 
-class ShownMessage(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A turn as people see it: parts are joined."""
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A turn: its parts are joined."""
 
     role: str
     content: str
     reasoning: str | None = None
 
 
-class ShownReport(msgspec.Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a user reported the content for."""
+
     reason: str
     at: str | None
 
 
-class Shown(msgspec.Struct, frozen=True):
-    """Content as it goes to people, masked or not."""
+@dataclass(frozen=True, slots=True)
+class Content:
+    """Masked: every letter, digit and symbol is a bullet; lengths, lines and punctuation stay."""
 
     is_masked: bool
-    messages: list[ShownMessage]
+    messages: list[Message]
     context: str | None
     link: str | None
-    reports: list[ShownReport]
+    reports: list[Report]
     metadata: dict[str, Any]
 
 
@@ -65,36 +69,35 @@ def masked_text(text: str) -> str:
     return text.translate(_MASKS)
 
 
-def shown(content: Content) -> Shown:
+def shown(content: escalation.Content) -> Content:
     """All of it."""
-    return Shown(
+    return Content(
         is_masked=False,
         messages=[
-            ShownMessage(each.role, _joined(each.content), each.reasoning)
-            for each in content.messages
+            Message(each.role, _joined(each.content), each.reasoning) for each in content.messages
         ],
         context=content.context,
         link=content.link,
         reports=[
-            ShownReport(each.reason, None if each.at is None else each.at.isoformat())
+            Report(each.reason, None if each.at is None else each.at.isoformat())
             for each in content.reports
         ],
         metadata=content.metadata,
     )
 
 
-def masked(content: Content) -> Shown:
+def masked(content: escalation.Content) -> Content:
     """The same without what it says."""
     whole = shown(content)
-    return Shown(
+    return Content(
         is_masked=True,
         messages=[
-            ShownMessage(each.role, masked_text(each.content), _masked(each.reasoning))
+            Message(each.role, masked_text(each.content), _masked(each.reasoning))
             for each in whole.messages
         ],
         context=_masked(whole.context),
         link=_masked(whole.link),
-        reports=[ShownReport(masked_text(each.reason), each.at) for each in whole.reports],
+        reports=[Report(masked_text(each.reason), each.at) for each in whole.reports],
         metadata={name: masked_value(value) for name, value in whole.metadata.items()},
     )
 

@@ -1,5 +1,6 @@
-"""What the API answers. Times are seconds since 1970; ids are 32 hexadecimal digits; people are
-pseudonyms, but where an admin looks at accounts."""
+"""What the API answers, where no dataclass of the store or of `masking` says it already. Times are
+seconds since 1970; ids are 32 hexadecimal digits; people are pseudonyms, but where an admin looks
+at accounts."""
 
 from __future__ import annotations
 
@@ -7,21 +8,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from qwarden.review.masking import Content
+from qwarden.review.store.appeals import AppealRow
+from qwarden.review.store.quality import Accuracy
+from qwarden.review.store.queues import QueueRow
+from qwarden.review.store.rulings import Past
+
 ShownKind = Literal["review", "disagreement", "sample", "appeal"]
 """Golden items and second reviews are `review`: nothing tells them apart."""
-
-
-class QueueRow(BaseModel):
-    """A queue as it stands, of what this person may see."""
-
-    queue: str
-    open: int
-    held: int
-    breached: int
-    oldest_arrived_at: float | None
-    next_breach_at: float | None
-    languages: dict[str, int]
-    categories: dict[str, int]
 
 
 class Queues(BaseModel):
@@ -79,28 +73,6 @@ class Renewed(BaseModel):
     until: float
 
 
-class Message(BaseModel):
-    role: str
-    content: str
-    reasoning: str | None = None
-
-
-class Report(BaseModel):
-    reason: str
-    at: str | None
-
-
-class Content(BaseModel):
-    """Masked: every letter, digit and symbol is a bullet; lengths, lines and punctuation stay."""
-
-    is_masked: bool
-    messages: list[Message]
-    context: str | None
-    link: str | None
-    reports: list[Report]
-    metadata: dict[str, Any]
-
-
 class Why(BaseModel):
     policy: str | None
     version: str | None
@@ -111,17 +83,6 @@ class Clause(BaseModel):
     ground: str
     clause: str
     text: str | None
-
-
-class Accuracy(BaseModel):
-    """How often people agreed with the guard where it named this category."""
-
-    reviewed: int
-    agreed: int
-    share: float | None
-    low: float | None
-    high: float | None
-    """The bounds of a Wilson interval of 95 %."""
 
 
 class Earlier(BaseModel):
@@ -135,16 +96,6 @@ class Earlier(BaseModel):
     categories: list[str]
     decision: str | None
     """What a person decided of it, if anybody has."""
-
-
-class Past(BaseModel):
-    """A decision on equal content."""
-
-    at: float
-    action: str
-    reason: str
-    clause: str | None
-    pseudonym: str | None
 
 
 class Note(BaseModel):
@@ -240,18 +191,6 @@ class ToolRuled(BaseModel):
     take_back_until: float
 
 
-class RulingRow(BaseModel):
-    ruling_id: str
-    item_id: str | None
-    action: str
-    reason: str
-    clause: str | None
-    decided_at: float
-    take_back_until: float | None
-    """Null where it can no longer be taken back."""
-    count: int
-
-
 class Previewed(BaseModel):
     count: int
     decisions: int
@@ -261,13 +200,6 @@ class Previewed(BaseModel):
     preview: str
 
 
-class DecidedInBulk(BaseModel):
-    bulk_id: str
-    decided: int
-    skipped: int
-    take_back_until: float
-
-
 class Undone(BaseModel):
     reopened: int
 
@@ -275,19 +207,6 @@ class Undone(BaseModel):
 class AppealMade(BaseModel):
     appeal_id: str
     item_id: str
-
-
-class AppealRow(BaseModel):
-    appeal_id: str
-    item_id: str
-    tenant: str
-    event_id: str
-    task: str
-    verdict_id: str
-    decision_id: str | None
-    statement: str
-    made_at: float
-    outcome: str | None
 
 
 class Appeals(BaseModel):

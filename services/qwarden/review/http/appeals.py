@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated
 
 import msgspec
@@ -9,9 +10,10 @@ from fastapi import APIRouter, Query
 
 from qwarden.guard.conversation import Task
 from qwarden.review.http.access import Answerable, Reviewer
-from qwarden.review.http.answers import AppealMade, AppealRow, Appeals, Statement
+from qwarden.review.http.answers import AppealMade, Appeals, Statement
 from qwarden.review.http.bodies import Appeal, EventId, Tenant
 from qwarden.review.http.served import Reading, Serves, Writing
+from qwarden.review.masking import masked_text
 from qwarden.review.refusals import Invalid
 from qwarden.review.statement import text_of
 from qwarden.review.store import appeals, statements
@@ -43,13 +45,10 @@ async def open_appeal(body: Appeal, tx: Writing, person: Reviewer, served: Serve
 async def read_appeals(
     tenant: Tenant, event_id: EventId, tx: Reading, person: Answerable
 ) -> Appeals:
-    """Those about an event, the latest first."""
-    return Appeals(
-        appeals=[
-            AppealRow.model_validate(each, from_attributes=True)
-            for each in await appeals.of_event(tx, person, tenant, event_id)
-        ]
-    )
+    """Those about an event, the latest first. What users say is masked, as the content is: it may
+    quote it, and is revealed with the appeal's item."""
+    found = await appeals.of_event(tx, person, tenant, event_id)
+    return Appeals(appeals=[replace(each, statement=masked_text(each.statement)) for each in found])
 
 
 @router.get("/statements")

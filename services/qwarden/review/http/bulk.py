@@ -9,12 +9,13 @@ from fastapi import APIRouter, Path
 from qwarden import telemetry
 from qwarden.review.http import shapes
 from qwarden.review.http.access import Lead
-from qwarden.review.http.answers import DecidedInBulk, Previewed, Undone
+from qwarden.review.http.answers import Previewed, Undone
 from qwarden.review.http.bodies import Bulk, Id, Set
 from qwarden.review.http.queues import check_queue
 from qwarden.review.http.said import said_of
 from qwarden.review.http.served import Reading, Serves, Writing
 from qwarden.review.store import bulk, showing
+from qwarden.review.store.bulk import DecidedInBulk
 
 router = APIRouter(prefix="/v1/bulk", tags=["decisions"])
 
@@ -48,7 +49,7 @@ async def decide(body: Bulk, tx: Writing, person: Lead, served: Serves) -> Decid
         served.limits,
     )
     telemetry.REVIEW_DECISIONS.labels(body.action, "bulk").inc(done.decided)
-    return DecidedInBulk.model_validate(done, from_attributes=True)
+    return done
 
 
 @router.post("/{bulk_id}/undo")

@@ -8,8 +8,9 @@ from sqlalchemy import Row as StoredRow
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.review.http import shapes
-from qwarden.review.http.answers import Accuracy, Detail, Holding, Past
+from qwarden.review.http.answers import Detail, Holding
 from qwarden.review.http.served import Served
+from qwarden.review.masking import masked
 from qwarden.review.store import quality, showing
 
 
@@ -28,19 +29,14 @@ async def detail(tx: AsyncConnection, served: Served, item: StoredRow[Any]) -> D
     return Detail(
         **row.model_dump(),
         verdict=shapes.verdict_of(of.verdict),
-        accuracy={
-            category: Accuracy.model_validate(each, from_attributes=True)
-            for category, each in accuracy.items()
-        },
-        content=None if of.content is None else shapes.content_of(of.content, is_masked=True),
+        accuracy=accuracy,
+        content=None if of.content is None else masked(of.content),
         why=shapes.why_of(of.verdict, item.rule),
         clauses=shapes.clauses_of(served.tenants(), item.tenant, item.language),
         subject_history=[
             shapes.earlier_of(each, decision) for each, decision in await showing.earlier(tx, item)
         ],
-        past_decisions=[
-            Past.model_validate(each, from_attributes=True) for each in await showing.past(tx, item)
-        ],
+        past_decisions=await showing.past(tx, item),
         notes=[
             shapes.note_of(each, is_masked=is_masked)
             for each in await showing.notes_of(tx, item.item_id)

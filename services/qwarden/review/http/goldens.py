@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from dataclasses import replace
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
@@ -13,25 +14,9 @@ from qwarden.review.http.bodies import Id
 from qwarden.review.http.served import Reading, Serves, Writing
 from qwarden.review.refusals import NotFound
 from qwarden.review.store import goldens, showing
+from qwarden.review.store.goldens import Golden
 
 router = APIRouter(prefix="/v1/goldens", tags=["quality"])
-
-
-class Golden(BaseModel):
-    """One in use. `given`: how often it was decided; `right`: how often as it says."""
-
-    golden_id: str
-    tenant: str
-    queue: str
-    language: str
-    category: str
-    task: str
-    action: str
-    note: str | None
-    added_by: str
-    added_at: float
-    given: int
-    right: int
 
 
 class Goldens(BaseModel):
@@ -50,12 +35,7 @@ async def read_goldens(tx: Reading, person: Lead) -> Goldens:
     rows = await goldens.in_use(tx, person)
     names = await showing.pseudonyms(tx, [each.added_by for each in rows])
     return Goldens(
-        goldens=[
-            Golden.model_validate(each, from_attributes=True).model_copy(
-                update={"added_by": names.get(each.added_by, each.added_by)}
-            )
-            for each in rows
-        ]
+        goldens=[replace(each, added_by=names.get(each.added_by, each.added_by)) for each in rows]
     )
 
 

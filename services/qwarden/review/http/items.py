@@ -24,6 +24,7 @@ from qwarden.review.http.detail import detail
 from qwarden.review.http.queues import check_queue
 from qwarden.review.http.said import said_of
 from qwarden.review.http.served import Serves, Writing
+from qwarden.review.masking import shown
 from qwarden.review.refusals import NotFound
 from qwarden.review.store import audit, leases, rulings, showing
 from qwarden.review.store.audit import Act
@@ -65,7 +66,7 @@ async def reveal(item_id: ItemId, tx: Writing, person: Reader, served: Serves) -
     )
     appeal = None if item.appeal_id is None else await showing.appeal(tx, item.appeal_id)
     return RevealedItem(
-        content=shapes.content_of(of.content, is_masked=False),
+        content=shown(of.content),
         metadata=shapes.metadata_of(of.verdict),
         statement=None if appeal is None else appeal[0].statement,
         notes=[

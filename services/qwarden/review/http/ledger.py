@@ -11,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.review.http import shapes
 from qwarden.review.http.access import Admin, Answerable
-from qwarden.review.http.answers import Content, Revealed
+from qwarden.review.http.answers import Revealed
 from qwarden.review.http.bodies import EventId, Id, Subject, Tenant
 from qwarden.review.http.served import Serves, Writing
+from qwarden.review.masking import Content, masked, shown
 from qwarden.review.person import Person
 from qwarden.review.refusals import Invalid, NotFound
 from qwarden.review.store import audit, ledger, showing
@@ -105,7 +106,7 @@ async def reveal(
         verdict_id=verdict_id,
     )
     return Revealed(
-        content=shapes.content_of(stored, is_masked=False),
+        content=shown(stored),
         metadata=shapes.metadata_of(showing.verdict_in(row)),
     )
 
@@ -150,7 +151,7 @@ def _row(row: StoredRow[Any], said: dict[tuple[str, str, str], str]) -> LedgerRo
         **{
             **columns,
             "verdict": shapes.verdict_of(showing.verdict_in(row)),
-            "content": None if stored is None else shapes.content_of(stored, is_masked=True),
+            "content": None if stored is None else masked(stored),
             "decision": said.get((row.tenant, row.event_id, row.task)),
         }
     )

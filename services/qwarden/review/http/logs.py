@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Annotated
 
 import msgspec
@@ -10,49 +11,21 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel
 
-from qwarden.review.chain import Head
+from qwarden.review.chain import ChainHead
 from qwarden.review.http.access import Auditor
 from qwarden.review.http.bodies import Id, Key
 from qwarden.review.http.served import Reading, Served, Serves, served_of
 from qwarden.review.person import EVERY
 from qwarden.review.refusals import Forbidden, Invalid
 from qwarden.review.store import audit, showing
-from qwarden.review.store.audit import Act
+from qwarden.review.store.audit import Act, LogRow, Verified
 
 router = APIRouter(prefix="/v1/audit", tags=["audit"])
-
-
-class LogRow(BaseModel):
-    """`actor`: a pseudonym, or `service`. `about`: ids, hashes and words of ours."""
-
-    number: int
-    at: float
-    actor: str
-    act: str
-    tenant: str
-    item_id: str | None
-    about: dict[str, str | int | float | bool | None]
-    position: int | None
-    """Its place in the chain; null for a moment."""
 
 
 class Log(BaseModel):
     rows: list[LogRow]
     next: int | None
-
-
-class ChainHead(BaseModel):
-    position: int
-    chained: str
-
-
-class Verified(BaseModel):
-    rows: int
-    unsealed: int
-    broken_at: int | None
-    """The first position that is not as it was sealed."""
-    head: ChainHead | None
-    """To keep elsewhere: given next time it finds out where the last rows are gone."""
 
 
 @router.get("")
@@ -73,19 +46,7 @@ async def read_log(
     )
     names = await showing.pseudonyms(tx, [each.actor for each in rows])
     return Log(
-        rows=[
-            LogRow(
-                number=each.number,
-                at=each.at,
-                actor=names.get(each.actor, each.actor),
-                act=each.act,
-                tenant=each.tenant,
-                item_id=each.item_id,
-                about=each.about,
-                position=each.position,
-            )
-            for each in rows
-        ],
+        rows=[replace(each, actor=names.get(each.actor, each.actor)) for each in rows],
         next=rows[-1].number if len(rows) == limit else None,
     )
 
@@ -100,18 +61,8 @@ async def verify(
     """Walks along the whole chain. `position` and `chained`: a head that was kept."""
     if (position is None) != (chained is None):
         raise Invalid("position and chained go together: name both of a head that was kept")
-    known = None if position is None or chained is None else Head(position, chained)
-    found = await audit.verify(tx, known)
-    return Verified(
-        rows=found.rows,
-        unsealed=found.unsealed,
-        broken_at=found.broken_at,
-        head=(
-            None
-            if found.head is None
-            else ChainHead(position=found.head.position, chained=found.head.chained)
-        ),
-    )
+    known = None if position is None or chained is None else ChainHead(position, chained)
+    return await audit.verify(tx, known)
 
 
 @router.get("/export")

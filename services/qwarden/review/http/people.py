@@ -12,6 +12,7 @@ from qwarden.review.http.access import Admin
 from qwarden.review.http.bodies import Body, Id
 from qwarden.review.http.served import Reading, Serves, Writing
 from qwarden.review.people import links, tokens, users
+from qwarden.review.people.tokens import Token
 from qwarden.review.people.users import User
 from qwarden.review.person import EVERY, Person
 from qwarden.review.refusals import Forbidden, NotFound
@@ -67,12 +68,6 @@ class Link(BaseModel):
 class NewToken(Body):
     label: Name
     expires_at: Annotated[float, Field(allow_inf_nan=False)] | None = None
-
-
-class Token(BaseModel):
-    label: str
-    made_at: float
-    expires_at: float | None
 
 
 class Tokens(BaseModel):
@@ -152,12 +147,7 @@ async def make_link(user_id: UserId, tx: Writing, person: Admin, served: Serves)
 @router.get("/{user_id}/tokens")
 async def read_tokens(user_id: UserId, tx: Reading, person: Admin) -> Tokens:
     _govern(person, await users.get(tx, user_id))
-    return Tokens(
-        tokens=[
-            Token(label=each.label, made_at=each.made_at, expires_at=each.expires_at)
-            for each in await tokens.of(tx, user_id)
-        ]
-    )
+    return Tokens(tokens=await tokens.of(tx, user_id))
 
 
 @router.post("/{user_id}/tokens", status_code=201)

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from qwarden import telemetry
 from qwarden.review.http import shapes
 from qwarden.review.http.access import Reader, Reviewer
-from qwarden.review.http.answers import Claimed, Held, Lease, Page, QueueRow, Queues
+from qwarden.review.http.answers import Claimed, Held, Lease, Page, Queues
 from qwarden.review.http.bodies import (
     Category,
     Claim,
@@ -39,10 +39,7 @@ _MOST = 200
 async def read_queues(tx: Reading, person: Reader, served: Serves) -> Queues:
     """Every queue with anything open in it, of what this person may see."""
     now = served.clock()
-    rows = await queues.overview(tx, person, now)
-    return Queues(
-        queues=[QueueRow.model_validate(each, from_attributes=True) for each in rows], now=now
-    )
+    return Queues(queues=await queues.overview(tx, person, now), now=now)
 
 
 @router.get("/items")

@@ -8,11 +8,12 @@ from fastapi import APIRouter, Path, Query
 
 from qwarden import telemetry
 from qwarden.review.http.access import Reviewer
-from qwarden.review.http.answers import Lease, RulingRow, TakenBack
+from qwarden.review.http.answers import Lease, TakenBack
 from qwarden.review.http.bodies import Id
 from qwarden.review.http.detail import detail
 from qwarden.review.http.served import Reading, Serves, Writing
 from qwarden.review.store import rulings, showing
+from qwarden.review.store.rulings import RulingRow
 
 router = APIRouter(prefix="/v1/rulings", tags=["decisions"])
 
@@ -25,10 +26,7 @@ async def read_rulings(
     limit: Annotated[int, Query(ge=1, le=200)] = 20,
 ) -> list[RulingRow]:
     """This person's latest decisions, the latest first."""
-    return [
-        RulingRow.model_validate(each, from_attributes=True)
-        for each in await rulings.mine(tx, person, served.clock(), limit)
-    ]
+    return await rulings.mine(tx, person, served.clock(), limit)
 
 
 @router.post("/{ruling_id}/take-back")

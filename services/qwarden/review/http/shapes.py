@@ -8,13 +8,11 @@ from typing import Any, cast
 import msgspec
 from sqlalchemy import Row as StoredRow
 
-from qwarden.contracts.escalation import Content as Stored
 from qwarden.policy.policy import Policy
 from qwarden.policy.tenants import Tenants
 from qwarden.review.http.answers import (
     AppealOf,
     Clause,
-    Content,
     Earlier,
     Note,
     Original,
@@ -22,7 +20,7 @@ from qwarden.review.http.answers import (
     ShownKind,
     Why,
 )
-from qwarden.review.masking import masked, masked_text, masked_value, shown
+from qwarden.review.masking import masked_text, masked_value
 from qwarden.review.store.showing import BLIND
 
 VERDICT_FIELDS = (
@@ -60,12 +58,6 @@ def row_of(item: StoredRow[Any], pseudonyms: Mapping[str, str]) -> Row:
         leased_until=item.leased_until,
         returned=item.returned,
     )
-
-
-def content_of(content: Stored, *, is_masked: bool) -> Content:
-    """Content as it is shown."""
-    said = masked(content) if is_masked else shown(content)
-    return Content.model_validate(msgspec.to_builtins(said))
 
 
 def verdict_of(verdict: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import delete, or_, select
@@ -21,8 +20,8 @@ _tokens = schema.tokens
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What is known of one: not itself. `label`: what its maker calls it, once a person. Times are
-    seconds since 1970; without `expires_at` it is good until it is revoked."""
+    """What is known of one: not itself. `label`: what its maker calls it, once a person. Without
+    `expires_at` it is good until it is revoked."""
 
     label: str
     made_at: float
@@ -69,7 +68,7 @@ async def make(
     return token
 
 
-async def of(tx: AsyncConnection, user_id: str) -> Sequence[Token]:
+async def of(tx: AsyncConnection, user_id: str) -> list[Token]:
     """One's tokens, the oldest first."""
     found = await tx.execute(
         select(_tokens.c.label, _tokens.c.made_at, _tokens.c.expires_at)

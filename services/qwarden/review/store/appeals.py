@@ -4,7 +4,7 @@ it. Nothing automatic ever decides one, and no time that is over does."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import CompoundSelect, Row, exists, insert, or_, select, union, update
@@ -49,9 +49,10 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class Appeal:
-    """One appeal. `decision_id`: what it is against; None for an automatic verdict. `outcome`:
-    upheld, overturned, or closed since the content is gone; None while it is open."""
+class AppealRow:
+    """One appeal. `decision_id`: what it is against; null for an automatic verdict. `outcome`:
+    upheld, overturned, or closed since the content is gone; null while it is open. `ruling_id`:
+    which decided it."""
 
     appeal_id: str
     item_id: str
@@ -108,14 +109,8 @@ async def open_appeal(
         reach=stands.verdict.facts.reach or 0,
         queue=APPEALS,
         appeal_id=appeal_id,
-        **{
-            name: getattr(row, name)
-            for name in (
-                "tenant", "language", "category", "rule", "task", "subject", "content_hash",
-                "verdict_id",
-            )
-        },
-    )  # fmt: skip
+        **asking.about(row._mapping),
+    )
     new = conflicting(tx, appeals).values(
         appeal_id=appeal_id,
         item_id=item["item_id"],
@@ -148,13 +143,16 @@ async def open_appeal(
     return Opened(appeal_id, item["item_id"], is_new=True)
 
 
-async def of_event(tx: AsyncConnection, person: Person, tenant: str, event_id: str) -> list[Appeal]:
+async def of_event(
+    tx: AsyncConnection, person: Person, tenant: str, event_id: str
+) -> list[AppealRow]:
     """The appeals about an event, the latest first. Raises `NotFound` for another one's tenant."""
     if not person.sees(tenant):
         raise NotFound("there is no such event among yours")
     wanted = select(appeals).where(appeals.c.tenant == tenant, appeals.c.event_id == event_id)
     found = await tx.execute(wanted.order_by(appeals.c.made_at.desc(), appeals.c.appeal_id))
-    return [_appeal(row) for row in found]
+    names = [each.name for each in fields(AppealRow)]
+    return [AppealRow(**{name: getattr(row, name) for name in names}) for row in found]
 
 
 async def decided(tx: AsyncConnection, item: Row[Any], ruling: Row[Any]) -> None:
@@ -307,19 +305,3 @@ async def _stood(tx: AsyncConnection, appeal: Row[Any]) -> str:
     if verdict.action is Action.REVIEW:
         return Action.BLOCK if verdict.meanwhile == "hide" else Action.ALLOW
     return verdict.action or Action.ALLOW
-
-
-def _appeal(row: Row[Any]) -> Appeal:
-    return Appeal(
-        appeal_id=row.appeal_id,
-        item_id=row.item_id,
-        tenant=row.tenant,
-        event_id=row.event_id,
-        task=row.task,
-        verdict_id=row.verdict_id,
-        decision_id=row.decision_id,
-        statement=row.statement,
-        made_at=row.made_at,
-        outcome=row.outcome,
-        ruling_id=row.ruling_id,
-    )

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, delete, exists, select, text, true
+from sqlalchemy import ColumnElement, Row, RowMapping, delete, exists, select, text, true
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.review.identity import new_id
@@ -23,11 +23,21 @@ _AT_ONCE = 1000
 """Items that are looked through for one that nobody can take."""
 
 
+_ABOUT = (
+    "tenant", "language", "category", "rule", "task", "subject", "content_hash", "verdict_id",
+)  # fmt: skip
+
+
+def about(of: Mapping[str, Any] | RowMapping) -> dict[str, Any]:
+    """What an item says of a verdict: of this row of the ledger, or as this other item says it."""
+    return {name: of[name] for name in _ABOUT}
+
+
 def row(
     kind: str, *, arrived_at: float, sla_s: float, harm: int, reach: int, **fields: Any
 ) -> dict[str, Any]:
     """An open item of a kind that nobody holds. `fields`: tenant, queue, language, category, rule,
-    task, and what else it has. When its time is over it waits on, for people alone."""
+    task (`about`), and what else it has. When its time is over it waits on, for people alone."""
     return {
         "item_id": new_id(arrived_at),
         "kind": kind,

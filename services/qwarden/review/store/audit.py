@@ -18,9 +18,10 @@ import msgspec
 from sqlalchemy import RowMapping, bindparam, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from qwarden.review.chain import START, Checking, Head, Row, chained
-from qwarden.review.person import EVERY, Person
+from qwarden.review.chain import START, ChainHead, Checking, Row, chained
+from qwarden.review.person import Person
 from qwarden.review.store.schema import audit
+from qwarden.review.store.scope import of_tenants
 
 SERVICE = "service"
 """The actor of what nobody did: a lease that ended, a breach."""
@@ -71,8 +72,9 @@ class Act(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Logged:
-    """A row as people read it. `position`: its place in the chain; None for a moment."""
+class LogRow:
+    """`actor`: who did it, or `service`. `about`: ids, hashes and words of ours. `position`: its
+    place in the chain; null for a moment."""
 
     number: int
     at: float
@@ -87,12 +89,12 @@ class Logged:
 @dataclass(frozen=True, slots=True)
 class Verified:
     """What a walk along the chain has found. `broken_at`: the first position that is not as it was
-    sealed, or None; `head`: to keep elsewhere, None where nothing is sealed."""
+    sealed, or null; `head`: to keep elsewhere, null where nothing is sealed."""
 
     rows: int
     unsealed: int
     broken_at: int | None
-    head: Head | None
+    head: ChainHead | None
 
 
 def entry(
@@ -144,12 +146,11 @@ async def read(
     actor: str | None = None,
     item_id: str | None = None,
     act: Act | None = None,
-) -> list[Logged]:
+) -> list[LogRow]:
     """The newest rows first, of this person's tenants. `after`: the number of the last row of the
     page before."""
-    wanted = select(audit).order_by(audit.c.number.desc()).limit(limit)
-    if EVERY not in person.tenants:
-        wanted = wanted.where(audit.c.tenant.in_(person.tenants))
+    wanted = select(audit).where(of_tenants(person, audit.c.tenant))
+    wanted = wanted.order_by(audit.c.number.desc()).limit(limit)
     if after is not None:
         wanted = wanted.where(audit.c.number < after)
     if actor is not None:
@@ -159,7 +160,7 @@ async def read(
     if act is not None:
         wanted = wanted.where(audit.c.act == act.value)
     return [
-        Logged(
+        LogRow(
             number=row["number"],
             at=row["at"],
             actor=row["actor"],
@@ -200,7 +201,7 @@ async def seal(tx: AsyncConnection, limit: int) -> int:
     return len(places)
 
 
-async def verify(tx: AsyncConnection, known: Head | None = None) -> Verified:
+async def verify(tx: AsyncConnection, known: ChainHead | None = None) -> Verified:
     """Walks along the whole chain. `known`: a head of an earlier time, which finds out where the
     last rows are gone."""
     checking = Checking(known)

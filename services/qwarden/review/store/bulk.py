@@ -54,7 +54,7 @@ class Preview:
 
 
 @dataclass(frozen=True, slots=True)
-class Decided:
+class DecidedInBulk:
     """`skipped`: those that somebody held."""
 
     bulk_id: str
@@ -86,7 +86,7 @@ async def decide(
     said: Said,
     now: float,
     limits: Review,
-) -> Decided:
+) -> DecidedInBulk:
     """Decides every item of a preview that nobody holds; what has come since is left out.
 
     Raises `Forbidden`, `Invalid` for what cannot be meant, or would be more than `bulk_items`
@@ -133,7 +133,7 @@ async def decide(
         for case, item in zip(cases, free, strict=True)
     ]
     await audit.put(tx, entries)
-    return Decided(bulk_id, len(free), len(found) - len(free), settled.publish_at)
+    return DecidedInBulk(bulk_id, len(free), len(found) - len(free), settled.publish_at)
 
 
 async def undo(tx: AsyncConnection, lead: Person, bulk_id: str, now: float) -> int:

@@ -101,7 +101,9 @@ async def _second(
         queue=item.queue,
         role=item.role,
         ruling_id=ruling.ruling_id,
-        **_like(item),
+        harm=item.harm,
+        reach=item.reach,
+        **asking.about(item._mapping),
     )
     await tx.execute(insert(items).values(opened))
     await asking.exclude(tx, opened["item_id"], [person.user_id], DECIDED)
@@ -130,7 +132,9 @@ async def _compare(
         queue=QUALITY,
         role=Role.LEAD.value,
         ruling_id=first.ruling_id,
-        **_like(item),
+        harm=item.harm,
+        reach=item.reach,
+        **asking.about(item._mapping),
     )
     await tx.execute(insert(items).values(opened))
     both = {first.user_id, person.user_id}
@@ -214,13 +218,3 @@ async def _close(tx: AsyncConnection, of: Sequence[str], kinds: Sequence[str], a
 async def _right(tx: AsyncConnection, item: Row[Any]) -> str:
     of = select(goldens.c.action).where(goldens.c.golden_id == item.golden_id)
     return str((await tx.execute(of)).scalar_one())
-
-
-def _like(item: Row[Any]) -> dict[str, Any]:
-    return {
-        name: getattr(item, name)
-        for name in (
-            "tenant", "language", "category", "rule", "task", "subject", "content_hash",
-            "verdict_id", "harm", "reach",
-        )
-    }  # fmt: skip

@@ -27,8 +27,8 @@ _RETIRED = "The item was taken out of use."
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """One in use. `given`: how often somebody decided it, and `right` how often as it says: one
-    that most get wrong is wrong itself. `added_at`: seconds since 1970."""
+    """One in use. `given`: how often it was decided; `right`: how often as it says. One that most
+    get wrong is wrong itself."""
 
     golden_id: str
     tenant: str

@@ -10,9 +10,10 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.review.agreement import LEAST_PAIRS, Proportion, kappa, weighted, wilson
-from qwarden.review.person import EVERY, Person
+from qwarden.review.person import Person
 from qwarden.review.store import asking
 from qwarden.review.store.schema import checks, rulings, users
+from qwarden.review.store.scope import of_tenants
 
 _DAY_S = 86_400.0
 _LATEST = 1000
@@ -22,8 +23,9 @@ points to either side then, and no more than these are read each time somebody o
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How often people restricted what the guard had named a category of first: `agreed` of
-    `reviewed`, that share, and its 95 % interval; None while nobody has looked."""
+    """How often people agreed with the guard where it named this category first: they restricted
+    `agreed` of `reviewed`. `share`, with the bounds of its 95 % interval, Wilson's: null while
+    nobody has looked."""
 
     reviewed: int
     agreed: int
@@ -34,11 +36,10 @@ class Accuracy:
 
 @dataclass(frozen=True, slots=True)
 class Reviewer:
-    """A person in some days. `decisions`: all of them; `golden_right` of `goldens` said what the
-    golden item says. `pairs`: answers beside a golden item's or another reviewer's; `agreed`: the
-    share of those that are equal; `kappa`: of those, None under `LEAST_PAIRS`."""
+    """`golden_right` of `goldens` said what the golden item says. `agreed`: the share of `pairs`,
+    answers beside a golden item's or another reviewer's, that are equal; `kappa`: Cohen's, of
+    those; null where there are too few."""
 
-    user_id: str
     pseudonym: str
     decisions: int
     goldens: int
@@ -50,7 +51,7 @@ class Reviewer:
 
 @dataclass(frozen=True, slots=True)
 class Category:
-    """How far people agree on one; `kappa`: None under `LEAST_PAIRS`."""
+    """How far people agree on one; `kappa`: null where there are too few pairs."""
 
     category: str
     pairs: int
@@ -59,13 +60,9 @@ class Category:
 
 @dataclass(frozen=True, slots=True)
 class Errors:
-    """How often an automatic action was wrong by a person's word: `wrong` of `reviewed`, of one
-    language or of one category; None stands for all of them.
-
-    `share`, with its 95 % interval, is of all such verdicts, not of those that were looked at: of
-    allowed ones the moderator keeps a share of its own, which may have changed, so that each that
-    was looked at weighs 1 ÷ (that share × the sample's), as `agreement.weighted` has it.
-    """
+    """How often an automatic action was wrong by a person's word, of one language or of one
+    category; null stands for all. `share`, with its 95 % interval, is of all such verdicts, not
+    only of those looked at."""
 
     action: str
     language: str | None
@@ -78,13 +75,13 @@ class Errors:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """`stranded`: open items that nobody can take, by kind (`asking.stranded`)."""
+class Quality:
+    """`stranded`: open items that nobody can take, by kind."""
 
-    reviewers: Sequence[Reviewer]
-    categories: Sequence[Category]
-    errors: Sequence[Errors]
-    stranded: Mapping[str, int]
+    reviewers: list[Reviewer]
+    categories: list[Category]
+    errors: list[Errors]
+    stranded: dict[str, int]
 
 
 async def accuracy(
@@ -121,11 +118,11 @@ async def accuracy(
     return found
 
 
-async def figures(tx: AsyncConnection, person: Person, days: float, now: float) -> Figures:
+async def figures(tx: AsyncConnection, person: Person, days: float, now: float) -> Quality:
     """What the last days say, of this person's tenants."""
     since = now - days * _DAY_S
     pairs = await _pairs(tx, person, since)
-    return Figures(
+    return Quality(
         reviewers=await _reviewers(tx, person, since, pairs),
         categories=_categories(pairs),
         errors=await _errors(tx, person, since),
@@ -151,11 +148,9 @@ async def _pairs(tx: AsyncConnection, person: Person, since: float) -> list[_Pai
     columns = (of.kind, of.user_id, of.against, of.category, of.said, of.expected)
     wanted = (
         select(*columns, func.count())
-        .where(of.at >= since, of.kind.in_(("golden", "second")))
+        .where(of.at >= since, of.kind.in_(("golden", "second")), of_tenants(person, of.tenant))
         .group_by(*columns)
     )
-    if EVERY not in person.tenants:
-        wanted = wanted.where(of.tenant.in_(sorted(person.tenants)))
     return [_Pair(*row) for row in await tx.execute(wanted)]
 
 
@@ -170,11 +165,10 @@ async def _reviewers(
             rulings.c.decided_at >= since,
             rulings.c.user_id.is_not(None),
             rulings.c.taken_back_at.is_(None),
+            of_tenants(person, rulings.c.tenant),
         )
         .group_by(rulings.c.user_id)
     )
-    if EVERY not in person.tenants:
-        decided = decided.where(rulings.c.tenant.in_(sorted(person.tenants)))
     counts: dict[str, int] = {row[0]: row[1] for row in await tx.execute(decided)}
     tables: dict[str, dict[tuple[str, str], int]] = defaultdict(lambda: defaultdict(int))
     asked: dict[str, list[int]] = defaultdict(lambda: [0, 0])
@@ -190,7 +184,6 @@ async def _reviewers(
     )
     return [
         Reviewer(
-            user_id=row.user_id,
             pseudonym=row.pseudonym,
             decisions=counts.get(row.user_id, 0),
             goldens=asked[row.user_id][0],
@@ -224,15 +217,15 @@ def _kappa(table: Mapping[tuple[str, str], int]) -> float | None:
 
 
 async def _errors(tx: AsyncConnection, person: Person, since: float) -> list[Errors]:
+    """Of allowed verdicts the moderator keeps a share of its own, which may have changed: each that
+    was looked at weighs 1 ÷ (that share × the sample's), as `agreement.weighted` has it."""
     of = checks.c
     columns = (of.expected, of.language, of.category, of.rate)
     wanted = (
         select(*columns, func.count(), func.count().filter(of.said != of.expected))
-        .where(of.at >= since, of.kind == "sample")
+        .where(of.at >= since, of.kind == "sample", of_tenants(person, of.tenant))
         .group_by(*columns)
     )
-    if EVERY not in person.tenants:
-        wanted = wanted.where(of.tenant.in_(sorted(person.tenants)))
     strata: dict[tuple[str, str | None, str | None], list[tuple[int, int, float]]]
     strata = defaultdict(list)
     for action, language, category, rate, reviewed, wrong in await tx.execute(wanted):

@@ -19,8 +19,8 @@ from qwarden.review.store.scope import is_open, listed_to
 
 @dataclass(frozen=True, slots=True)
 class QueueRow:
-    """A queue with anything open: how many items, by `languages` and `categories` too; how many of
-    them are `held`, and how many `breached` their time. Times in seconds since 1970."""
+    """A queue with anything open, of what this person may see: how many items, by `languages` and
+    `categories` too; how many of them are `held`, and how many `breached` their time."""
 
     queue: str
     open: int

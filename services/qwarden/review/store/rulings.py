@@ -43,8 +43,8 @@ class Ruled:
 
 
 @dataclass(frozen=True, slots=True)
-class Mine:
-    """One of a person's own rulings. `take_back_until`: None where it is too late."""
+class RulingRow:
+    """One of a person's own rulings. `take_back_until`: null where it is too late."""
 
     ruling_id: str
     item_id: str | None
@@ -58,7 +58,7 @@ class Mine:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What was decided of equal content; `pseudonym`: None for a breach."""
+    """A decision on equal content; `pseudonym`: null for a breach."""
 
     at: float
     action: str
@@ -160,7 +160,7 @@ async def of_content(
     ]
 
 
-async def mine(tx: AsyncConnection, person: Person, now: float, limit: int) -> list[Mine]:
+async def mine(tx: AsyncConnection, person: Person, now: float, limit: int) -> list[RulingRow]:
     """This person's own rulings that stand, the latest first."""
     wanted = (
         select(rulings, items.c.count)
@@ -170,7 +170,7 @@ async def mine(tx: AsyncConnection, person: Person, now: float, limit: int) -> l
         .limit(limit)
     )
     return [
-        Mine(
+        RulingRow(
             row.ruling_id,
             row.item_id,
             row.action,

@@ -12,7 +12,7 @@ from qwarden.contracts.decision import ACTIONS
 from qwarden.contracts.verdict import Basis
 from qwarden.review.order import QUALITY
 from qwarden.review.sampling import takes
-from qwarden.review.store.asking import row
+from qwarden.review.store.asking import about, row
 from qwarden.review.store.conflict import insert
 from qwarden.review.store.schema import items
 from qwarden.review.store.scope import is_open
@@ -53,17 +53,11 @@ async def consider(
             harm=_HARM,
             reach=0,
             queue=QUALITY,
-            **{
-                name: each[name]
-                for name in (
-                    "tenant", "language", "category", "rule", "task", "subject", "content_hash",
-                    "verdict_id",
-                )
-            },
+            **about(each),
         )
         | {"item_id": each["verdict_id"]}
         for each in taken[: max(0, room)]
-    ]  # fmt: skip
+    ]
     if opened:
         await tx.execute(insert(tx, items).on_conflict_do_nothing().inline(), opened)
     return len(opened)

@@ -14,14 +14,24 @@ SKIPPED = "skipped"
 """Why somebody is not given an item again, and may take it all the same."""
 
 
+def of_tenants(person: Person, tenant: ColumnElement[str]) -> ColumnElement[bool]:
+    """That it is one of this person's."""
+    return true() if EVERY in person.tenants else tenant.in_(sorted(person.tenants))
+
+
+def of_languages(person: Person, language: ColumnElement[str]) -> ColumnElement[bool]:
+    """That it is one of this person's, or that nobody can tell which it is."""
+    if EVERY in person.languages:
+        return true()
+    return language.in_(sorted({*person.languages, UNDETERMINED}))
+
+
 def seen_by(person: Person) -> ColumnElement[bool]:
     """Of this one's tenants, and not for leads alone where this is none."""
-    conditions: list[ColumnElement[bool]] = []
-    if EVERY not in person.tenants:
-        conditions.append(items.c.tenant.in_(sorted(person.tenants)))
-    if not person.has(Role.LEAD, Role.AUDITOR, Role.ADMIN):
-        conditions.append(items.c.role == text("'reviewer'"))
-    return and_(true(), *conditions)
+    own = of_tenants(person, items.c.tenant)
+    if person.has(Role.LEAD, Role.AUDITOR, Role.ADMIN):
+        return own
+    return and_(own, items.c.role == text("'reviewer'"))
 
 
 def listed_to(person: Person) -> ColumnElement[bool]:
@@ -34,11 +44,11 @@ def listed_to(person: Person) -> ColumnElement[bool]:
 
 def given_to(person: Person) -> ColumnElement[bool]:
     """What this one is given without asking for that very item."""
-    conditions: list[ColumnElement[bool]] = [items.c.kind != text("'golden'")]
-    if EVERY not in person.tenants:
-        conditions.append(items.c.tenant.in_(sorted(person.tenants)))
-    if EVERY not in person.languages:
-        conditions.append(items.c.language.in_(sorted({*person.languages, UNDETERMINED})))
+    conditions = [
+        items.c.kind != text("'golden'"),
+        of_tenants(person, items.c.tenant),
+        of_languages(person, items.c.language),
+    ]
     if not person.has(Role.LEAD):
         conditions.append(items.c.role == text("'reviewer'"))
     excluded = exists().where(

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, case, distinct, func, literal, select, true
+from sqlalchemy import ColumnElement, Row, case, distinct, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from qwarden.review.person import EVERY, Person
+from qwarden.review.person import Person
 from qwarden.review.store.schema import exclusions, items, rulings, users
-from qwarden.review.store.scope import SKIPPED
+from qwarden.review.store.scope import SKIPPED, of_tenants
 
 _DAY_S, _HOUR_S = 86_400.0, 3_600.0
 _HOURLY_DAYS = 2
@@ -25,7 +25,7 @@ _LATEST = 20_000
 @dataclass(frozen=True, slots=True)
 class QueueFigures:
     """`arrived`, `decided`: counts of each step, the earliest first. `sla_kept`: the share of what
-    was decided that was in time; None where nothing was. `median_wait_s`: from arrival."""
+    was decided that was in time; null where nothing was. `median_wait_s`: from arrival."""
 
     queue: str
     arrived: list[int]
@@ -46,8 +46,8 @@ class ReviewerFigures:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """`since`: seconds since 1970; `step_s`: the length of each step from there."""
+class Statistics:
+    """`step_s`: the length of each step from `since` on."""
 
     since: float
     step_s: float
@@ -55,13 +55,11 @@ class Figures:
     reviewers: list[ReviewerFigures]
 
 
-async def figures(tx: AsyncConnection, person: Person, now: float, days: int) -> Figures:
+async def figures(tx: AsyncConnection, person: Person, now: float, days: int) -> Statistics:
     """Of the last days, of this person's tenants. What only checks reviewers is left out."""
     step_s = _HOUR_S if days <= _HOURLY_DAYS else _DAY_S
     since = (now // step_s + 1) * step_s - days * _DAY_S
-    seen: ColumnElement[bool] = true()
-    if EVERY not in person.tenants:
-        seen = items.c.tenant.in_(sorted(person.tenants))
+    seen = of_tenants(person, items.c.tenant)
     steps = round(days * _DAY_S / step_s)
     decided_in = [
         rulings.c.decided_at >= since,
@@ -70,7 +68,7 @@ async def figures(tx: AsyncConnection, person: Person, now: float, days: int) ->
         seen,
     ]
     latest = await _latest(tx, decided_in)
-    return Figures(
+    return Statistics(
         since,
         step_s,
         await _queues(tx, since, step_s, steps, seen, decided_in, latest),

@@ -16,12 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from qwarden.contracts.verdict import Basis, Facts, decode_verdict, encode
 from qwarden.review.golden import RULE, Shown
 from qwarden.review.order import URGENT
-from qwarden.review.person import EVERY, UNDETERMINED, Person
+from qwarden.review.person import Person
 from qwarden.review.sampling import takes
 from qwarden.review.store import asking
 from qwarden.review.store.conflict import insert
 from qwarden.review.store.schema import exclusions, goldens, is_free, items, ledger, rulings, users
-from qwarden.review.store.scope import is_open
+from qwarden.review.store.scope import is_open, of_languages, of_tenants
 from qwarden.review.store.turns import Wanted
 from qwarden.settings import Review
 
@@ -79,11 +79,9 @@ async def _choose(
         ),
         ~exists().where(items.c.golden_id == of.golden_id, is_open),
         of.golden_id.not_in(_just_decided(now, limits)),
+        of_tenants(person, of.tenant),
+        of_languages(person, of.language),
     ]
-    if EVERY not in person.tenants:
-        conditions.append(of.tenant.in_(sorted(person.tenants)))
-    if EVERY not in person.languages:
-        conditions.append(of.language.in_(sorted({*person.languages, UNDETERMINED})))
     for column, value in (
         (of.queue, wanted.queue),
         (of.language, wanted.language),

@@ -205,10 +205,22 @@ function appeals(rows) {
       [t("ledger.made"), t("ledger.says"), t("ledger.outcome")],
       rows.map((row) => [
         when(row.made_at),
-        data(row.statement, "p", { class: "said" }),
+        says(row),
         row.outcome ? term("outcome", row.outcome) : t("ledger.open"),
       ]),
       t("ledger.no_appeals"),
     ),
   );
+}
+
+/** What a user says: masked, and shown where it is asked for, which is logged. */
+function says(row) {
+  const words = h("div", {}, data(row.statement, "p", { class: "said" }));
+  const reveal = async () => {
+    const answer = await trying(() => post(`/items/${row.item_id}/reveal`));
+    if (answer) fill(words, data(answer.statement, "p", { class: "said" }));
+  };
+  if (row.statement)
+    words.append(h("button", { class: "plain", on: { click: reveal } }, t("content.reveal")));
+  return words;
 }
