@@ -113,9 +113,10 @@ def stand_in(**settings: Any) -> Gen:
 
 
 def copy_to(folder: Path, without: str = "") -> Path:
-    """The stand-in in another place, to be damaged there."""
+    """The tiny checkpoint in another place, to be damaged there."""
     target = folder / "guard"
-    shutil.copytree(STAND_IN, target, ignore=shutil.ignore_patterns(without) if without else None)
+    left_out = shutil.ignore_patterns(without) if without else None
+    shutil.copytree(tiny_checkpoint(8192), target, ignore=left_out)
     return target
 
 

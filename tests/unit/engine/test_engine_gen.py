@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from qwarden_engine.settings import EngineSettings
 from qwarden_engine.template import broken
 from unit.engine.checkpoints import (
     STAND_IN,
+    copy_to,
     engine,
     one_tiny,
     prompt,
@@ -26,7 +26,6 @@ from unit.engine.checkpoints import (
     tensors_of,
     thought,
     tiny,
-    tiny_checkpoint,
 )
 
 
@@ -129,8 +128,7 @@ def test_dropped_turns_are_not_counted() -> None:
 def test_not_a_number_is_an_answer(tmp_path: Path, floor: float) -> None:
     """One row's network output is broken; the rows beside it are answered, also where they go on
     for their categories."""
-    guard = tmp_path / "guard"
-    shutil.copytree(tiny_checkpoint(8192), guard)
+    guard = copy_to(tmp_path)
     tensors = tensors_of(guard / "model.safetensors")
     [token] = one_tiny()._wording.template.plain_ids("\u00a7")[:1]
     tensors["model.embed_tokens.weight"][token] = float("nan")
