@@ -6,13 +6,11 @@ from __future__ import annotations
 import asyncio
 import datetime
 import json
-import os
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -29,6 +27,7 @@ from cryptography.x509.oid import NameOID
 from sqlalchemy import insert, text
 
 import fleet
+from commands import Shell
 from databases import Databases
 from moderators import Fleetlet, Guard, policies_in
 from qwarden import settings as settings_module
@@ -752,37 +751,27 @@ async def test_a_pod_that_asks_no_guard_is_not_told_that_one_is_away(own: Fleetl
     ]  # fmt: skip
 
 
-def _command(own: Fleetlet, *words: str) -> subprocess.CompletedProcess[str]:
-    (port,) = free_ports(1)
-    return subprocess.run(
-        [sys.executable, "-m", "qwarden.cli", "doctor", *words],
-        env={
-            "PATH": os.environ["PATH"],
-            "QWARDEN_STACK__HOME": str(own.home.root),
-            "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": own.kafka.bootstrap,
-            "QWARDEN_TRITON__URL": f"127.0.0.1:{port}",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
-
-def test_the_command_tells_scripts_by_its_exit_code_and_people_by_sentences(own: Fleetlet) -> None:
-    well = _command(own, "--only", "topics", "--json")
-    assert well.returncode == 0, well.stderr
-    told = [json.loads(line) for line in well.stdout.splitlines()]
-    assert {each["check"] for each in told} == {"kafka", "topics"}
-    assert set(told[0]) == {"check", "about", "result", "sentence"}
-    unknown = _command(own, "--only", "weather")
-    assert unknown.returncode == 2
-    assert "there is no check 'weather'; there are kafka, topics" in unknown.stderr
-    everything = _command(own)
-    assert everything.returncode == 3, everything.stdout
-    assert "away      triton" in everything.stdout
-    assert everything.stdout.splitlines()[-1].startswith("Of ")
-    for line in everything.stdout.splitlines()[:-1]:
+def test_the_command_tells_scripts_by_its_exit_code_and_people_by_sentences(
+    own: Fleetlet, tmp_path: Path
+) -> None:
+    (nobody,) = free_ports(1)
+    settings = {
+        "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": own.kafka.bootstrap,
+        "QWARDEN_TRITON__URL": f"127.0.0.1:{nobody}",
+    }
+    doctor = partial(Shell(tmp_path, settings), "doctor")
+    well = doctor("--only", "topics", "--json")
+    assert well.code == 0, well.err
+    assert {each["check"] for each in well.lines} == {"kafka", "topics"}
+    assert set(well.lines[0]) == {"check", "about", "result", "sentence"}
+    unknown = doctor("--only", "weather")
+    assert unknown.code == 2
+    assert "there is no check 'weather'; there are kafka, topics" in unknown.err
+    everything = doctor()
+    assert everything.code == 3, everything.out
+    assert "away      triton" in everything.out
+    assert everything.out.splitlines()[-1].startswith("Of ")
+    for line in everything.out.splitlines()[:-1]:
         assert line.split("  ")[0] in {each.value for each in Result}
 
 

@@ -4,17 +4,13 @@ will; also one that is killed in the middle."""
 from __future__ import annotations
 
 import asyncio
-import io
 import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,9 +20,10 @@ import pytest
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 
 import fleet
+from commands import Shell
 from fleet import Tap
 from moderators import Fleetlet, Guard
-from qwarden import bootstrap, cli
+from qwarden import bootstrap
 from qwarden.contracts import topics
 from qwarden.contracts.escalation import Escalation, Kind
 from qwarden.contracts.standing import standing
@@ -166,76 +163,18 @@ async def verdicts_of(own: Fleetlet, tenant: str) -> list[tuple[int, Verdict]]:
 # The command.
 
 
-@dataclass
-class Said:
-    code: object
-    out: str
-    err: str
-
-    @property
-    def line(self) -> dict[str, Any]:
-        lines: list[dict[str, Any]] = [json.loads(line) for line in self.out.splitlines()]
-        assert len(lines) == 1, self.err
-        return lines[0]
-
-
 @pytest.fixture
-def environ(own: Fleetlet, tmp_path: Path) -> dict[str, str]:
-    bare = {name: value for name, value in os.environ.items() if not name.startswith("QWARDEN_")}
-    return bare | {
+def shell(own: Fleetlet, tmp_path: Path) -> Shell:
+    settings = {
         "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": own.kafka.bootstrap,
-        "QWARDEN_STACK__HOME": str(tmp_path / "stack"),
         "QWARDEN_POLICY__PATH": str(own.policies),
         "QWARDEN_MODERATOR__EVIDENCE_SAMPLE": "0",
-        "COLUMNS": "250",
     }
-
-
-Command = Callable[..., Said]
-
-
-@pytest.fixture
-def qwarden(
-    environ: dict[str, str],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Command:
-    """Runs `qwarden …` in this process, in a folder of the test's own."""
-    for name in set(os.environ) - set(environ):
-        monkeypatch.delenv(name)
-    for name, value in environ.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["qwarden", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return Said(ended.value.code or 0, said.out, said.err)
-
-    return call
-
-
-def begun(environ: dict[str, str], folder: Path, *words: object) -> subprocess.Popen[str]:
-    """The command as a process of its own, which can be killed."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "qwarden.cli", *map(str, words)],
-        env=environ,
-        cwd=folder,
-        text=True,
-        stderr=subprocess.PIPE,
-    )
+    return Shell(tmp_path, settings)
 
 
 def test_a_wrong_block_stands_or_is_undone_twice_after_a_kill(
-    own: Fleetlet,
-    environ: dict[str, str],
-    qwarden: Command,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    own: Fleetlet, shell: Shell, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """5,000 blocks of a rule that was wrong, and some that are not to be touched. The command is
     killed in the middle and called again."""
@@ -254,7 +193,7 @@ def test_a_wrong_block_stands_or_is_undone_twice_after_a_kill(
 
     asyncio.run(activate(own, "forum", text_of("forum", "allow")))
     wrong = version_of_text("forum", text_of("forum", "block", "wrong"))
-    dry = qwarden(
+    dry = shell(
         "rejudge", "--policy", f"forum@{wrong}", "--rule", "wrong", "--from", began, "--json"
     ).line
     flow = {"tenant": "forum", "old": "block", "new": "allow", "policy": "forum", "rule": "doubt"}
@@ -263,10 +202,10 @@ def test_a_wrong_block_stands_or_is_undone_twice_after_a_kill(
     assert (dry["undecided"], dry["impossible"]) == ({}, {})
     assert {each.verdict_id for _, each in asyncio.run(verdicts_of(own, "forum"))} == before.keys()
 
-    apply = ("rejudge", "--apply", tmp_path / dry["plan"], "--rate", 2000)
+    apply = ("rejudge", "--apply", dry["plan"], "--rate", 2000)
     started = time.monotonic()
-    done = asyncio.run(killed_in_the_middle(own, begun(environ, tmp_path, *apply)))
-    again = begun(environ, tmp_path, *apply)
+    done = asyncio.run(killed_in_the_middle(own, shell.begun(*apply)))
+    again = shell.begun(*apply)
     _, said = again.communicate(timeout=120)
     took = time.monotonic() - started
     assert again.returncode == 0, said
@@ -283,9 +222,9 @@ def test_a_wrong_block_stands_or_is_undone_twice_after_a_kill(
     assert closed >= {each.supersedes for _, each in after}
 
     # Nothing is left to do, and whoever compares the topics finds no fault.
-    assert "0 verdicts are superseded" in qwarden(*apply).err
+    assert "0 verdicts are superseded" in shell(*apply).err
     assert len(asyncio.run(verdicts_of(own, "forum"))) == len(after)
-    report = qwarden("verify", "--to-end", "--json").line
+    report = shell("verify", "--to-end", "--json").line
     assert report["ok"], report
     assert report["found"]["revised"] == 0
     # What was killed between the closing or the evidence of its last rows and their verdicts writes
@@ -303,9 +242,7 @@ def check_undone(before: dict[str, Verdict], after: list[tuple[int, Verdict]], c
     assert not events & {("decided", 0), ("withdrawn", 0), ("edited", 0)}
 
 
-def test_people_see_nothing_of_what_was_allowed_wrongly(
-    own: Fleetlet, environ: dict[str, str], qwarden: Command, tmp_path: Path
-) -> None:
+def test_people_see_nothing_of_what_was_allowed_wrongly(own: Fleetlet, shell: Shell) -> None:
     """Evidence has nothing of it: its contents are where it came from."""
     began = just_now()
     events = [each | {"tenant": "people"} for each in many(1000)]
@@ -313,9 +250,9 @@ def test_people_see_nothing_of_what_was_allowed_wrongly(
     stricter = text_of("people", "block").replace("then: allow", ALL_TO_REVIEW)
     asyncio.run(activate(own, "people", stricter))
     wrong = version_of_text("people", text_of("people", "block", "wrong"))
-    dry = qwarden("rejudge", "--policy", wrong, "--rule", "rest", "--from", began, "--json").line
+    dry = shell("rejudge", "--policy", wrong, "--rule", "rest", "--from", began, "--json").line
     assert [(flow["new"], flow["verdicts"]) for flow in dry["flows"]] == [("review", 1000)]
-    running = begun(environ, tmp_path, "rejudge", "--apply", dry["plan"], "--rate", 100_000)
+    running = shell.begun("rejudge", "--apply", dry["plan"], "--rate", 100_000)
     _, said = running.communicate(timeout=120)
     assert running.returncode == 0, said
     stands = standing(asyncio.run(verdicts_of(own, "people")))
@@ -324,7 +261,7 @@ def test_people_see_nothing_of_what_was_allowed_wrongly(
     assert {each.kind for each in items} == {Kind.REVIEW}
     texts = {each.content.messages[0].content for each in items if each.content}
     assert texts == {f"text {n}" for n in range(1000)}
-    assert qwarden("verify", "--to-end", "--json").line["ok"]
+    assert shell("verify", "--to-end", "--json").line["ok"]
 
 
 async def killed_in_the_middle(own: Fleetlet, running: subprocess.Popen[str]) -> int:
@@ -346,7 +283,7 @@ async def killed_in_the_middle(own: Fleetlet, running: subprocess.Popen[str]) ->
     return done
 
 
-def test_an_undo_blocks_under_a_freeze(own: Fleetlet, qwarden: Command) -> None:
+def test_an_undo_blocks_under_a_freeze(own: Fleetlet, shell: Shell) -> None:
     """Also where the freeze begins after the dry run."""
     began = just_now()
     events = [each | {"tenant": "frozen"} for each in many(20)]
@@ -354,70 +291,64 @@ def test_an_undo_blocks_under_a_freeze(own: Fleetlet, qwarden: Command) -> None:
     wrong = version_of_text("frozen", text_of("frozen", "block", "wrong"))
     words = ("rejudge", "--policy", wrong, "--rule", "wrong", "--from", began, "--json")
     asyncio.run(activate(own, "frozen", text_of("frozen", "block", "another")))
-    same = qwarden(*words).line
+    same = shell(*words).line
     assert (same["same"], same["flows"]) == (20, [])
     another_clause = text_of("frozen", "block", "another").replace("'1'", "'3'")
     asyncio.run(activate(own, "frozen", another_clause))
-    free = qwarden(*words).line
+    free = shell(*words).line
     assert [flow["new"] for flow in free["flows"]] == ["block"], "the user is told otherwise"
 
-    assert qwarden("policy", "freeze", "frozen", "--reason", "it blocks recipes").code == 0
-    refused = qwarden("rejudge", "--apply", free["plan"])
+    assert shell("policy", "freeze", "frozen", "--reason", "it blocks recipes").code == 0
+    refused = shell("rejudge", "--apply", free["plan"])
     assert refused.code == 1
     assert "'frozen' is frozen, and was not when the plan was made" in refused.err
     assert len(asyncio.run(verdicts_of(own, "frozen"))) == 20
 
-    cold = qwarden(*words).line
+    cold = shell(*words).line
     assert [flow["new"] for flow in cold["flows"]] == ["review"]
-    assert qwarden("rejudge", "--apply", cold["plan"]).code == 0
-    assert qwarden("policy", "unfreeze", "frozen").code == 0
+    assert shell("rejudge", "--apply", cold["plan"]).code == 0
+    assert shell("policy", "unfreeze", "frozen").code == 0
     after = [each for _, each in asyncio.run(verdicts_of(own, "frozen"))]
     assert Counter(each.action for each in after) == {"block": 20, "review": 20}
     assert {each.on_breach for each in items_of(own, "frozen")} == {"raise"}
 
 
-def test_a_plan_that_was_edited_or_is_not_one_is_applied(
-    own: Fleetlet, qwarden: Command, tmp_path: Path
-) -> None:
+def test_a_plan_that_was_edited_or_is_not_one_is_applied(own: Fleetlet, shell: Shell) -> None:
     began = just_now()
     asyncio.run(moderated(own, "edited-plan", Doubtful(), [event("edited", "p1")]))
     wrong = version_of_text("edited", text_of("edited", "block", "wrong"))
-    said = qwarden(
+    said = shell(
         "rejudge", "--policy", wrong, "--rule", "wrong", "--from", began, "--with", "loose",
         "--json",
     ).line  # fmt: skip
     assert [flow["policy"] for flow in said["flows"]] == ["loose"]
-    plan = tmp_path / said["plan"]
+    plan = shell.folder / said["plan"]
     whole_plan = plan.read_text()
     plan.write_text(whole_plan.replace('"serial": ', '"serial": 1'))
-    edited = qwarden("rejudge", "--apply", plan)
+    edited = shell("rejudge", "--apply", plan)
     assert edited.code == 1
     assert "make another one" in edited.err
     plan.write_text("{}")
-    assert qwarden("rejudge", "--apply", plan).code == 2
-    assert qwarden("rejudge", "--apply", plan, "--rule", "x").code == 2
-    assert qwarden("rejudge", "--rule", "x").code == 2
+    assert shell("rejudge", "--apply", plan).code == 2
+    assert shell("rejudge", "--apply", plan, "--rule", "x").code == 2
+    assert shell("rejudge", "--rule", "x").code == 2
     assert len(asyncio.run(verdicts_of(own, "edited"))) == 1
     plan.write_text(whole_plan)
-    assert qwarden("rejudge", "--apply", plan).code == 0
+    assert shell("rejudge", "--apply", plan).code == 0
     assert len(asyncio.run(verdicts_of(own, "edited"))) == 2
 
 
 @pytest.mark.parametrize(("answer", "verdicts"), [("n", 1), ("y", 2)])
 def test_a_person_who_says_no_is_not_heard(
-    own: Fleetlet,
-    qwarden: Command,
-    monkeypatch: pytest.MonkeyPatch,
-    answer: str,
-    verdicts: int,
+    own: Fleetlet, shell: Shell, answer: str, verdicts: int
 ) -> None:
     began = just_now()
     tenant = f"unknown-{answer}"  # which the built-in policy acts on
     asyncio.run(moderated(own, f"asked-{answer}", Doubtful(), [event(tenant, "n1")]))
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{answer}\n"))
-    said = qwarden(
+    said = shell(
         "rejudge", "--policy", BUILT_IN["default"].version, "--rule", "controversial",
         "--from", began, "--tenant", tenant, "--with", "strict", "--now",
+        stdin=f"{answer}\n".encode(),
     )  # fmt: skip
     assert said.code == 0
     assert f"{tenant}: review -> block, by the rule controversial of strict" in said.out
