@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwarden.delivery.lanes import Quotas, estimated_tokens, is_stale
+from qwarden.contracts import topics
+from qwarden.delivery.lanes import Quotas, estimated_tokens, is_stale, lane_of
 
 ARRIVALS = st.lists(
     st.tuples(st.floats(0, 30), st.integers(1, 500), st.sampled_from(["flood", "other"])),
@@ -59,3 +61,20 @@ def test_what_is_just_at_the_horizon_or_from_the_future_is_relayed(
     age_s: float, fresh_s: float
 ) -> None:
     assert is_stale(age_s=age_s, fresh_s=fresh_s) == (age_s > fresh_s)
+
+
+@pytest.mark.parametrize(
+    ("topic", "lane"),
+    [
+        (topics.CONTENT, "interactive"),
+        ("shop.comments", "interactive"),
+        (topics.BACKLOG, "backlog"),
+        (topics.CHUNKS, "stream"),
+        (topics.REVIEW, None),
+        (topics.EVIDENCE, None),
+    ],
+)
+def test_a_topic_of_others_has_no_lane_or_what_comes_of_verdicts_has_one(
+    topic: str, lane: str | None
+) -> None:
+    assert lane_of(topic) == lane

@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from qwarden.review import sweeping
+from qwarden.review.failing import where
 from qwarden.review.sweeping import Work
 
 
@@ -46,3 +47,15 @@ async def test_a_round_that_hangs_is_taken_for_life(monkeypatch: pytest.MonkeyPa
     await asyncio.sleep(0.1)  # twice what it may take
     assert work.hangs is not None and work.hangs.startswith("the seal has stood still for")
     task.cancel()
+
+
+def fails() -> None:
+    raise ValueError("canary: what somebody wrote")
+
+
+def test_a_failure_is_told_with_what_it_was_about_or_without_its_place() -> None:
+    with pytest.raises(ValueError, match="canary") as raised:
+        fails()
+    line = fails.__code__.co_firstlineno + 1
+    assert where(raised.value) == f"ValueError in {__name__}.fails:{line}"
+    assert where(KeyError("canary")) == "KeyError", "it was never raised"
