@@ -19,7 +19,6 @@ from aiokafka.errors import (
     TopicAlreadyExistsError,
     for_code,
 )
-from aiokafka.protocol.metadata import MetadataRequest
 from faststream.security import (
     BaseSecurity,
     SASLOAuthBearer,
@@ -29,6 +28,7 @@ from faststream.security import (
 )
 
 from qwarden import tls
+from qwarden.aiokafka_insides import end_sending, metadata_of
 from qwarden.contracts import topics
 from qwarden.contracts.names import name_of
 from qwarden.kafka_refusals import Refused, why_refused
@@ -184,10 +184,7 @@ async def committed_in(
 async def leaders_of(client: AIOKafkaAdminClient, topic: str) -> dict[TopicPartition, int]:
     """The broker that leads each partition of a topic; below 0 where none does. Raises
     `KafkaError`: `UnknownTopicOrPartitionError` where the topic is not there."""
-    # aiokafka's own question by name has a broker with auto.create.topics.enable make the topic,
-    # and the one for all topics parses each partition of a large cluster.
-    request = MetadataRequest([topic], allow_auto_topic_creation=False)
-    (found,) = (await client._send_request(request)).to_object()["topics"]
+    found = await metadata_of(client, topic)
     if found["error_code"]:
         raise for_code(found["error_code"])(f"there is no topic {topic}")
     return {
@@ -242,9 +239,7 @@ async def close_producer(producer: AIOKafkaProducer, within_s: float) -> None:
         async with asyncio.timeout(within_s):
             await producer.stop()
     except (TimeoutError, KafkaError):
-        sending = producer._sender.sender_task
-        if sending is not None:
-            sending.cancel()
+        end_sending(producer)
         with suppress(TimeoutError, KafkaError):
             async with asyncio.timeout(within_s):
                 await producer.client.close()

@@ -18,7 +18,7 @@ from aiokafka.errors import KafkaError
 from aiokafka.structs import OffsetAndMetadata
 
 from qwarden import telemetry
-from qwarden.delivery.aiokafka_insides import committed_of, position_of
+from qwarden.aiokafka_insides import committed_of, position_of
 from qwarden.delivery.keeper import Keeper
 from qwarden.delivery.positions import Accepted, Lost, start_of
 from qwarden.delivery.underway import Records

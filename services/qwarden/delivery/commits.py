@@ -7,11 +7,11 @@ import asyncio
 import contextlib
 import logging
 
-from aiokafka import AIOKafkaConsumer
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
+from aiokafka.structs import OffsetAndMetadata
 
-from qwarden import telemetry
-from qwarden.delivery import aiokafka_insides
+from qwarden import aiokafka_insides, telemetry
 from qwarden.delivery.assignment import Assignment
 
 _log = logging.getLogger(__name__)
@@ -56,7 +56,11 @@ class Commits:
                 return
             try:
                 await aiokafka_insides.commit(
-                    consumer, {where: (at, text) for where, (_, at, text) in marks.items()}
+                    consumer,
+                    {
+                        TopicPartition(*where): OffsetAndMetadata(at, text)
+                        for where, (_, at, text) in marks.items()
+                    },
                 )
             except KafkaError as error:
                 telemetry.COMMITS.labels(self._topic, "failed").inc()

@@ -22,7 +22,7 @@ from aiokafka.abc import ConsumerRebalanceListener
 from aiokafka.errors import NoOffsetForPartitionError, OffsetOutOfRangeError
 
 from qwarden import telemetry
-from qwarden.delivery.aiokafka_insides import has_connection, nothing_behind_since, position_of
+from qwarden.aiokafka_insides import has_connection, nothing_behind_since, position_of
 from qwarden.delivery.assignment import Assignment
 from qwarden.delivery.commits import Commits
 from qwarden.delivery.keeper import Keeper
@@ -33,7 +33,7 @@ from qwarden.delivery.positions import Accepted, Lost
 from qwarden.delivery.publisher import Outcome, Publisher
 from qwarden.delivery.room import Room
 from qwarden.delivery.standing_still import StandingStill
-from qwarden.delivery.underway import Batch, Delivered, Publication, Records, Refuse, Settled
+from qwarden.delivery.underway import Batch, Delivered, Extra, Records, Refuse, Settled
 from qwarden.delivery.window import Partition, Window
 
 _log = logging.getLogger(__name__)
@@ -91,8 +91,8 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
             topic, self._assignment, interval_s=commit_interval_s, records=commit_records
         )
         self._still = StandingStill()
-        self._published: set[Publication] = set()
-        """Publications of no record that went out and are not settled."""
+        self._extras: set[Extra] = set()
+        """Those that went out and are not settled."""
         self._ahead = 0
         """Batches that are polled and that the handler has not seen."""
         self._polled: Batch | None = None
@@ -181,9 +181,9 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
             self._progressed.set()
 
         assert self._publisher is not None
-        publication = Publication(
+        extra = Extra(
             self._window,
-            self._published,
+            self._extras,
             where,
             epoch,
             owed=owed,
@@ -191,7 +191,7 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
             refused=refused,
             of=of,
         )
-        self._publisher.publish([publication])
+        self._publisher.publish([extra])
 
     def read_up_to(self, where: Partition) -> int | None:
         """When a broker last said that there is nothing behind what the handler has seen of a
@@ -315,7 +315,7 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
             _log.warning("the last commit took over %s s", self._revoke_s / 2)
 
     def _is_torn(self) -> bool:
-        return self._window.is_torn or bool(self._published)
+        return self._window.is_torn or bool(self._extras)
 
     async def _soon(self, holds: Callable[[], bool], within_s: float) -> bool:
         """Waits until it holds, that long at most, or until delivery has failed."""

@@ -16,36 +16,25 @@ import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from functools import partial
 from typing import Protocol
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import (
-    BrokerResponseError,
     KafkaError,
     KafkaTimeoutError,
     MessageSizeTooLargeError,
     UnknownTopicOrPartitionError,
-    kafka_errors,
 )
 
+from qwarden.aiokafka_insides import InvalidRecordError, end_with_a_refusal
 from qwarden.delivery.owed import Message, Owed, size_of
 from qwarden.kafka import close_producer
 from qwarden.tracing import OFF, Trace
 
 _log = logging.getLogger(__name__)
 
-
-class _InvalidRecordError(BrokerResponseError):  # type: ignore[misc]
-    """INVALID_RECORD, which aiokafka 0.14 does not know and takes for UNKNOWN."""
-
-    errno = 87
-    message = "INVALID_RECORD"
-    description = "The record fails the broker's validation."
-
-
-kafka_errors.setdefault(_InvalidRecordError.errno, _InvalidRecordError)
-
-_POISON = (MessageSizeTooLargeError, _InvalidRecordError)
+_POISON = (MessageSizeTooLargeError, InvalidRecordError)
 """Not INVALID_TIMESTAMP: the time is this process's own, and a clock that is wrong is no record's
 fault (Kafka 4 refuses what is stamped more than an hour ahead)."""
 _LOCAL = (KafkaTimeoutError, UnknownTopicOrPartitionError)
@@ -246,7 +235,7 @@ class Publisher:
 
     async def _settle(self, chunk: _Chunk) -> None:
         """In order, one after another: most are done when their turn comes, which is 0.05 µs, and
-        in `gather` 0.5. A failure behind one that waits is told by its batch (`_watched`)."""
+        in `gather` 0.5. A failure behind one that waits is told by its batch (`_ended_by`)."""
         try:
             for future in chunk.futures:
                 await future
@@ -363,41 +352,20 @@ class Publisher:
         retry_s = _RETRY_S
         while True:
             try:
-                return self._watched(await self._open())
+                producer = await self._open()
+                return end_with_a_refusal(producer, partial(self._ended_by, producer))
             except KafkaError as error:
                 self._broken = error
                 _log.warning("cannot open a producer, waiting: %r", error)
             await asyncio.sleep(retry_s)
             retry_s = min(2 * retry_s, _MOST_RETRY_S)
 
+    def _ended_by(self, producer: AIOKafkaProducer, error: BaseException) -> None:
+        """A batch was refused for good, of this producer."""
+        if producer is self._producer and isinstance(error, KafkaError):
+            self._broke(error)
+
     async def _close_producer(self) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
             await close_producer(producer, self._close_s)
-
-    def _watched(self, producer: AIOKafkaProducer) -> AIOKafkaProducer:
-        """The producer, which sends nothing more once a batch of its is refused for good.
-
-        Of a producer that it does not know in a partition yet the broker takes any sequence number
-        (Kafka 4.1, tried): the batch behind a refused first one would be taken before anybody hears
-        of the refusal, and what was refused would come to stand behind it.
-        """
-        accumulator, sender = producer._message_accumulator, producer._sender
-        append = accumulator._append_batch
-
-        def ended(batch: asyncio.Future[object]) -> None:
-            error = None if batch.cancelled() else batch.exception()
-            if error is None:
-                return
-            if sender.sender_task:
-                sender.sender_task.cancel()
-            if producer is self._producer and isinstance(error, KafkaError):
-                self._broke(error)
-
-        def watched(*arguments: object) -> object:
-            batch = append(*arguments)
-            batch.future.add_done_callback(ended)
-            return batch
-
-        accumulator._append_batch = watched
-        return producer

@@ -13,7 +13,7 @@ from collections.abc import Container
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 
-from qwarden.delivery.aiokafka_insides import position_of
+from qwarden.aiokafka_insides import position_of
 from qwarden.delivery.window import Partition
 
 _log = logging.getLogger(__name__)

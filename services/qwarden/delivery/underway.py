@@ -17,7 +17,7 @@ Records = Sequence[ConsumerRecord]
 Refuse = Callable[[ConsumerRecord, str], Owed]
 """A record's dead letter, where what it owes cannot be published, and the reason."""
 Settled = Callable[[bool], None]
-"""Told of a publication once: whether it is acknowledged, or its epoch ended before it went."""
+"""Told of an extra once: whether it is acknowledged, or its epoch ended before it went."""
 
 
 class Batch:
@@ -99,10 +99,10 @@ class Delivered:
         return self.batch.refuse(self.record, reason)
 
 
-class Publication:
+class Extra:
     """Messages that belong to no record's outcome. `of`: the offsets of the records that are
-    finished when it is settled. `sent`: the publications that went out and are not settled, which
-    it joins and leaves."""
+    finished when it is settled. `sent`: all such that went out and are not settled, which it joins
+    and leaves."""
 
     __slots__ = (
         "_epoch", "_goes", "_of", "_refused", "_sent", "_settled", "_where", "_window", "owed",
@@ -111,7 +111,7 @@ class Publication:
     def __init__(
         self,
         window: Window,
-        sent: set[Publication],
+        sent: set[Extra],
         where: Partition,
         epoch: int,
         *,
