@@ -98,7 +98,9 @@ def line_of(data: bytes) -> Line:
 def content_of(line: Line) -> Content:
     """What is judged, and what is shown beside it."""
     return Content(
-        messages=line.messages or [Message(role="user", content=line.text or "")],
+        messages=[Message(role="user", content=line.text or "")]
+        if line.messages is None
+        else line.messages,
         context=line.context,
         link=line.link,
     )
