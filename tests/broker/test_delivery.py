@@ -17,6 +17,7 @@ from aiokafka.record.util import calc_crc32c
 from faststream.kafka import KafkaBroker
 
 import fleet
+from moderators import holds
 from qwarden.delivery.consumer import Delivery, Handler
 from qwarden.delivery.owed import Finish, Message, Owed
 from qwarden.delivery.publisher import Publisher
@@ -385,19 +386,17 @@ async def test_an_idle_rebalance_repeats_nothing(topics: Topics) -> None:
         await read_out(topics, first)
         await fleet.until(lambda: is_idle(one), "the first consumer is done")
         async with consuming(topics, echoing(topics)) as other:
-
-            async def shared() -> bool:
-                return len(one._window.partitions) == len(other._window.partitions) == 2
-
-            await fleet.until(shared, "each of two consumers has two of four partitions")
+            await holds(
+                lambda: len(one._window.partitions) == len(other._window.partitions) == 2,
+                "each of two consumers has two of four partitions",
+            )
             second = await topics.publish(300)
             await read_out(topics, second)
             await fleet.until(lambda: is_idle(one), "the first consumer is done")
-
-        async def alone() -> bool:
-            return len(one._window.partitions) == topics.partitions
-
-        await fleet.until(alone, "the first consumer has all partitions again")
+        await holds(
+            lambda: len(one._window.partitions) == topics.partitions,
+            "the first consumer has all partitions again",
+        )
         third = await topics.publish(300)
         seen = await read_out(topics, first + second + third)
     assert sorted(seen) == sorted(first + second + third)
@@ -415,11 +414,9 @@ async def test_a_rebalance_under_load_loses_nothing(topics: Topics) -> None:
     async with consuming(topics, handler, max_records=20):
         await read_out(topics, origins[:1])
         async with consuming(topics, handler, max_records=20) as other:
-
-            async def has_some() -> bool:
-                return bool(other._window.partitions)
-
-            await fleet.until(has_some, "the second consumer has partitions")
+            await holds(
+                lambda: bool(other._window.partitions), "the second consumer has partitions"
+            )
         seen = await read_out(topics, origins, within_s=90)
     assert set(seen) == set(origins)
 
@@ -491,11 +488,7 @@ async def test_an_outage_longer_than_the_poll_interval_takes_the_partitions_away
     guard = Guard(topics)
 
     async with consuming(topics, guard, max_records=50, max_poll_interval_ms=3000) as delivery:
-
-        async def full() -> bool:
-            return delivery._paused
-
-        await fleet.until(full, "the window is full and the partitions are paused")
+        await holds(lambda: delivery._paused, "the window is full and the partitions are paused")
         epoch, in_flight = delivery._window._epoch, delivery._window.in_flight
         await asyncio.sleep(9)  # three times what a consumer may take from poll to poll
         assert delivery._window._epoch == epoch, "a rebalance in an outage"
@@ -512,17 +505,12 @@ async def test_partitions_paused_for_want_of_room_are_read_again_after_a_rebalan
     guard = Guard(topics)
 
     async with consuming(topics, guard, max_records=20, polls=2) as one:
-
-        async def full() -> bool:
-            return one._paused
-
-        await fleet.until(full, "the window is full")
+        await holds(lambda: one._paused, "the window is full")
         async with consuming(topics, guard, max_records=20, polls=2) as other:
-
-            async def shared() -> bool:
-                return len(one._window.partitions) == len(other._window.partitions) == 2
-
-            await fleet.until(shared, "both have partitions")
+            await holds(
+                lambda: len(one._window.partitions) == len(other._window.partitions) == 2,
+                "both have partitions",
+            )
             await asyncio.sleep(2.5)  # two polls, each of which would find records
             assert one.failure is None
             assert one._window.in_flight <= 20, "more than the batch that waits"
@@ -547,11 +535,10 @@ async def test_more_is_delivered_than_may_lie_uncommitted_behind_one_slow_record
             finish(index, echo(topics, records[index]))
 
     async with consuming(topics, handler, max_records=50, uncommitted=200) as delivery:
-
-        async def waits() -> bool:
-            return delivery._paused and delivery._window.uncommitted >= 200
-
-        await fleet.until(waits, "the window holds what it may")
+        await holds(
+            lambda: delivery._paused and delivery._window.uncommitted >= 200,
+            "the window holds what it may",
+        )
         assert delivery._window.uncommitted <= 200 + 2 * 50
         slow.set()
         assert sorted(await read_out(topics, origins)) == sorted(origins)
@@ -582,11 +569,7 @@ async def test_a_hold_gives_the_partitions_away_or_judges_on(topics: Topics) -> 
     guard.up.set()
 
     async with consuming(topics, guard, max_poll_interval_ms=3000) as delivery:
-
-        async def joined() -> bool:
-            return bool(delivery._window.partitions)
-
-        await fleet.until(joined, "the consumer has partitions")
+        await holds(lambda: bool(delivery._window.partitions), "the consumer has partitions")
         delivery.hold("a person wants it")
         epoch = delivery._window._epoch
         origins = await topics.publish(500)
@@ -628,25 +611,16 @@ async def test_a_partition_that_comes_back_goes_on_where_its_first_owner_was(
     first, second = Guard(topics), Guard(topics)
 
     async with consuming(topics, first, max_records=20, polls=2) as one:
-
-        async def judging() -> bool:
-            return one._window.in_flight > 0
-
-        await fleet.until(judging, "the first works")
+        await holds(lambda: one._window.in_flight > 0, "the first works")
         drains = commits == "the second commits"
         async with consuming(topics, second, max_records=20, polls=2, drain=drains) as other:
-
-            async def shared() -> bool:
-                return len(one._window.partitions) == len(other._window.partitions) == 2
-
-            await fleet.until(shared, "both have partitions")
+            await holds(
+                lambda: len(one._window.partitions) == len(other._window.partitions) == 2,
+                "both have partitions",
+            )
             if drains:
                 second.up.set()
-
-                async def has_done_some() -> bool:
-                    return second.judged > 100
-
-                await fleet.until(has_done_some, "the second has done some")
+                await holds(lambda: second.judged > 100, "the second has done some")
         first.up.set()  # also what it began before the second came
         seen = await read_out(topics, origins, within_s=90)
     assert set(seen) == set(origins)
@@ -665,11 +639,7 @@ async def test_a_waiting_batch_counts_as_unfinished(topics: Topics) -> None:
             finish(index, echo(topics, record))
 
     async with consuming(topics, handler, polls=1, max_records=10) as delivery:
-
-        async def two_polled() -> bool:
-            return delivery._window.in_flight == 20
-
-        await fleet.until(two_polled, "one batch is judged and one waits")
+        await holds(lambda: delivery._window.in_flight == 20, "one batch is judged and one waits")
         await delivery.commit()
         assert taken == [10]
         assert set((await topics.committed()).values()) <= {0}
@@ -685,11 +655,10 @@ async def test_a_spare_without_partitions_counts_as_not_joined(kafka: Kafka) -> 
         consuming(topics, echoing(topics)) as one,
         consuming(topics, echoing(topics)) as other,
     ):
-
-        async def settled() -> bool:
-            return {len(one._window.partitions), len(other._window.partitions)} == {0, 1}
-
-        await fleet.until(settled, "one of two consumers has the one partition")
+        await holds(
+            lambda: {len(one._window.partitions), len(other._window.partitions)} == {0, 1},
+            "one of two consumers has the one partition",
+        )
         assert one.joined
         assert other.joined
         assert set(await read_out(topics, origins)) == set(origins)

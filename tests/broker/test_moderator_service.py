@@ -190,17 +190,9 @@ async def test_a_loop_that_hangs_counts_as_alive(
             return await polled(*arguments, **more)
 
         monkeypatch.setattr(AIOKafkaConsumer, "getmany", hung)
-
-        async def is_dead() -> bool:
-            return bool(one.not_alive())
-
-        await fleet.until(is_dead, "it says that it hangs", 20)
+        await holds(lambda: bool(one.not_alive()), "it says that it hangs", 20)
         turns.set()
-
-        async def is_alive() -> bool:
-            return not await is_dead()
-
-        await fleet.until(is_alive, "it says that it is alive", 20)
+        await holds(lambda: not one.not_alive(), "it says that it is alive", 20)
 
 
 async def test_a_loop_that_never_comes_to_its_first_poll_counts_as_alive(
@@ -217,17 +209,9 @@ async def test_a_loop_that_never_comes_to_its_first_poll_counts_as_alive(
     async with own.moderating(
         group, Guard(), QWARDEN_MODERATOR__HUNG_S="2.5", QWARDEN_KAFKA__REQUEST_TIMEOUT_MS="2000"
     ) as one:
-
-        async def is_dead() -> bool:
-            return bool(one.not_alive())
-
-        await fleet.until(is_dead, "it says that it hangs", 20)
+        await holds(lambda: bool(one.not_alive()), "it says that it hangs", 20)
         turns.set()
-
-        async def is_alive() -> bool:
-            return not await is_dead()
-
-        await fleet.until(is_alive, "it says that it is alive", 20)
+        await holds(lambda: not one.not_alive(), "it says that it is alive", 20)
 
 
 async def test_one_tenant_s_broken_records_halt_everybody(own: Fleetlet, group: str) -> None:
