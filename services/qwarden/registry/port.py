@@ -20,6 +20,10 @@ class Schema(msgspec.Struct, frozen=True):
     imports: tuple[tuple[str, str], ...] = ()
 
 
+class SchemaUnusable(Exception):
+    """No value can be read with this schema; the message says why."""
+
+
 class RegistryAway(Exception):
     """The registry does not answer, or not as a registry does: ask again."""
 
