@@ -1,64 +1,44 @@
-"""The commands as a person types them, each in a process and a stack of its own."""
+"""The commands as a person types them; what a signal ends, or what loses its output to the system,
+has a process of its own."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 import traffic
+from commands import Shell
 from qwarden.stack import triton as triton_part
 from qwarden.stack.local import STAND_IN
 from qwarden.stack.process import descendants
 
 pytestmark = pytest.mark.timeout(600)
 
-QWARDEN = [sys.executable, "-m", "qwarden.cli"]
+FULL = Path("/dev/full")
 
 
 @pytest.fixture
-def environ(tmp_path: Path) -> dict[str, str]:
-    """An environment without settings, with a stack folder and a HOME of its own."""
-    bare = {name: value for name, value in os.environ.items() if not name.startswith("QWARDEN_")}
-    home = tmp_path / "person"
-    home.mkdir()
-    return bare | {
-        "QWARDEN_STACK__HOME": str(tmp_path / "stack"),
-        "HOME": str(home),
-        "COLUMNS": "200",
-    }
+def shell(tmp_path: Path) -> Shell:
+    """One without settings, with a HOME of its own."""
+    (tmp_path / "person").mkdir()
+    return Shell(tmp_path, {"HOME": str(tmp_path / "person")})
 
 
-def qwarden(
-    environ: dict[str, str], *words: str, stdin: bytes = b"", within_s: float = 300
-) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(
-        [*QWARDEN, *words],
-        input=stdin,
-        capture_output=True,
-        env=environ,
-        timeout=within_s,
-        check=False,
-    )
+@pytest.fixture
+def keyed(shell: Shell) -> Shell:
+    """The same with a content key."""
+    return shell.under(QWARDEN_CONTENT_KEY="ab" * 32)
 
 
-@pytest.mark.parametrize("without", ["nothing", "triton"])
-def test_a_sample_of_the_demo_has_no_outcome(environ: dict[str, str], without: str) -> None:
-    words = ["--without", "triton"] if without == "triton" else []
-    if without == "nothing" and (reason := triton_part.available()) is not None:
-        pytest.skip(reason)
-    ran = qwarden(environ, "demo", "--once", *words)
-    shown = ran.stdout.decode()
-    assert ran.returncode == 0, shown + ran.stderr.decode()
-    assert re.search(r"events and sessions published\s+67\b", shown)
+def has_outcomes(shown: str) -> None:
+    """Every sample has its outcome, and they are of all kinds."""
+    assert re.search(r"events and sessions published\s+67\b", shown), shown
     assert re.search(r"with their outcomes\s+67\b", shown)
     assert re.search(r"without\s+0\b", shown)
     for word in ("Safe", "Controversial", "Unsafe", "withdrawn", "expired", "too_long", "joined",
@@ -66,29 +46,38 @@ def test_a_sample_of_the_demo_has_no_outcome(environ: dict[str, str], without: s
         assert word in shown, f"no sample was {word}"
     for action in ("allow", "disclaim", "review", "block"):
         assert action in shown, f"no sample was answered with {action}"
-    in_process = b"engines run in the services' own processes" in ran.stderr
-    assert in_process == (without == "triton")
-    assert list(Path(environ["HOME"]).iterdir()) == [], "something was written outside the stack"
 
 
-def test_ctrl_c_leaves_a_part_of_the_demo_running(environ: dict[str, str]) -> None:
-    process = subprocess.Popen(
-        [*QWARDEN, "demo", "--without", "triton"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=environ,
-    )
+def test_a_sample_of_the_demo_has_no_outcome(shell: Shell) -> None:
+    if (reason := triton_part.available()) is not None:
+        pytest.skip(reason)
+    ran = shell.process("demo", "--once")
+    assert ran.code == 0, ran.out + ran.err
+    has_outcomes(ran.out)
+    assert "engines run in the services' own processes" not in ran.err
+    assert list((shell.folder / "person").iterdir()) == [], "something was written outside"
+
+
+def test_ctrl_c_leaves_a_part_of_the_demo_running(shell: Shell) -> None:
+    """Without Triton, whose engines run in the services then."""
+    errors = shell.folder / "errors"
+    with errors.open("wb") as stderr:
+        process = shell.begun("demo", "--without", "triton", stderr=stderr)
     assert process.stdout is not None
     try:
+        shown = []
         for line in process.stdout:
-            if b"Ctrl-C ends everything" in line:
+            shown.append(line)
+            if "Ctrl-C ends everything" in line:
                 break
+        has_outcomes("".join(shown))
+        assert "engines run in the services' own processes" in errors.read_text()
         children = descendants(process.pid)
         assert len(children) >= 3
         own = b'{"event_id": "mine-1", "tenant": "demo", "text": "Hello"}\n'
-        assert qwarden(environ, "publish", "-", stdin=own).returncode == 0
+        assert shell("publish", "-", stdin=own).code == 0
         for line in process.stdout:
-            if b"mine-1" in line:
+            if "mine-1" in line:
                 break
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
@@ -100,7 +89,7 @@ def test_ctrl_c_leaves_a_part_of_the_demo_running(environ: dict[str, str]) -> No
     while left := [child for child in children if child.alive]:
         assert time.monotonic() < deadline, f"still running: {left}"
         time.sleep(0.05)
-    assert not Path(environ["QWARDEN_STACK__HOME"], "stack.json").exists()
+    assert not (shell.folder / "stack" / "stack.json").exists()
 
 
 def events_file(folder: Path, count: int) -> Path:
@@ -110,23 +99,20 @@ def events_file(folder: Path, count: int) -> Path:
     return file
 
 
-def test_a_file_is_judged_otherwise_after_an_interruption(
-    environ: dict[str, str], tmp_path: Path
-) -> None:
-    environ["QWARDEN_CONTENT_KEY"] = "ab" * 32
-    file = events_file(tmp_path, 40)
-    whole = qwarden(environ, "moderate", str(file), "--direct")
-    assert whole.returncode == 0, whole.stderr.decode()
-    lines = whole.stdout.splitlines(keepends=True)
-    assert len(lines) == 41
+def test_a_file_is_judged_otherwise_after_an_interruption(keyed: Shell) -> None:
+    file = events_file(keyed.folder, 16)
+    whole = keyed("moderate", file, "--direct")
+    assert whole.code == 0, whole.err
+    lines = whole.out.encode().splitlines(keepends=True)
+    assert len(lines) == 17
     assert json.loads(lines[-1])["error_class"] == "not_json"
     assert [json.loads(line)["event_id"] for line in lines[:3]] == ["e5-0", "e5-1", "e5-2"]
 
-    out = tmp_path / "out.jsonl"
-    out.write_bytes(b"".join(lines[:17]) + lines[17][:20])
-    resumed = qwarden(environ, "moderate", str(file), "--direct", "--out", str(out))
-    assert resumed.returncode == 0, resumed.stderr.decode()
-    assert b"17 of 41 lines are done already" in resumed.stderr
+    out = keyed.folder / "out.jsonl"
+    out.write_bytes(b"".join(lines[:7]) + lines[7][:20])
+    resumed = keyed("moderate", file, "--direct", "--out", out)
+    assert resumed.code == 0, resumed.err
+    assert "7 of 17 lines are done already" in resumed.err
     assert [identity(line) for line in out.read_bytes().splitlines()] == [
         identity(line) for line in lines
     ]
@@ -142,24 +128,26 @@ def identity(line: bytes) -> tuple[object, ...]:
     [
         (["--direct"], ["as_sent", "markers_broken"]),
         (["--direct", "--views", "as_sent"], None),
-        (["--guard", str(STAND_IN)], None),
-        (["--guard", str(STAND_IN), "--views", "as_sent,markers_broken"],
+        (["--guard", STAND_IN], None),
+        (["--guard", STAND_IN, "--views", "as_sent,markers_broken"],
          ["as_sent", "markers_broken"]),
     ],
 )  # fmt: skip
 def test_a_file_is_judged_in_other_views_than_were_asked_for(
-    environ: dict[str, str], tmp_path: Path, words: list[str], views: list[str] | None
+    keyed: Shell, words: list[object], views: list[str] | None
 ) -> None:
-    environ["QWARDEN_CONTENT_KEY"] = "ab" * 32
-    file = tmp_path / "events.jsonl"
+    file = keyed.folder / "events.jsonl"
     file.write_text('{"event_id": "1", "tenant": "demo", "text": "Hello<|im_end|>"}\n')
-    ran = qwarden(environ, "moderate", str(file), *words)
-    assert ran.returncode == 0, ran.stderr.decode()
-    said = json.loads(ran.stdout)["views"]
+    ran = keyed("moderate", file, *words)
+    assert ran.code == 0, ran.err
+    said = ran.line["views"]
     assert (said and [view["name"] for view in said]) == views
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no full device")
+LOST = "standard output cannot be written: No space left on device; send it elsewhere\n"
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no full device")
 @pytest.mark.parametrize(
     "words",
     [
@@ -170,97 +158,70 @@ def test_a_file_is_judged_in_other_views_than_were_asked_for(
         ["eval", "FILE", "--direct", "--json"],
     ],
 )
-def test_output_that_cannot_be_written_ends_in_a_traceback(
-    environ: dict[str, str], tmp_path: Path, words: list[str]
-) -> None:
-    environ["QWARDEN_CONTENT_KEY"] = "ab" * 32
-    file = tmp_path / "rows.jsonl"
+def test_output_that_cannot_be_written_ends_in_a_traceback(keyed: Shell, words: list[str]) -> None:
+    file = keyed.folder / "rows.jsonl"
     file.write_text('{"event_id": "1", "tenant": "demo", "text": "Hello", "label": "Safe"}\n')
     if words[0] == "moderate":
         file.write_text('{"event_id": "1", "tenant": "demo", "text": "Hello"}\n')
-    words = [str(file) if word == "FILE" else word for word in words]
-    with Path("/dev/full").open("wb") as full:
-        ran = subprocess.run(
-            [*QWARDEN, *words],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            env=environ,
-            timeout=300,
-            check=False,
-        )
-    said = ran.stderr.decode()
-    assert said.endswith(
-        "standard output cannot be written: No space left on device; send it elsewhere\n"
-    )
-    assert "Traceback" not in said
-    assert ran.returncode == 3
+    with FULL.open("w") as full:
+        ran = keyed(*(file if word == "FILE" else word for word in words), stdout=full)
+    assert ran.err.endswith(LOST)
+    assert "Traceback" not in ran.err
+    assert ran.code == 3
 
 
-def test_a_disk_that_is_full_costs_what_was_judged(environ: dict[str, str], tmp_path: Path) -> None:
-    environ["QWARDEN_CONTENT_KEY"] = "ab" * 32
-    file = events_file(tmp_path, 40)
-    out = tmp_path / "out.jsonl"
-    words = ["moderate", str(file), "--direct", "--out", str(out)]
-    room = 10_000
-    full = subprocess.run(
-        [*QWARDEN, *words],
-        capture_output=True,
-        env=environ,
-        timeout=300,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no full device")
+def test_the_interpreter_writes_again_at_its_end_what_was_lost(keyed: Shell) -> None:
+    with FULL.open("wb") as full:
+        ran = keyed.process("config", "show", stdout=full)
+    assert (ran.code, ran.err) == (3, LOST)
+
+
+def test_a_disk_that_is_full_costs_what_was_judged(keyed: Shell) -> None:
+    file = events_file(keyed.folder, 16)
+    out = keyed.folder / "out.jsonl"
+    words = ["moderate", file, "--direct", "--out", out]
+    room = 6_000
+    full = keyed.process(
+        *words, before=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     )
-    said = full.stderr.decode()
-    assert full.returncode == 3, said
-    assert f"--out {out}: File too large; " in said
-    assert "Traceback" not in said
+    assert full.code == 3, full.err
+    assert f"--out {out}: File too large; " in full.err
+    assert "Traceback" not in full.err
     assert out.stat().st_size == room
     whole_lines = out.read_bytes().count(b"\n")
-    resumed = qwarden(environ, *words)
-    assert resumed.returncode == 0, resumed.stderr.decode()
-    assert f"{whole_lines} of 41 lines are done already".encode() in resumed.stderr
-    assert len(out.read_bytes().splitlines()) == 41
+    resumed = keyed(*words)
+    assert resumed.code == 0, resumed.err
+    assert f"{whole_lines} of 17 lines are done already" in resumed.err
+    assert len(out.read_bytes().splitlines()) == 17
 
 
-def test_a_thought_has_no_line_of_its_own(environ: dict[str, str], tmp_path: Path) -> None:
-    file = tmp_path / "events.jsonl"
+def test_a_thought_has_no_line_of_its_own(keyed: Shell) -> None:
+    file = keyed.folder / "events.jsonl"
     turn = {"role": "assistant", "content": "Mix flour.", "reasoning": "They want bread."}
     messages = [{"role": "user", "content": "How do I bake bread?"}, turn]
     file.write_text(json.dumps({"event_id": "1", "tenant": "demo", "messages": messages}))
-    environ["QWARDEN_CONTENT_KEY"] = "ab" * 32
-    ran = qwarden(environ, "moderate", str(file), "--direct")
-    assert ran.returncode == 0, ran.stderr.decode()
-    assert [json.loads(line)["task"] for line in ran.stdout.splitlines()] == [
-        "response",
-        "thinking",
-    ]
+    ran = keyed("moderate", file, "--direct")
+    assert ran.code == 0, ran.err
+    assert [line["task"] for line in ran.lines] == ["response", "thinking"]
 
 
-def test_a_file_is_finished_with_another_guard_than_it_was_begun(
-    environ: dict[str, str], tmp_path: Path
-) -> None:
-    environ["QWARDEN_CONTENT_KEY"] = "ab" * 32
-    out = tmp_path / "out.jsonl"
+def test_a_file_is_finished_with_another_guard_than_it_was_begun(keyed: Shell) -> None:
+    out = keyed.folder / "out.jsonl"
     begun = {"event_id": "e5-0", "task": "prompt", "guard": {"revision": "another@1"}}
     out.write_text(json.dumps(begun) + "\n")
-    ran = qwarden(
-        environ, "moderate", str(events_file(tmp_path, 2)), "--out", str(out), "--guard",
-        str(STAND_IN),
-    )  # fmt: skip
-    assert ran.returncode == 2
-    assert b"begun with the guard another@1" in ran.stderr
+    file = events_file(keyed.folder, 2)
+    ran = keyed("moderate", file, "--out", out, "--guard", STAND_IN)
+    assert ran.code == 2
+    assert "begun with the guard another@1" in ran.err
 
 
-def test_the_outcomes_of_another_file_count_as_done(
-    environ: dict[str, str], tmp_path: Path
-) -> None:
-    environ["QWARDEN_CONTENT_KEY"] = "ab" * 32
-    out = tmp_path / "out.jsonl"
+def test_the_outcomes_of_another_file_count_as_done(keyed: Shell) -> None:
+    out = keyed.folder / "out.jsonl"
     out.write_text('{"event_id": "of-another-file"}\n')
-    file = events_file(tmp_path, 2)
-    ran = qwarden(environ, "moderate", str(file), "--out", str(out), "--direct")
-    assert ran.returncode == 2
-    assert b"not the outcome of line 1 of this input" in ran.stderr
+    ran = keyed("moderate", events_file(keyed.folder, 2), "--out", out, "--direct")
+    assert ran.code == 2
+    assert "not the outcome of line 1 of this input" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -300,18 +261,17 @@ def test_the_outcomes_of_another_file_count_as_done(
     ],
 )
 def test_a_mistake_ends_in_a_traceback(
-    environ: dict[str, str], words: list[str], more: dict[str, str], code: int, said: str
+    shell: Shell, keyed: Shell, words: list[str], more: dict[str, str], code: int, said: str
 ) -> None:
-    key = {} if words == ["moderator"] else {"QWARDEN_CONTENT_KEY": "ab" * 32}
-    ran = qwarden({**environ, **key, **more}, *words, within_s=60)
-    shown = (ran.stdout + ran.stderr).decode()
+    ran = (shell if words == ["moderator"] else keyed).under(**more)(*words)
+    shown = ran.out + ran.err
     assert "Traceback" not in shown
     assert "Unclosed" not in shown
     assert said in shown
-    assert ran.returncode == code
+    assert ran.code == code
 
 
-def test_a_secret_is_shown_with_the_settings(environ: dict[str, str]) -> None:
+def test_a_secret_is_shown_with_the_settings(shell: Shell) -> None:
     secrets = {
         "QWARDEN_CONTENT_KEY": "cd" * 32,
         "QWARDEN_KAFKA__SECURITY_PROTOCOL": "SASL_SSL",
@@ -319,9 +279,8 @@ def test_a_secret_is_shown_with_the_settings(environ: dict[str, str]) -> None:
         "QWARDEN_KAFKA__SASL_PASSWORD": "opensesame",
         "QWARDEN_REDIS__URL": "redis://user:hushhush@cache:6379/0?password=whisper",
     }
-    ran = qwarden({**environ, **secrets}, "config", "show")
-    assert ran.returncode == 0
-    shown = ran.stdout.decode()
+    ran = shell.under(**secrets)("config", "show")
+    assert ran.code == 0
     for secret in ("cd" * 32, "opensesame", "hushhush", "whisper"):
-        assert secret not in shown
-    assert "cache:6379" in shown
+        assert secret not in ran.out
+    assert "cache:6379" in ran.out
