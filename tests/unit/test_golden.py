@@ -34,7 +34,7 @@ def line(*messages: dict[str, str], **fields: Any) -> Line:
     [
         (b"{", "not a golden item"),
         (b"\xff", "not a golden item"),
-        (b'{"colour":' + b"[" * 100_000, "nested too deeply"),
+        (b'{"messages":[{"mood":' + b"[" * 100_000, "nested too deeply"),
         (written(colour="red"), "not a golden item"),
         (written(action="review"), "not a golden item"),
         *((written(queue=name), f"{name} has no") for name in ("urgent", "quality", "appeals")),
