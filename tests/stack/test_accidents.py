@@ -52,6 +52,14 @@ def test_a_wrong_setting_is_found_after_half_a_minute_of_starting(shell: Shell) 
     assert not (shell.folder / "stack").exists()
 
 
+def test_a_folder_that_cannot_be_written_ends_in_a_traceback(shell: Shell) -> None:
+    (shell.folder / "stack").write_text("a file")
+    said = shell("up", "--only", "valkey")
+    assert said.code == 3
+    assert "did not start: " in said.err
+    assert "QWARDEN_STACK__HOME" in said.err
+
+
 def test_a_policy_that_is_no_yaml_is_found_after_half_a_minute_of_starting(shell: Shell) -> None:
     policies = shell.folder / "policies"
     policies.mkdir()

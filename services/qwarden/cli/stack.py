@@ -47,6 +47,8 @@ def up(
     """Start the local stack and the services, until Ctrl-C.
 
     Addresses: .qwarden/stack.json. Settings with which one more service joins: .qwarden/stack.env.
+    That folder is the checkout's, from wherever this is called, so that `qwarden tail` finds the
+    stack from everywhere; QWARDEN_STACK__HOME names another.
     A broker named by QWARDEN_KAFKA__BOOTSTRAP_SERVERS is used instead of a local one.
     """
     from qwarden.stack.detached import start_detached

@@ -30,7 +30,10 @@ class Kafka(Part):
 
     READY_TIMEOUT_S = 90.0  # 2 to 7 measured on two busy cores
     STOP_GRACE_S = 20.0  # 1 to 3 measured
-    FIX = "If it names a lock, another broker uses this folder: end that one first."
+    FIX = (
+        "If it names a lock, another broker uses this folder: end that one first. If it lacks "
+        "memory or disk, free some."
+    )
 
     def __init__(
         self,

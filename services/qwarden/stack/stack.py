@@ -80,13 +80,18 @@ class Stack:
         Raises StackError if a stack of this home runs already or something did not start, and
         Interrupted if `cancel` was called; what had started is ended then.
         """
-        self._claim = Claim.take(self._home)
-        self._home.forget()  # a stack that was killed leaves its addresses behind
         try:
+            self._claim = Claim.take(self._home)
+            self._home.forget()  # a stack that was killed leaves its addresses behind
             self._start()
-        except BaseException:
+        except BaseException as error:
             self._ending.set()
             self.stop()
+            if isinstance(error, OSError):
+                raise StackError(
+                    f"The stack in {self._home.root} did not start: {error}. Free some disk "
+                    "there, or name a folder that you may write to with QWARDEN_STACK__HOME."
+                ) from error
             raise
 
     def stop(self) -> None:
@@ -95,8 +100,8 @@ class Stack:
             self._progress(name, "stopping", None)
             part.stop()
         self._started.clear()
-        self._home.forget()
         if self._claim is not None:
+            self._home.forget()
             self._claim.release()
             self._claim = None
 
