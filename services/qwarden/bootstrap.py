@@ -38,7 +38,7 @@ from qwarden.policy.document import DocumentError
 from qwarden.policy.tenants import Tenants, read_tenants
 from qwarden.policy.topics import read_topics
 from qwarden.registry.schemas import Schemas
-from qwarden.settings import Registry, Settings, SettingsError
+from qwarden.settings import Consuming, Registry, Settings, SettingsError
 from qwarden.streamer import streamer as streaming
 from qwarden.streamer.chunks import Door
 from qwarden.streamer.streamer import Streamer
@@ -176,7 +176,20 @@ def _trace_of(settings: Settings, service: str) -> Trace:
     return Trace(own.otlp_endpoint, f"qwarden-{service}", own.trace_ratio)
 
 
+def _publication_of(limits: Consuming, group_id: str) -> Publication:
+    return Publication(
+        evidence_sample=limits.evidence_sample,
+        consumer=f"{group_id}@{socket.gethostname()}",
+        max_event_bytes=limits.max_event_bytes,
+    )
+
+
+def _labels_of(limits: Consuming, tenants: Tenants) -> telemetry.TenantLabels:
+    return telemetry.TenantLabels(frozenset(tenants.known), limits.tenant_labels)
+
+
 def limits_of(settings: Settings) -> Limits:
+    """How the guard of whole texts is asked."""
     triton = settings.triton
     return Limits(
         rows_a_request=triton.rows_a_request,
@@ -293,15 +306,9 @@ async def streamer(
                 Door(tenants, settings.keys(), limits.max_event_bytes, EldDetector()),
                 client,
                 lookup,
-                Publication(
-                    evidence_sample=limits.evidence_sample,
-                    consumer=f"{limits.group_id}@{socket.gethostname()}",
-                    max_event_bytes=limits.max_event_bytes,
-                ),
+                _publication_of(limits, limits.group_id),
                 trace=trace,
-                tenant_labels=telemetry.TenantLabels(
-                    frozenset(tenants.known), limits.tenant_labels
-                ),
+                tenant_labels=_labels_of(limits, tenants),
                 limits=streaming.Limits(
                     gap_s=limits.gap_s,
                     max_age_s=limits.max_age_s,
@@ -320,9 +327,10 @@ async def moderator(
     """A moderator with all that it needs, closed at the end. `guard` and `tenants` stand in for
     the settings' own, for benchmarks and for files."""
     tenants = tenants or tenants_of(settings, activated=True)
+    limits = settings.moderator
     async with AsyncExitStack() as stack:
         lookup, dispatcher = await stack.enter_async_context(
-            judging(settings, guard or guard_of(settings), settings.moderator.memory_entries)
+            judging(settings, guard or guard_of(settings), limits.memory_entries)
         )
         trace = dispatcher.trace = _trace_of(settings, "moderator")
         stack.callback(trace.close)
@@ -334,22 +342,14 @@ async def moderator(
             Moderator(
                 admission_of(settings, tenants, topics, schemas),
                 lookup,
-                Publication(
-                    evidence_sample=settings.moderator.evidence_sample,
-                    consumer=f"{settings.kafka.group_id}@{socket.gethostname()}",
-                    max_event_bytes=settings.moderator.max_event_bytes,
-                ),
+                _publication_of(limits, settings.kafka.group_id),
                 trace,
-                telemetry.TenantLabels(frozenset(tenants.known), settings.moderator.tenant_labels),
-                halting=Halting(
-                    contents=settings.moderator.halt_contents,
-                    outcomes=settings.moderator.halt_outcomes,
-                ),
+                _labels_of(limits, tenants),
+                halting=Halting(contents=limits.halt_contents, outcomes=limits.halt_outcomes),
                 # Also while what it was asked before still waits: a guard that comes and goes would
                 # be asked more and more, where policies answer in its place meanwhile.
                 guard_is_away=lambda: (
-                    dispatcher.outage is not None
-                    or dispatcher.waiting > settings.moderator.records_in_flight
+                    dispatcher.outage is not None or dispatcher.waiting > limits.records_in_flight
                 ),
                 schemas=schemas,
             ),

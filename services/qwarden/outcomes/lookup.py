@@ -256,13 +256,7 @@ class Lookup:
             if place is None:
                 search.tell(index, found)
             else:
-                search.tell(
-                    index,
-                    Found(
-                        found.answer, place, found.queue_s, found.model_s, found.read_s,
-                        found.ended, found.span,
-                    ),
-                )  # fmt: skip
+                search.tell(index, msgspec.structs.replace(found, place=place))
 
     def _fail(self, key: bytes, error: BaseException) -> None:
         for search, _, _ in self._in_flight.pop(key):
