@@ -37,6 +37,9 @@ from qwarden.settings import Kafka
 
 _BATCH_BYTES = 65_536
 """Of a producer's batches; larger ones gain nothing here."""
+_POLL_MS = 500
+"""How often a reader looks whether it is at the end. Only a bound: a poll returns when a record
+comes."""
 
 
 def client_arguments(kafka: Kafka) -> dict[str, Any]:
@@ -367,7 +370,7 @@ async def _records(
     follow: bool,
 ) -> AsyncIterator[ConsumerRecord]:
     while follow or unread:
-        polled = await consumer.getmany(timeout_ms=500)
+        polled = await consumer.getmany(timeout_ms=_POLL_MS)
         for records in polled.values():
             for record in records:
                 yield record

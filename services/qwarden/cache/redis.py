@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -49,13 +50,8 @@ class RedisCache:
     async def get_many(self, keys: Sequence[bytes]) -> list[Assessment | None]:
         if not keys:
             return []
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                values: list[Any] = await self._client.mget([codec.PREFIX + key for key in keys])
-        except (RedisError, OSError, TimeoutError) as error:
-            raise CacheUnavailable(
-                f"Redis does not answer: {connecting.reason(error, shown_none=self._shown_none)}"
-            ) from error
+        async with self._in_time():
+            values: list[Any] = await self._client.mget([codec.PREFIX + key for key in keys])
         return [codec.decode(value) for value in values]
 
     async def put_many(self, entries: Sequence[tuple[bytes, Assessment]]) -> None:
@@ -63,9 +59,14 @@ class RedisCache:
             return
         keys = [codec.PREFIX + key for key, _ in entries]
         values = [codec.encode(assessment) for _, assessment in entries]
+        async with self._in_time():
+            await self._put(keys=keys, args=[self._ttl_s, *values])
+
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(self._timeout_s):
-                await self._put(keys=keys, args=[self._ttl_s, *values])
+                yield
         except (RedisError, OSError, TimeoutError) as error:
             raise CacheUnavailable(
                 f"Redis does not answer: {connecting.reason(error, shown_none=self._shown_none)}"

@@ -444,8 +444,9 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
     async def _commit_from_time_to_time(self) -> None:
         while True:
             await self._commits.until_due()
-            # Bounded, so that none outlives the revoke after it: aiokafka tries a commit again with
-            # the generation of then, and it would overwrite the next owner's.
+            # Bounded, so that none outlives the revoke after it: it is stamped with the generation
+            # in which it is sent, so that one which waits for a broker until then would overwrite
+            # the next owner's.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._revoke_s / 2):
                     await self.commit()

@@ -28,6 +28,9 @@ _READ_S = 5.0
 """How long the oldest records may take to be read, under the 15 s of telemetry.group_look_s; what
 is not read by then has its partition's standing still for its age, and is tried again at the next
 look."""
+_POLL_MS = 200
+"""Only a bound: a poll returns when a record comes. Behind the last one there may be none, and the
+position alone says so."""
 _CLOSE_S = 2.0
 """How long a client's closing is waited for, whose broker may be away; under the 3 s that a service
 has for its clients when it ends."""
@@ -187,7 +190,7 @@ class GroupWatch:
                 for each, at in wanted.items():
                     consumer.seek(each, at)
                 while left:
-                    polled = await consumer.getmany(*left, timeout_ms=200)
+                    polled = await consumer.getmany(*left, timeout_ms=_POLL_MS)
                     for each, records in polled.items():
                         self._standings[each.topic].read(each.partition, records[0].timestamp)
                         left.discard(each)
