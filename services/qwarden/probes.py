@@ -11,6 +11,8 @@ import uvicorn
 from faststream.asgi import AsgiFastStream, AsgiResponse, get
 from prometheus_client import make_asgi_app
 
+from qwarden.metric import registry_of
+
 _log = logging.getLogger(__name__)
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
@@ -19,9 +21,12 @@ Reasons = Callable[[], Sequence[str]]
 """Why the answer is no; none where it is yes."""
 
 
-def probing(unwell: Reasons, unready: Reasons, app: App | None, *, stop_s: float) -> uvicorn.Server:
-    """The server of /healthz, /readyz and /metrics, and of `app` at every other path. `stop_s`: how
-    long a request may take that is underway when it ends; a stream of events has no end of its own.
+def probing(
+    service: str, unwell: Reasons, unready: Reasons, app: App | None, *, stop_s: float
+) -> uvicorn.Server:
+    """The server of /healthz, /readyz and the service's /metrics, and of `app` at every other path.
+    `stop_s`: how long a request may take that is underway when it ends; a stream of events has no
+    end of its own.
     """
 
     async def healthz(scope: Any) -> AsgiResponse:
@@ -33,7 +38,7 @@ def probing(unwell: Reasons, unready: Reasons, app: App | None, *, stop_s: float
     probes: list[tuple[str, Any]] = [
         ("/healthz", get(healthz)),
         ("/readyz", get(readyz)),
-        ("/metrics", make_asgi_app()),
+        ("/metrics", make_asgi_app(registry_of(service))),
     ]
     routes: App = AsgiFastStream(logger=_log, asgi_routes=probes)
     if app is not None:
