@@ -13,9 +13,8 @@ from itertools import zip_longest
 
 from qwarden import telemetry
 from qwarden.contracts import headers, topics
-from qwarden.contracts.dead_letter import KEPT_BYTES
 from qwarden.contracts.headers import Header
-from qwarden.contracts.refusal import ErrorClass, Refused
+from qwarden.contracts.refusal import Refused
 from qwarden.delivery.owed import Finish, Owed
 from qwarden.moderator import verdicts
 from qwarden.moderator.case import Admission, Case
@@ -97,7 +96,7 @@ class Moderator:
         self._pending: set[_Pending] = set()
         self._lookup = lookup
         self._publication = publication
-        self._outcomes = Outcomes(publication, trace, tenant_labels, headers.MODERATOR)
+        self.outcomes = Outcomes(publication, trace, tenant_labels, headers.MODERATOR)
 
     @property
     def tenants(self) -> Tenants:
@@ -164,7 +163,7 @@ class Moderator:
             try:
                 case = self._admission.admit(source, missing=missing)
             except Refused as refused:
-                finish(index, self._outcomes.dead_letter(source, refused, polled))
+                finish(index, self.outcomes.dead_letter(source, refused, polled))
                 continue
             if case.displaced_tenant is not None:
                 telemetry.TENANTS_DISPLACED.labels(source.topic).inc()
@@ -254,14 +253,6 @@ class Moderator:
             return self._owed(case, said, polled, ())
         return self.relays.in_outage(case, lane) if self._reads_on else None
 
-    def unpublishable(self, record: Record, reason: str) -> Owed:
-        """The dead letter of a record whose outcome no broker takes. Its content is kept in part:
-        what is too large for one topic may be for the dead letters too."""
-        refused = Refused(ErrorClass.UNPUBLISHABLE, reason)
-        return self._outcomes.dead_letter(
-            Source.of(record), refused, time.monotonic(), max_bytes=KEPT_BYTES
-        )
-
     def _answered(self, pending: _Pending) -> Owed:
         """What a case owes whose questions all have their answers."""
         polled = pending.polled
@@ -274,7 +265,7 @@ class Moderator:
             answers = [each.answer for each in found]
             said = verdicts.judged(case, answers, key_id, self.present.brake(case, pending.lane))
         except Refused as refused:
-            return self._outcomes.dead_letter(case.source, refused, polled)
+            return self.outcomes.dead_letter(case.source, refused, polled)
         return self._owed(case, said, polled, found)
 
     def _owed(self, case: Case, said: Verdicts, polled: float, found: Sequence[Found]) -> Owed:
@@ -292,7 +283,7 @@ class Moderator:
             volatile = shared
             if each is not None:
                 volatile = [*shared, *_place(each.place, each.queue_s, each.model_s)]
-            self._outcomes.count(verdict)
+            self.outcomes.count(verdict)
             owed += owed_by_verdict(
                 case.source,
                 verdict,

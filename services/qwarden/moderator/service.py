@@ -90,7 +90,7 @@ class ModeratorService(Serving):
             most_bytes=limits.bytes_in_flight // share,
             uncommitted=limits.uncommitted_records,
         )
-        return self.delivery_of(topic, moderator.handle, moderator.unpublishable, room)
+        return self.delivery_of(topic, moderator.handle, moderator.outcomes.unpublishable, room)
 
     def limits_learned(self, limits: Mapping[str, int]) -> None:
         self._moderator.relays.backlog_bytes = limits[topics.BACKLOG]

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from qwarden import telemetry
+from qwarden.contracts.dead_letter import KEPT_BYTES
 from qwarden.contracts.headers import Header
-from qwarden.contracts.refusal import Refused
+from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.contracts.verdict import Basis, Verdict
 from qwarden.delivery.owed import Owed
 from qwarden.outcomes.owing import owed_by_refusal
-from qwarden.outcomes.source import Source
+from qwarden.outcomes.source import Record, Source
 from qwarden.tracing import Trace
 
 _log = logging.getLogger(__name__)
@@ -58,6 +59,13 @@ class Outcomes:
         telemetry.LANGUAGES.add(telemetry.language_label(verdict.language))
         if verdict.basis in _UNJUDGED:
             telemetry.UNJUDGED.add(telemetry.cause_label(verdict.cause))
+
+    def unpublishable(self, record: Record, reason: str) -> Owed:
+        """The dead letter of a record whose outcome no broker takes. Its content is kept in part:
+        what is too large for one topic may be for the dead letters too."""
+        refused = Refused(ErrorClass.UNPUBLISHABLE, reason)
+        source = Source.of(record)
+        return self.dead_letter(source, refused, time.monotonic(), max_bytes=KEPT_BYTES)
 
     def dead_letter(
         self, source: Source, refused: Refused, polled: float, *, max_bytes: int | None = None
