@@ -4,6 +4,7 @@ them, and people as the database knows them."""
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from typing import Any
 
 from sqlalchemy import insert
@@ -86,9 +87,10 @@ async def person(
     tx: AsyncConnection,
     name: str,
     *roles: Role,
-    tenants: tuple[str, ...] = (EVERY,),
-    languages: tuple[str, ...] = (EVERY,),
+    tenants: Iterable[str] = (EVERY,),
+    languages: Iterable[str] = (EVERY,),
     is_tool: bool = False,
+    now: float = NOW,
 ) -> Person:
     """One who works here from now on; a reviewer where nothing else is said."""
     return await users.add(
@@ -99,7 +101,7 @@ async def person(
         languages=languages,
         is_tool=is_tool,
         actor="test",
-        now=NOW,
+        now=now,
     )
 
 

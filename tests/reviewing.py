@@ -20,8 +20,8 @@ from qwarden.contracts.escalation import Content, Escalation, Evidence
 from qwarden.contracts.event import Message, Report
 from qwarden.contracts.names import name_of
 from qwarden.contracts.verdict import CategoryScore, Guard, Notice, PolicyUsed, Scores, encode
-from qwarden.review.people import links, tokens, users
-from qwarden.review.person import EVERY, Person, Role
+from qwarden.review.people import links, tokens
+from qwarden.review.person import Person, Role
 from qwarden.review.store.database import Database
 from qwarden.review.store.intake import Arrived
 from qwarden.stack.home import Home
@@ -60,18 +60,9 @@ class Reviewing:
     def url(self) -> str:
         return f"http://{self.service.http}"
 
-    async def add(
-        self,
-        name: str,
-        *roles: Role,
-        tenants: Iterable[str] = (EVERY,),
-        languages: Iterable[str] = (EVERY,),
-        is_tool: bool = False,
-    ) -> Person:
-        """One who works here from now on; a reviewer where nothing else is said."""
-        return await hired(
-            self.database, name, *roles, tenants=tenants, languages=languages, is_tool=is_tool
-        )
+    async def add(self, name: str, *roles: Role, **may: Any) -> Person:
+        """One who works here from now on, as `escalated.person` has it."""
+        return await hired(self.database, name, *roles, **may)
 
     async def link_of(self, person: Person) -> str:
         """A sign-in link, good once."""
@@ -136,26 +127,12 @@ class Reviewing:
 
 
 async def hired(
-    database: Database,
-    name: str,
-    *roles: Role,
-    tenants: Iterable[str] = (EVERY,),
-    languages: Iterable[str] = (EVERY,),
-    is_tool: bool = False,
-    now: float | None = None,
+    database: Database, name: str, *roles: Role, now: float | None = None, **may: Any
 ) -> Person:
-    """One who works there from now on; a reviewer where nothing else is said."""
+    """One who works there from now on, as `escalated.person` has it."""
     async with database.writing() as tx:
-        return await users.add(
-            tx,
-            name=name,
-            roles=roles or (Role.REVIEWER,),
-            tenants=tenants,
-            languages=languages,
-            is_tool=is_tool,
-            actor="test",
-            now=time.time() if now is None else now,
-        )
+        at = time.time() if now is None else now
+        return await escalated.person(tx, name, *roles, now=at, **may)
 
 
 async def token_of(database: Database, person: Person, now: float | None = None) -> str:

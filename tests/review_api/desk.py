@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import uvicorn
 from sqlalchemy import select
 
 from qwarden import settings as settings_module
@@ -17,7 +19,7 @@ from qwarden.review.http.app import app_of
 from qwarden.review.http.auth import Door
 from qwarden.review.http.live import Live
 from qwarden.review.http.served import Served
-from qwarden.review.person import EVERY, Person, Role
+from qwarden.review.person import Person, Role
 from qwarden.review.store import intake
 from qwarden.review.store.database import Database
 from qwarden.review.store.intake import Arrived, Taken
@@ -52,24 +54,9 @@ class Desk:
         self.app = app_of(served, self.door, self.live, is_prepared=lambda: True)
         self.anybody = self._client({})
 
-    async def add(
-        self,
-        name: str,
-        *roles: Role,
-        tenants: Iterable[str] = (EVERY,),
-        languages: Iterable[str] = (EVERY,),
-        is_tool: bool = False,
-    ) -> Person:
-        """One who works here; a reviewer where nothing else is said."""
-        return await hired(
-            self.database,
-            name,
-            *roles,
-            tenants=tenants,
-            languages=languages,
-            is_tool=is_tool,
-            now=self.clock(),
-        )
+    async def add(self, name: str, *roles: Role, **may: Any) -> Person:
+        """One who works here, as `escalated.person` has it."""
+        return await hired(self.database, name, *roles, now=self.clock(), **may)
 
     async def client_of(self, person: Person) -> httpx.AsyncClient:
         token = await token_of(self.database, person, self.clock())
@@ -116,6 +103,26 @@ async def open_desk(database: Database, **more: str) -> AsyncIterator[Desk]:
         yield made
     finally:
         await made.close()
+
+
+@asynccontextmanager
+async def serving(url: str, port: int) -> AsyncIterator[Desk]:
+    """One on a new database and a real port."""
+    database = Database.open(url, 4)
+    await database.migrate()
+    async with open_desk(database) as desk:
+        server = uvicorn.Server(
+            uvicorn.Config(desk.app, port=port, log_level="warning", lifespan="off")
+        )
+        task = asyncio.create_task(server.serve())
+        while not server.started:  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+        try:
+            yield desk
+        finally:
+            server.should_exit = True
+            await task
+    await database.close()
 
 
 async def claimed(client: httpx.AsyncClient, **wanted: Any) -> dict[str, Any]:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-import uvicorn
 from sqlalchemy import text
 from typer.testing import CliRunner
 
@@ -17,7 +14,7 @@ from qwarden import cli
 from qwarden.review.store import audit
 from qwarden.review.store.database import Database
 from qwarden.stack.ports import free_ports
-from review_api.desk import Desk, claimed, decided, open_desk
+from review_api.desk import claimed, decided, serving
 from reviewing import escalations
 
 pytestmark = pytest.mark.parts
@@ -46,25 +43,6 @@ class Terminal:
 @pytest.fixture
 def url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'review.db'}"
-
-
-@asynccontextmanager
-async def serving(url: str, port: int) -> AsyncIterator[Desk]:
-    database = Database.open(url, 4)
-    await database.migrate()
-    async with open_desk(database) as desk:
-        server = uvicorn.Server(
-            uvicorn.Config(desk.app, port=port, log_level="warning", lifespan="off")
-        )
-        task = asyncio.create_task(server.serve())
-        while not server.started:  # noqa: ASYNC110 - it tells nobody
-            await asyncio.sleep(0.01)
-        try:
-            yield desk
-        finally:
-            server.should_exit = True
-            await task
-    await database.close()
 
 
 async def test_an_init_container_that_prepares_no_database_or_starts_on_a_later_one(
@@ -97,9 +75,10 @@ async def test_a_person_cannot_be_added_changed_or_removed(url: str, tmp_path: P
     assert sorted(nina["person"]["languages"]) == ["en", "pt"]
     assert (await terminal.run("link", "nina")).startswith("http://127.0.0.1:0/sign-in#")
     assert (await terminal.run("token", "add", "nina", "--days", "3")).startswith("qw_")
-    assert json.loads(await terminal.run("token", "ls", "nina"))["label"] == "terminal"
+    assert json.loads(await terminal.run("token", "ls", "nina", "--json"))["label"] == "terminal"
+    assert "terminal" in await terminal.run("token", "ls", "nina")
     await terminal.run("token", "revoke", "nina")
-    assert await terminal.run("token", "ls", "nina") == ""
+    assert await terminal.run("token", "ls", "nina", "--json") == ""
     await terminal.run("user", "remove", "nina")
     assert "nobody called 'nina'" in await terminal.run("link", "nina", code=1)
 
@@ -110,13 +89,14 @@ async def test_a_bad_line_of_golden_items_is_not_named(url: str, tmp_path: Path)
     file = tmp_path / "goldens.jsonl"
     file.write_text(json.dumps(good) + '\n\n{"tenant": "acme"}\n')
     assert "line 3" in await terminal.run("golden", "add", str(file), code=2)
-    assert await terminal.run("golden", "ls") == ""
+    assert await terminal.run("golden", "ls", "--json") == ""
     file.write_text(json.dumps(good) + "\n")
     await terminal.run("golden", "add", str(file))
-    shown = await terminal.run("golden", "ls")
+    shown = await terminal.run("golden", "ls", "--json")
     assert "Is it open" not in shown
+    assert "0 of 0" in await terminal.run("golden", "ls")
     await terminal.run("golden", "retire", json.loads(shown)["golden_id"])
-    assert await terminal.run("golden", "ls") == ""
+    assert await terminal.run("golden", "ls", "--json") == ""
 
 
 async def test_who_wrote_golden_items_is_measured_by_them(url: str, tmp_path: Path) -> None:
@@ -128,7 +108,7 @@ async def test_who_wrote_golden_items_is_measured_by_them(url: str, tmp_path: Pa
     await terminal.run("user", "add", "ann")
     await terminal.run("golden", "add", str(file), "--as", "ann")
     (ann,) = map(json.loads, (await terminal.run("user", "ls", "--json")).splitlines())
-    added = json.loads(await terminal.run("golden", "ls"))
+    added = json.loads(await terminal.run("golden", "ls", "--json"))
     assert added["added_by"] == ann["person"]["user_id"]
 
 
@@ -180,7 +160,7 @@ async def test_a_lead_s_day_cannot_be_done_on_a_terminal(url: str, tmp_path: Pat
         await decided(reviewer, work, "block")
 
         bulk = ("bulk", "allow", "--reason", "not_a_violation", "--tenant", listed[0]["tenant"])
-        await terminal.run(*bulk, "--dry-run")
+        assert json.loads(await terminal.run(*bulk, "--dry-run", "--json"))["decisions"] == 3
         said = await terminal.run(*bulk, "--yes")
         bulk_id, told = said.splitlines()[-1].split(": ")
         assert told == "decided 3, left alone 0"

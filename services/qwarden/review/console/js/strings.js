@@ -4,6 +4,8 @@ export const LANGUAGES = ["en", "de"];
 
 let said = {};
 let spoken = "en";
+/** How this person's browser writes the language: in en-GB the day comes before the month. */
+let local = "en";
 
 /** The language of this person: what they chose, else the first of the browser's that we have. */
 export function languageFor(chosen) {
@@ -17,6 +19,7 @@ export async function speak(language) {
   const answer = await fetch(`/console/strings/${language}.json`);
   said = await answer.json();
   spoken = language;
+  local = navigator.languages.find((tag) => tag.toLowerCase().split("-")[0] === language) ?? language;
   document.documentElement.lang = language;
 }
 
@@ -42,12 +45,12 @@ export function isKnown(key) {
 
 /** A number as this language writes it. */
 export function number(value, digits = 0) {
-  return new Intl.NumberFormat(spoken, { maximumFractionDigits: digits }).format(value);
+  return new Intl.NumberFormat(local, { maximumFractionDigits: digits }).format(value);
 }
 
 /** A share from 0 to 1, in per cent. */
 export function percent(share, digits = 0) {
-  return new Intl.NumberFormat(spoken, {
+  return new Intl.NumberFormat(local, {
     style: "percent",
     maximumFractionDigits: digits,
   }).format(share);
@@ -66,14 +69,14 @@ export function languageName(tag) {
 
 /** A moment, seconds since 1970, as date and time of day. */
 export function moment(at) {
-  return new Intl.DateTimeFormat(spoken, { dateStyle: "medium", timeStyle: "short" }).format(
+  return new Intl.DateTimeFormat(local, { dateStyle: "medium", timeStyle: "short" }).format(
     at * 1000,
   );
 }
 
 /** A span of time that is over, such as "3 days ago". */
 export function since(count, unit) {
-  return new Intl.RelativeTimeFormat(spoken, { style: "short" }).format(-count, unit);
+  return new Intl.RelativeTimeFormat(local, { style: "short" }).format(-count, unit);
 }
 
 function written(value) {
