@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from qwarden.guard.conversation import Task
 from qwarden.policy.file import NAME
+from qwarden.review.ruling import Said
 from qwarden.review.store import leases
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
@@ -87,6 +88,18 @@ class Says(Body):
     clause: Clause | None = None
     override: bool = False
     """Whether it holds for equal content of the tenant, for `review.override_days`."""
+
+    @property
+    def said(self) -> Said:
+        """Unchecked."""
+        return Said(
+            action=self.action,
+            categories=tuple(self.categories),
+            reason=self.reason,
+            ground=self.ground,
+            clause=self.clause,
+            override=self.override,
+        )
 
 
 class Decide(Says):

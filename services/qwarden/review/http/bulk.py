@@ -12,7 +12,6 @@ from qwarden.review.http.access import Lead
 from qwarden.review.http.answers import Previewed, Undone
 from qwarden.review.http.bodies import Bulk, Id, Set
 from qwarden.review.http.queues import check_queue
-from qwarden.review.http.said import said_of
 from qwarden.review.http.served import Reading, Serves, Writing
 from qwarden.review.store import bulk, showing
 from qwarden.review.store.bulk import DecidedInBulk
@@ -44,7 +43,7 @@ async def decide(body: Bulk, tx: Writing, person: Lead, served: Serves) -> Decid
         person,
         _filter(body.of),
         body.preview,
-        said_of(body),
+        body.said,
         served.clock(),
         served.limits,
     )

@@ -8,7 +8,6 @@ from qwarden import telemetry
 from qwarden.review.http.access import Reviewer
 from qwarden.review.http.answers import ToolRuled
 from qwarden.review.http.bodies import ToolDecision
-from qwarden.review.http.said import said_of
 from qwarden.review.http.served import Serves, Writing
 from qwarden.review.ruling import ToolSaid
 from qwarden.review.store import tools
@@ -28,7 +27,7 @@ async def decide(body: ToolDecision, tx: Writing, person: Reviewer, served: Serv
             event_id=body.event_id,
             task=body.task,
             verdict_id=body.verdict_id,
-            said=said_of(body),
+            said=body.said,
             supersedes=body.supersedes,
             decision_key=body.decision_key,
             reviewer=body.reviewer,

@@ -22,7 +22,6 @@ from qwarden.review.http.bodies import (
 )
 from qwarden.review.http.detail import detail
 from qwarden.review.http.queues import check_queue
-from qwarden.review.http.said import said_of
 from qwarden.review.http.served import Serves, Writing
 from qwarden.review.masking import shown
 from qwarden.review.refusals import NotFound
@@ -150,7 +149,7 @@ async def decide(
     """Decides it, for every escalation that it stands for. It can be taken back for a moment, and
     is published after that."""
     ruled = await rulings.decide(
-        tx, person, item_id, body.lease, said_of(body), served.clock(), served.limits
+        tx, person, item_id, body.lease, body.said, served.clock(), served.limits
     )
     telemetry.REVIEW_DECISIONS.labels(body.action, "person").inc()
     return Ruled(
