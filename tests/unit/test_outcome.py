@@ -19,7 +19,7 @@ from qwarden.delivery.owed import Message, Owed
 from qwarden.guard.answer import Answer, Failure
 from qwarden.moderator import verdicts
 from qwarden.moderator.case import Case
-from qwarden.outcomes.owing import owed_by_refusal, owed_by_verdict
+from qwarden.outcomes.owing import owed_by_refusal, owed_by_relay, owed_by_verdict
 from unit.builders import (
     CONTROVERSIAL,
     KEY,
@@ -264,6 +264,19 @@ def test_what_a_policy_allows_after_the_deadline_is_still_kept() -> None:
     allowed = msgspec.structs.replace(verdict, action=Action.ALLOW)
     owed = owes(given, allowed, 0.0)
     assert _topics(owed) == [V, E]
+
+
+# Relays.
+
+
+@pytest.mark.parametrize(("value", "relayed"), [(event(), event()), (None, b"")])
+def test_a_relayed_record_is_another_or_says_where_somebody_else_stood(
+    value: bytes | None, relayed: bytes
+) -> None:
+    forged: tuple[Header, ...] = (("qw-origin", b"a/0/0"), ("h", b"v"), ("qw-replay", b"b/0/0"))
+    (message,) = owed_by_relay(source(value, key=b"k", headers=forged))
+    assert (message.topic, message.key, message.value) == (topics.BACKLOG, b"k", relayed)
+    assert message.headers == [("h", b"v"), ("qw-origin", b"content.events/2/7")]
 
 
 # Dead letters.
