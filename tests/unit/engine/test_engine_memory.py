@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import os
 import weakref
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from torch import Tensor
 from qwarden_engine.checkpoint import Config, open_checkpoint
 from qwarden_engine.gen import Gen
 from qwarden_engine.memory import COPIES, need
-from qwarden_engine.model import Cache, Qwen3
+from qwarden_engine.model import Cache, Past, Qwen3
 from qwarden_engine.settings import EngineSettings, SettingsError
 from unit.engine.checkpoints import STAND_IN, prompt, tiny
 
@@ -87,6 +89,32 @@ def test_one_long_row_pads_short_ones_to_more_memory_than_is_counted(
     assert gen.judge([each.to_json() for each in some]) == alone
     assert len(sizes) == 2
     assert max(sizes) <= COPIES * budget
+    gen.close()
+
+
+def _resident() -> int:
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system has no /proc")
+def test_a_long_row_leaves_its_peak_of_memory_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its keys and values, here 64 MB, are of no use to the short rows that follow."""
+    gen = tiny(second_look=False)
+    row = prompt("word " * 300).to_json()
+    gen.judge([row])
+    past = Qwen3.past
+
+    def large(model: Qwen3, _: int) -> Past:
+        made = past(model, 250_000)
+        for each in (*made.store.keys, *made.store.values):
+            each.zero_()
+        return made
+
+    monkeypatch.setattr(Qwen3, "past", large)
+    before = _resident()
+    gen.judge([row])
+    assert _resident() < before + 32 * 10**6
     gen.close()
 
 

@@ -145,16 +145,15 @@ class Qwen3(Backbone):
         return Prefix(kept.length, list(map(shared, kept.keys, kept.values)))
 
     def past(self, tokens: int) -> Past:
-        """An empty past for a row of so many own tokens."""
-        shape = (tokens, self.config.kv_heads, self.config.head_dim)
+        """An empty past for a row of so many own tokens.
 
-        def new() -> list[Tensor]:
-            return [
-                torch.empty(shape, dtype=self.dtype, device=self.device)
-                for _ in range(self.config.layers)
-            ]
-
-        return Past(Kept(new(), new()))
+        One block: of layers apart glibc would keep what they free, up to 2 GiB (`keep_memory`), and
+        at 0.6B a row of 8,000 tokens leaves 0.9 GiB behind in bfloat16.
+        """
+        config = self.config
+        shape = (2, config.layers, tokens, config.kv_heads, config.head_dim)
+        keys, values = torch.empty(shape, dtype=self.dtype, device=self.device)
+        return Past(Kept(list(keys), list(values)))
 
     @torch.inference_mode()
     def forward(self, spans: Sequence[Span], past: Past | None = None) -> Forwarded:
