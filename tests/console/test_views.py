@@ -71,8 +71,8 @@ async def _fits(page: Page) -> bool:
     return bool(await page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", sorted(SIZES))
+# Colours depend on the one and the order of things on the other: each is seen, not each with each.
+@pytest.mark.parametrize(("scheme", "size"), [("light", "wide"), ("dark", "phone")])
 async def test_a_page_that_somebody_cannot_use(console: Console, scheme: str, size: str) -> None:
     await _seed(console, 4)
     width, height = SIZES[size]
