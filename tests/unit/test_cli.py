@@ -9,13 +9,15 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 from commands import Shell
-from qwarden import bootstrap
+from qwarden import bootstrap, cli
 from qwarden.guard.answer import Answer
 from qwarden.inference.port import GuardFailed
 from unit.builders import REVISION, assessment
@@ -212,3 +214,23 @@ def test_every_command_waits_for_the_import_of_what_another_needs() -> None:
     code = "import sys, qwarden.cli; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert not slow & set(loaded.stdout.decode().split())
+
+
+def commands(group: Any, words: str = "qwarden") -> Iterator[tuple[str, Any]]:
+    """Each command by the words that it is called with."""
+    for name, command in getattr(group, "commands", {}).items():
+        yield f"{words} {name}", command
+        yield from commands(command, f"{words} {name}")
+
+
+def test_help_leaves_something_unsaid() -> None:
+    """Each command, argument and option says what it is for, and what takes an argument shows how
+    it is typed."""
+    every = dict(commands(typer.main.get_command(cli.app)))
+    assert len(every) > 50
+    for words, command in every.items():
+        assert command.help, words
+        for parameter in command.params:
+            assert parameter.name == "help" or parameter.help, f"{words}: {parameter.name}"
+            if parameter.param_type_name == "argument":
+                assert words.removesuffix(" files") in command.help, words

@@ -77,6 +77,9 @@ def evaluation(
     the Triton of the running stack, or of QWARDEN_TRITON__URL.
 
     `qwarden eval stream` measures Qwen3Guard-Stream.
+
+    \b
+    qwarden eval labelled.jsonl --guard Qwen/Qwen3Guard-Gen-0.6B --out report/
     """
     needs_eval_extra("numpy", *(("matplotlib",) if out_dir is not None else ()))
     from qwarden import bootstrap, telemetry

@@ -55,6 +55,10 @@ def moderate(
     By default it asks the Triton of the running stack, or of QWARDEN_TRITON__URL. An answer with
     reasoning has two verdicts, on lines that follow each other; with --stream each event has one
     row.
+
+    \b
+    qwarden moderate events.jsonl --out verdicts.jsonl
+    qwarden moderate events.jsonl --guard Qwen/Qwen3Guard-Gen-0.6B
     """
     if stream:
         if views is not None:

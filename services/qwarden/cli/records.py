@@ -37,7 +37,11 @@ def topics_create(
         typer.Option(min=1, help="The same of what people go back to: dead letters and decisions."),
     ] = topics.KEPT_HOURS,
 ) -> None:
-    """Make the topics that are missing; those that are there stay as they are."""
+    """Make the topics that are missing; those that are there stay as they are.
+
+    \b
+    qwarden topics create --partitions 24 --replication-factor 3 --min-insync-replicas 2
+    """
     from qwarden import kafka
 
     settings = client_settings()
@@ -65,6 +69,9 @@ def publish(
     {"event_id": "1", "tenant": "demo", "text": "Hello"}
     With --topic content.chunks a line is a piece of a running session:
     {"session": "1", "seq": 0, "tenant": "demo", "role": "user", "text": "Hello", "end": "turn"}
+
+    \b
+    qwarden publish events.jsonl
     """
     from qwarden import kafka
 
@@ -85,7 +92,12 @@ def tail(
     ] = True,
     as_json: AsJson = False,
 ) -> None:
-    """Show a topic's records as people read them, until Ctrl-C."""
+    """Show a topic's records as people read them, until Ctrl-C.
+
+    \b
+    qwarden tail moderation.verdicts --from-beginning
+    qwarden tail moderation.verdicts --no-follow --json > verdicts.jsonl
+    """
     from qwarden import kafka
 
     settings = client_settings()

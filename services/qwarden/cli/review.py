@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,7 @@ from qwarden.cli.files import opened
 from qwarden.cli.options import AsJson
 from qwarden.cli.review_store import in_database
 from qwarden.cli.terminal import NO, WRONG_USE, end, err, show, show_rows, write, write_json
+from qwarden.render import plain
 from qwarden.review.person import EVERY, Person, Role
 from qwarden.settings import Review
 
@@ -117,7 +119,11 @@ def user_change(
 
 @user_app.command("remove")
 def user_remove(name: Name) -> None:
-    """Remove a person: their sessions and tokens are over, and what they hold goes back."""
+    """Remove a person: their sessions and tokens are over, and what they hold goes back.
+
+    \b
+    qwarden review user remove nina
+    """
     from qwarden.review.people import users
 
     async def work(tx: AsyncConnection, limits: Review) -> None:
@@ -197,22 +203,44 @@ def token_add(
 
 
 @token_app.command("ls")
-def token_ls(name: Name) -> None:
-    """List a person's tokens by their labels."""
+def token_ls(name: Name, *, as_json: AsJson = False) -> None:
+    """List a person's tokens by their labels.
+
+    \b
+    qwarden review token ls nina
+    """
     from qwarden.review.people import tokens
 
     async def work(tx: AsyncConnection, limits: Review) -> list[tokens.Token]:
         return list(await tokens.of(tx, (await _named(tx, name)).user_id))
 
-    for token in in_database(work):
-        write_json(token)
+    found = in_database(work)
+    if as_json:
+        for token in found:
+            write_json(token)
+        return
+    show_rows(
+        ("label", "made", "good until"),
+        [
+            (
+                token.label,
+                _day(token.made_at),
+                "it is revoked" if token.expires_at is None else _day(token.expires_at),
+            )
+            for token in found
+        ],
+    )
 
 
 @token_app.command("revoke")
 def token_revoke(
     name: Name, *, label: Annotated[str, typer.Option(help="Which one.")] = "terminal"
 ) -> None:
-    """End a token, at once."""
+    """End a token, at once.
+
+    \b
+    qwarden review token revoke nina --label laptop
+    """
     from qwarden.review.people import tokens
 
     async def work(tx: AsyncConnection, limits: Review) -> None:
@@ -254,22 +282,46 @@ def golden_add(
 
 
 @golden_app.command("ls")
-def golden_ls() -> None:
-    """List the golden items in use, without their content."""
+def golden_ls(*, as_json: AsJson = False) -> None:
+    """List the golden items in use, without their content: how often each was decided, and how
+    often as it says. One that most people get wrong is wrong itself."""
     from qwarden.review.store import goldens
 
     async def work(tx: AsyncConnection, limits: Review) -> list[goldens.Golden]:
         return list(await goldens.in_use(tx))
 
-    for each in in_database(work):
-        write_json(each)
+    found = in_database(work)
+    if as_json:
+        for each in found:
+            write_json(each)
+        return
+    show_rows(
+        ("golden item", "tenant", "queue", "language", "category", "action", "right", "note"),
+        [
+            (
+                each.golden_id,
+                each.tenant,
+                each.queue,
+                each.language,
+                each.category or "-",
+                each.action,
+                f"{each.right} of {each.given}",
+                plain(each.note or ""),
+            )
+            for each in found
+        ],
+    )
 
 
 @golden_app.command("retire")
 def golden_retire(
     golden_id: Annotated[str, typer.Argument(help="As `golden ls` says it.")],
 ) -> None:
-    """Take a golden item out of use; what was decided on it stays counted."""
+    """Take a golden item out of use; what was decided on it stays counted.
+
+    \b
+    qwarden review golden retire 4f1c6b0a9d3e
+    """
     from qwarden.review.store import goldens
 
     async def work(tx: AsyncConnection, limits: Review) -> None:
@@ -367,6 +419,9 @@ def review_erase(
     """Erase an event's content from the ledger; verdicts, decisions and the log stay.
 
     For what the law or a user asks you to forget. It cannot be undone.
+
+    \b
+    qwarden review erase forum post-17
     """
     from qwarden.review.store import ledger
 
@@ -406,3 +461,7 @@ def _lists(person: Person) -> tuple[str, str, str]:
         ", ".join(sorted(person.tenants)),
         ", ".join(sorted(person.languages)),
     )
+
+
+def _day(at: float) -> str:
+    return f"{datetime.fromtimestamp(at, UTC):%Y-%m-%d %H:%M}"

@@ -88,7 +88,7 @@ def items(
     language: Language = None,
     category: Category = None,
     rule: Rule = None,
-    limit: Annotated[int, typer.Option(min=1, max=200)] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=200, help="How many at most.")] = 50,
     as_json: AsJson = False,
 ) -> None:
     """List what waits, the most urgent first.
@@ -137,6 +137,7 @@ def decide_in_bulk(
     subject: Annotated[str | None, typer.Option(help="Only of this author.")] = None,
     dry_run: DryRun = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Decide all items that match, at most a thousand decisions (`review.bulk_items`). Shows them
     first.
@@ -155,13 +156,15 @@ def decide_in_bulk(
         subject=subject,
     )
     preview = asked("POST", "/v1/bulk/preview", body=wanted)
-    for each in preview["sample"]:
+    for each in () if as_json else preview["sample"]:
         show(f"{each['item_id']}  {each['queue']}  {each['language']}  {each['category']}")
     err.print(
         f"items: {preview['count']}; decisions: {preview['decisions']}; held by somebody and left "
         f"alone: {preview['held']}"
     )
     if dry_run or not preview["count"]:
+        if as_json:
+            write_json(preview)
         return
     if not yes:
         typer.confirm(f"{action} all of them?", abort=True, err=True)
@@ -172,12 +175,19 @@ def decide_in_bulk(
         body={"preview": preview["preview"], "of": wanted, **said, "categories": []},
     )
     left = max(0, done["take_back_until"] - time.time())
-    show(f"{done['bulk_id']}: decided {done['decided']}, left alone {done['skipped']}")
+    if as_json:
+        write_json(done)
+    else:
+        show(f"{done['bulk_id']}: decided {done['decided']}, left alone {done['skipped']}")
     err.print(f"for {left:.0f} s: qwarden review undo {done['bulk_id']}", markup=False)
 
 
 def undo(bulk_id: Annotated[str, typer.Argument(help="As `qwarden review bulk` said it.")]) -> None:
-    """Take back what was decided in bulk, as long as none of it is published."""
+    """Take back what was decided in bulk, as long as none of it is published.
+
+    \b
+    qwarden review undo 7c1e90d2a4b8
+    """
     asked("POST", f"/v1/bulk/{bulk_id}/undo")
     err.print("taken back; the items are open again")
 
@@ -230,14 +240,22 @@ def appeal(
     statement: Annotated[str, typer.Argument(help="What the user says.")],
     *,
     task: Annotated[str | None, typer.Option(help="prompt, response or thinking.")] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Have a restriction looked at again, by somebody who has not decided it."""
+    """Have a restriction looked at again, by somebody who has not decided it.
+
+    \b
+    qwarden review appeal forum post-17 "I only asked when it opens."
+    """
     found = asked(
         "POST",
         "/v1/appeals",
         body={"tenant": tenant, "event_id": event_id, "task": task, "statement": statement},
     )
-    show(f"appeal {found['appeal_id']}, item {found['item_id']}")
+    if as_json:
+        write_json(found)
+    else:
+        show(f"appeal {found['appeal_id']}, item {found['item_id']}")
 
 
 def statement(
@@ -248,7 +266,11 @@ def statement(
     language: Annotated[str | None, typer.Option(help="Of our own sentences.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the reasons for a restriction as a user or a regulator gets them."""
+    """Show the reasons for a restriction as a user or a regulator gets them.
+
+    \b
+    qwarden review statement forum post-17 --language de
+    """
     query = {"tenant": tenant, "event_id": event_id, "task": task, "language": language}
     found = asked("GET", "/v1/statements", query=query)
     show(json.dumps(found["statement"], indent=2, ensure_ascii=False) if as_json else found["text"])

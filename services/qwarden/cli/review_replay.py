@@ -25,6 +25,9 @@ def replay(
     What it holds already is known by its id and changes nothing, and what it has not read yet it
     reads all the same. No review service may run meanwhile: it would commit its own place over this
     one.
+
+    \b
+    qwarden review replay --since 2026-03-01T12:00Z --dry-run
     """
     from aiokafka import AIOKafkaConsumer, TopicPartition
 

@@ -50,6 +50,10 @@ def up(
     That folder is the checkout's, from wherever this is called, so that `qwarden tail` finds the
     stack from everywhere; QWARDEN_STACK__HOME names another.
     A broker named by QWARDEN_KAFKA__BOOTSTRAP_SERVERS is used instead of a local one.
+
+    \b
+    qwarden up --without triton --detach
+    qwarden up --guard Qwen/Qwen3Guard-Gen-0.6B
     """
     from qwarden.stack.detached import start_detached
     from qwarden.stack.local import plan
