@@ -100,7 +100,7 @@ def _near(ours: Tensor, plain: list[Tensor], values: list[Tensor], dtype: torch.
 
 
 @_DTYPES
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     shape=_shapes,
     rows=_rows(),
@@ -189,7 +189,7 @@ def _flash(
     return Part(out, weight)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(_shapes, _rows(), st.integers(1, 9), st.integers(0, 2**32))
 def test_rows_get_each_others_keys_on_cuda(
     shape: _Shape, rows: tuple[tuple[int, tuple[int, ...]], ...], width: int, seed: int
@@ -234,7 +234,7 @@ def test_rows_get_each_others_keys_on_cuda(
 
 
 @_DTYPES
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     _shapes,
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 6)), min_size=1, max_size=4),
@@ -307,7 +307,7 @@ def test_a_session_sees_another_or_tokens_to_come(
     _near(cuda.float(), plain, [values], dtype)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(_shapes, st.integers(1, 30), st.integers(1, 60), st.integers(0, 2**32))
 def test_a_parts_weight_is_another_number_than_its_log_sum_exp(
     shape: _Shape, queries: int, keys: int, seed: int

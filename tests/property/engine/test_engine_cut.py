@@ -59,7 +59,7 @@ def _conversation(task: Task, contents: list[str]) -> Conversation:
     return Conversation(task, tuple(Turn(roles[n % 2], contents[n]) for n in range(length)))
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.sampled_from(Task), st.lists(_content, min_size=2, max_size=5))
 def test_the_cut_changes_a_token(task: Task, contents: list[str]) -> None:
     conversation = _conversation(task, contents)
