@@ -78,3 +78,13 @@ def test_the_id_of_a_key_names_it_and_does_not_tell_it() -> None:
     assert len(KEY.id) == 12
     assert bytes.fromhex(KEY.id) not in SECRET
     assert hashlib.sha256(SECRET).hexdigest()[:12] != KEY.id
+
+
+def test_a_release_forgets_what_was_decided_and_kept_of_equal_content() -> None:
+    """Overrides and the cache outlive the process that wrote them."""
+    key = ContentKey(SECRET)
+    known = key.content_hash(b"conversation")
+    assert known.hex() == "7bb75bff45b816b31c1857a050e1d194"
+    kept = key.cache_key(known, views=tuple(View), scope="demo", revision="toy@1")
+    assert kept.hex() == "599fdb3c574461824969c62472e6dbb0"
+    assert key.id == "73dc0f9ad08c"
