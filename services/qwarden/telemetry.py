@@ -31,6 +31,8 @@ from qwarden.metric import (
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _LONG_SECONDS = (*_SECONDS[5:], 900, 3600, 21_600)
 """From a record's timestamp: the backlog's may have waited for hours."""
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+"""Up to the most that a request's setting takes."""
 
 _MODERATOR, _STREAMER, _REVIEW = ("moderator",), ("streamer",), ("review-service",)
 _JUDGES = (*_MODERATOR, *_STREAMER)
@@ -320,7 +322,7 @@ ROWS_GIVEN_UP = counter(
 GUARD_ROWS = histogram(
     "qwarden_guard_request_rows",
     "Conversations in one request to the guard.",
-    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+    buckets=_ROWS,
     of=_JUDGES,
 )
 MODEL_SECONDS = histogram(
@@ -377,7 +379,7 @@ STREAM_REPLAYED_TOKENS = counter(
 STREAM_REQUEST_APPENDS = histogram(
     "qwarden_stream_request_appends",
     "Appends in one request to the stream guard.",
-    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+    buckets=_ROWS,
     of=_STREAMER,
 )
 STREAM_REQUEST_SECONDS = histogram(

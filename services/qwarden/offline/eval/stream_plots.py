@@ -101,17 +101,12 @@ def _recall(report: StreamReport, splits: Sequence[Split], outcomes: Sequence[Ou
         axes.axvline(0, color=_INK, linewidth=0.8)
         axes.annotate("in the sentence", (0, 1.0), xytext=(3, -2), textcoords="offset points",
                       fontsize=8, va="top", color=_INK)  # fmt: skip
-        axes.set_title(f"{split.name}: {split.spans:,} rows", fontsize=11, color=_INK)
         axes.set_xscale("symlog", linthresh=8, base=2)
         axes.set_xlim(-_FARTHEST, _FARTHEST)
         axes.set_xticks([-256, -64, -16, -4, 0, 4, 16, 64, 128, 256])
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:.0f}"))
-        axes.set_ylim(0, 1.02)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.set_ylabel("share that is flagged by then")
-        axes.set_xlabel("tokens: ahead of the sentence, or behind it")
-        axes.legend(loc="upper left", frameon=False, fontsize=9)
-        _frame(axes)
+        _flagged_by_then(
+            axes, split.name, split.spans, "tokens: ahead of the sentence, or behind it"
+        )
     return figure
 
 
@@ -137,17 +132,23 @@ def _flagged(report: StreamReport, outcomes: Sequence[Outcome]) -> Figure:
                 axes.step(xs, ys, where="post", color=_COLOUR[debounce],
                           linewidth=_BY_WIDTH[debounce], linestyle=_LABEL_STYLE[label],
                           label=f"labelled {label} ({count:,}), {_NAME[debounce]}")  # fmt: skip
-        axes.set_title(f"{split.name}: {split.rows:,} rows", fontsize=11, color=_INK)
         axes.set_xscale("log", base=2)
         axes.set_xlim(1, max(2, farthest))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-        axes.set_ylim(0, 1.02)
-        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.set_ylabel("share that is flagged by then")
-        axes.set_xlabel("token of the text, from 1")
-        axes.legend(loc="upper left", frameon=False, fontsize=9)
-        _frame(axes)
+        _flagged_by_then(axes, split.name, split.rows, "token of the text, from 1")
     return figure
+
+
+def _flagged_by_then(axes: Axes, name: str, rows: int, tokens: str) -> None:
+    """Dresses a plot of the share of a split's rows that is flagged by each token. `tokens`: what
+    the axis counts, whose scale is set already, since that sets how its numbers are written."""
+    axes.set_title(f"{name}: {rows:,} rows", fontsize=11, color=_INK)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.set_xlabel(tokens)
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.set_ylabel("share that is flagged by then")
+    axes.legend(loc="upper left", frameon=False, fontsize=9)
+    _frame(axes)
 
 
 def _title(figure: Figure, title: str, report: StreamReport) -> None:
