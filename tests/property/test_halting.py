@@ -138,6 +138,17 @@ def test_a_broken_deploy_is_not_seen_where_there_is_one_tenant(
     assert halts([*before, *(("a", 100 + n, failure) for n in range(CONTENTS))])
 
 
+@given(st.integers(0, 2), st.sampled_from(FAILS), st.sampled_from(IS_ANSWERED))
+def test_a_tenants_own_answers_hide_that_a_deploy_is_broken_for_it(
+    answers: int, failure: Failure, answered: Failure | None
+) -> None:
+    """Only another tenant's answer says that the guard is well."""
+    own: Outcome = ("a", 9, answered)
+    run: list[Outcome] = [("a", 0, failure), *[own] * answers, ("a", 1, failure), own]
+    assert halts([*run, ("a", 2, failure)])
+    assert not halts([*run, ("b", 9, answered), ("a", 2, failure)])
+
+
 @given(outcomes_of)
 def test_a_run_is_told_again_for_each_of_its_rows(outcomes: list[Outcome]) -> None:
     told = [at for at, run in enumerate(fed(outcomes)) if run]

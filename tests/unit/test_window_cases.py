@@ -133,3 +133,17 @@ def test_an_epoch_outlives_its_assignment() -> None:
     assert window.epoch_of(P) == second != first
     window.revoke(P)
     assert window.epoch_of(P) is None
+
+
+def test_the_last_outcome_that_went_out_is_torn_off_when_it_is_sent_again() -> None:
+    window, epoch = _delivered(4, 5)
+    window.send(P, epoch, 4)
+    window.let_go()
+    assert window.send(P, epoch, 4), "publication begins anew"
+    assert not window.send(P, epoch, 5)
+
+
+def test_a_partition_that_went_while_its_beginning_was_asked_for_begins() -> None:
+    window = Window()
+    window.begin(P, 17)
+    assert window.to_commit() == {}
