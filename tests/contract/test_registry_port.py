@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Protocol
 
+import certifi
 import pytest
 
 from qwarden.inference.backoff import Backoff
@@ -163,8 +164,15 @@ def test_a_file_without_certificates_ends_the_process_without_its_name(
     file = tmp_path / "ca.pem"
     if content is not None:
         file.write_text(content)
-    with pytest.raises(SettingsError, match=r"QWARDEN_REGISTRY__CA_FILE: .*ca\.pem .*in PEM"):
+    with pytest.raises(SettingsError, match=r"QWARDEN_REGISTRY__CA_FILE: .*ca\.pem"):
         HttpRegistry("https://registry", timeout_s=5, ca_file=file)
+
+
+async def test_another_list_than_the_system_s_says_whom_to_trust(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(certifi, "where", lambda: str(tmp_path / "the web's.pem"))
+    await HttpRegistry("https://registry", timeout_s=5).close()
 
 
 async def test_nobody_at_the_registry_s_address_is_no_outage() -> None:

@@ -25,7 +25,7 @@ from qwarden.delivery.consumer import Delivery
 
 _log = logging.getLogger(__name__)
 
-POLL_TIMEOUT_MS = 1000
+_POLL_TIMEOUT_MS = 1000
 """How long a poll waits for a first record. Only a bound: it returns when one comes. Beside it a
 poll waits a second for room at most, so that the loop turns every other second."""
 _RETRY_S = 1.0
@@ -107,7 +107,7 @@ def subscribe(
             ),
         ),
         calls,
-        batch_timeout_ms=POLL_TIMEOUT_MS,
+        batch_timeout_ms=_POLL_TIMEOUT_MS,
         max_records=max_records,
     )
     Registrator.subscriber(broker, subscriber)

@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 import httpx
 
+from qwarden import tls
 from qwarden.registry.port import RegistryAway, Schema
-from qwarden.settings import SettingsError
+from qwarden.settings import PREFIX, Certificates
 
 _NO_SUCH = frozenset({40401, 40402, 40403})
 """The registry's own codes beside 404: no such subject, version, schema. A 404 without one comes
@@ -41,7 +42,8 @@ class HttpRegistry:
         self._client = httpx.AsyncClient(
             timeout=timeout_s,
             auth=(username, password or "") if username is not None else None,
-            verify=_trust(ca_file),
+            # Its own default is a list of the web's authorities, in which no company's stand.
+            verify=tls.context_of(Certificates(f"{PREFIX}REGISTRY__", ca_file)),
             headers={"accept": "application/vnd.schemaregistry.v1+json, application/json"},
         )
 
@@ -129,17 +131,3 @@ class HttpRegistry:
             f"what is at {self._url} answers with {what}; set QWARDEN_REGISTRY__URL to the "
             "address of a schema registry"
         )
-
-
-def _trust(ca_file: Path | None) -> Any:
-    if ca_file is None:
-        return True
-    import ssl
-
-    try:
-        return ssl.create_default_context(cafile=str(ca_file))
-    except OSError as error:  # a file that holds no certificates too
-        raise SettingsError(
-            f"QWARDEN_REGISTRY__CA_FILE: {ca_file} gives no certificate ({error.strerror or error})"
-            "; name a file of certificates in PEM"
-        ) from None

@@ -1,4 +1,4 @@
-"""Values of a Protobuf schema, read by Google's library by way of a serialized FileDescriptorProto."""
+"""Values of a Protobuf schema, by Google's library and a serialized FileDescriptorProto."""
 
 from __future__ import annotations
 
