@@ -147,3 +147,11 @@ def test_a_partition_that_went_while_its_beginning_was_asked_for_begins() -> Non
     window = Window()
     window.begin(P, 17)
     assert window.to_commit() == {}
+
+
+def test_a_record_at_the_watermark_counts_as_committed() -> None:
+    window, epoch = _delivered(4, 5)
+    window.finish(P, epoch, 4)
+    window.committed(window.to_commit())
+    assert window.uncommitted == 1
+    assert window.oldest_timestamp() == 105
