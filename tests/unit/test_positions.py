@@ -61,3 +61,6 @@ def test_an_accepted_loss_jumps_over_records_that_are_there() -> None:
     accepted = Accepted(committed=100, resume_at=200)
     assert accepted.start_behind(Lost(150, 180)) == 180
     assert accepted.start_behind(Lost(100, 200)) == 200
+    made_again = Accepted(committed=51, resume_at=0)
+    assert made_again.covers(Lost(51, 50))
+    assert made_again.start_behind(Lost(51, 50)) == 0, "its end is behind all that is there"
