@@ -15,7 +15,7 @@ from qwarden.guard.row import View
 from qwarden.policy.document import DocumentError
 from qwarden.policy.file import PolicyFile
 from qwarden.policy.policy import Policy
-from qwarden.policy.reading import Circumstances, Reading
+from qwarden.policy.reading import Circumstances, Reading, plain_of
 from qwarden.policy.sources import BUILT_IN, load, read_source
 from unit.builders import CONTROVERSIAL, SAFE, UNSAFE
 
@@ -132,6 +132,11 @@ def test_a_policy_without_a_last_rule_lets_content_pass_in_silence() -> None:
     for decide in (policy.decide, policy.decide_or_tell):
         with pytest.raises(AssertionError, match="no condition"):
             decide(reading())
+
+
+def test_a_rule_reads_metadata_that_nobody_can_compare() -> None:
+    sent = {"a": 1, "b": [1], "c": True, "d": None, "e": "x", "other": 1}
+    assert plain_of(sent, "abcdef") == {"a": 1, "c": True, "e": "x"}
 
 
 def test_severity_is_not_the_order_of_the_alphabet() -> None:
