@@ -56,6 +56,7 @@ def is_of_kubernetes(manifest: Manifest) -> bool:
     return not manifest["apiVersion"].startswith(GROUPS_OF_OTHERS)
 
 
+@pytest.mark.parts  # 200 releases by the schemas of four versions: ten seconds
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("row", ROWS)
 def test_an_object_that_kubernetes_would_refuse(

@@ -687,6 +687,7 @@ OTHERS: Final[list[tuple[str, Values, Any]]] = [
 ]
 
 
+@pytest.mark.parts  # two releases a value: half a minute of rendering
 @pytest.mark.parametrize(("path", "given", "other"), OTHERS, ids=[each[0] for each in OTHERS])
 def test_a_value_that_changes_nothing(render: Render, path: str, given: Values, other: Any) -> None:
     before = merged(BASE, given)
