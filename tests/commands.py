@@ -72,9 +72,10 @@ class Shell:
             contextlib.redirect_stderr(err),
             _logs_of_a_new_process(),
         ):
+            gc.freeze()  # what was there before is not looked through
             code = _ended()
-            if code:
-                gc.collect()  # what it has left open says so when it is collected
+            gc.collect()  # what it has left open says so when it is collected
+            gc.unfreeze()
         return Said(code, _read(out), _read(err))
 
     async def run(self, *words: object) -> Said:

@@ -86,6 +86,7 @@ class _Gone(io.RawIOBase):
         raise BrokenPipeError(32, "Broken pipe")
 
 
+@pytest.mark.parts
 def test_a_reader_that_goes_away_costs_the_folder_its_report(
     shell: Shell, file: Path, tmp_path: Path
 ) -> None:
@@ -96,6 +97,7 @@ def test_a_reader_that_goes_away_costs_the_folder_its_report(
     assert json.loads((out / "eval.json").read_bytes())["answered"] == 1
 
 
+@pytest.mark.parts
 def test_a_report_is_cut_to_what_the_locale_can_say(
     shell: Shell, file: Path, tmp_path: Path
 ) -> None:
@@ -120,6 +122,7 @@ def test_a_folder_that_cannot_be_written_is_found_after_the_work(
     assert not guard.asked
 
 
+@pytest.mark.parts
 def test_a_folder_that_fails_at_last_loses_the_report(
     shell: Shell, file: Path, tmp_path: Path
 ) -> None:

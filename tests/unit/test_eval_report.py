@@ -199,6 +199,7 @@ UNDEFINED = {
 }
 
 
+@pytest.mark.parts
 @pytest.mark.parametrize("pairs", UNDEFINED.values(), ids=UNDEFINED)
 def test_an_undefined_figure_is_written_as_a_number(
     pairs: list[tuple[Labelled, Answer]], tmp_path: Path
@@ -233,6 +234,7 @@ def test_a_guard_that_was_replaced_meanwhile_goes_unnoticed() -> None:
     assert f"guard: {REVISION}, toy@5678 (it was replaced meanwhile: run this again)" in shown
 
 
+@pytest.mark.parts
 def test_the_files_lack_a_plot_or_hold_another_figure_than_the_terminal(tmp_path: Path) -> None:
     found = evaluation(
         *crossed(

@@ -111,6 +111,7 @@ async def test_a_flag_is_counted_in_another_place_than_it_was_planted() -> None:
     assert [(each.name, each.rows) for each in split.sources] == [("m", 5), ("n", 1)]
 
 
+@pytest.mark.parts
 async def test_what_is_shown_of_it(tmp_path: Path) -> None:
     safe = located("|fine| controversial controversial", label="Safe")
     found = await evaluated(*LOCATED, safe, {"label": "Unsafe", "text": "unsafe"})
