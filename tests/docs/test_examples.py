@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 import subprocess
@@ -14,14 +15,12 @@ import pytest
 
 from docs import figures, java
 from docs.pages import ROOT, Block, blocks_of
+from moderators import Fleetlet, Guard
 from qwarden import kafka
 from qwarden.contracts import topics
 from qwarden.contracts.event import Event, decode_event
-from qwarden.settings import load
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
-from qwarden.stack.local import STAND_IN
-from qwarden.stack.service import Service, create_topics
 
 BROKER = "127.0.0.1:9092"
 """What the examples call it; a test's has a port of its own."""
@@ -38,27 +37,17 @@ def _blocks(kind: str) -> list[Block]:
 
 
 @pytest.fixture(scope="module")
-def settings(
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[dict[str, str]]:
-    """A broker and a moderator with the engine in its process; both as `make demo` has them."""
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
+    """A broker, with the policies that `make demo` has."""
     home = Home(tmp_path_factory.mktemp("readme"))
     with Kafka(home) as broker:
-        settings = {
-            "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
-            "QWARDEN_CONTENT_KEY": home.content_key(),
-            "QWARDEN_GUARD__MODE": "in-process",
-            "QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN),
-            "QWARDEN_POLICY__PATH": str(ROOT / "deploy" / "policies"),
-            "QWARDEN_STACK__HOME": str(home.root),
-        }
-        create_topics(home, settings)
-        with Service(home, "moderator", settings):
-            yield settings
+        made = Fleetlet(broker, home, ROOT / "deploy" / "policies")
+        asyncio.run(made.make_topics())
+        yield made
 
 
-async def _events(settings: dict[str, str]) -> dict[str, Event]:
-    broker = load(settings).kafka
+async def _events(own: Fleetlet) -> dict[str, Event]:
+    broker = own.settings("none").kafka
     async with kafka.reading(broker, topics.CONTENT, from_beginning=True, follow=False) as records:
         values = [record.value async for record in records]
     found = (decode_event(value, max_bytes=topics.MAX_EVENT_BYTES) for value in values)
@@ -67,27 +56,28 @@ async def _events(settings: dict[str, str]) -> dict[str, Event]:
 
 @pytest.mark.parts
 async def test_a_python_producer_that_is_copied_publishes_no_event(
-    settings: dict[str, str], tmp_path: Path
+    own: Fleetlet, tmp_path: Path
 ) -> None:
     (block,) = _blocks("python")
     program = tmp_path / "publish.py"
-    program.write_text(_here(block.text, settings))
-    _run([sys.executable, str(program)], tmp_path, settings)
-    assert (await _events(settings))["post-17"].text == "Is this fine?"
+    program.write_text(_here(block.text, own))
+    _run([sys.executable, str(program)], tmp_path, {})
+    assert (await _events(own))["post-17"].text == "Is this fine?"
 
 
 @pytest.mark.parts
 async def test_a_java_producer_that_is_copied_publishes_no_event(
-    settings: dict[str, str], tmp_path: Path
+    own: Fleetlet, tmp_path: Path
 ) -> None:
     (block,) = _blocks("java")
-    java.ran(_here(block.text, settings), tmp_path, Home())
-    messages = (await _events(settings))["post-18"].messages
+    java.ran(_here(block.text, own), tmp_path, Home())
+    messages = (await _events(own))["post-18"].messages
     assert messages is not None and [each.role for each in messages] == ["user", "assistant"]
 
 
 @pytest.mark.parts
-async def test_a_command_that_is_copied_fails(settings: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+async def test_a_command_that_is_copied_fails(own: Fleetlet, tmp_path: Path) -> None:
     """All blocks of commands but those that set up a checkout, and those that need real weights."""
     program = tmp_path / ".venv" / "bin" / "qwarden"
     program.parent.mkdir(parents=True)
@@ -101,15 +91,23 @@ async def test_a_command_that_is_copied_fails(settings: dict[str, str], tmp_path
         if not block.text.startswith("make ") and "--guard" not in block.text
     ]
     assert len(scripts) == 2
-    for script in scripts:
-        _run(["bash", "-euo", "pipefail", "-c", script], tmp_path, settings)
-    assert {"mine-1", "post-19"} <= (await _events(settings)).keys()
+    settings = {
+        "QWARDEN_CONTENT_KEY": own.home.content_key(),
+        "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": own.kafka.bootstrap,
+        "QWARDEN_POLICY__PATH": str(own.policies),
+        "QWARDEN_STACK__HOME": str(own.home.root),
+    }
+    async with own.moderating("qwarden-moderator", Guard()):
+        for script in scripts:
+            command = ["bash", "-euo", "pipefail", "-c", script]
+            await asyncio.to_thread(_run, command, tmp_path, settings)
+    assert {"mine-1", "post-19"} <= (await _events(own)).keys()
     assert b"post-19" in (tmp_path / "verdicts.jsonl").read_bytes()
 
 
-def _here(source: str, settings: dict[str, str]) -> str:
+def _here(source: str, own: Fleetlet) -> str:
     assert BROKER in source
-    return source.replace(BROKER, settings["QWARDEN_KAFKA__BOOTSTRAP_SERVERS"])
+    return source.replace(BROKER, own.kafka.bootstrap)
 
 
 def _run(command: list[str], folder: Path, settings: dict[str, str]) -> None:
@@ -119,7 +117,7 @@ def _run(command: list[str], folder: Path, settings: dict[str, str]) -> None:
         env={**os.environ, **settings},
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=290,  # nine starts of Python and one of torch, on two cores that others share
         check=False,
     )
     assert ran.returncode == 0, ran.stdout + ran.stderr
