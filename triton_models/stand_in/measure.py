@@ -17,6 +17,7 @@ from tokenizers import Tokenizer
 from transformers import Qwen3ForCausalLM
 
 from standin.baseline import Baseline
+from standin.command import parser_of, say, set_threads
 from standin.encoding import Encoder, read_template
 from standin.measure import (
     Judged,
@@ -45,11 +46,7 @@ checkpoint's profile.yaml.
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Measure a checkpoint beside a hashed n-gram logistic regression.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("Measure a checkpoint beside a hashed n-gram logistic regression.", EPILOG)
     add = parser.add_argument
     add("--checkpoint", type=Path, required=True, metavar="DIR")
     add("--data", type=Path, nargs="+", required=True, metavar="FILE", help="training rows")
@@ -61,20 +58,13 @@ def arguments() -> argparse.Namespace:
     add("--seed", type=int, default=1)
     add("--json", type=Path, metavar="FILE", help="write all measures there")
     add("--profile", action="store_true", help="write profile.yaml into the checkpoint")
-    add("--threads", type=int, help="CPU threads (default: torch decides)")
     return parser.parse_args()
-
-
-def say(line: str) -> None:
-    """Progress goes to standard error."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def main() -> int:
     """Judge the rows with both, print, write."""
     options = arguments()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    set_threads(options)
     read = [row for path in options.data for row in read_rows(path)]
     learnt, kept = read, list[Row]()
     if options.kept_out:

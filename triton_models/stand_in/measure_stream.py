@@ -16,6 +16,7 @@ import yaml
 from tokenizers import Tokenizer
 from transformers import Qwen3ForCausalLM
 
+from standin.command import parser_of, set_threads
 from standin.encoding import Encoder, read_template
 from standin.measure import as_thinking
 from standin.row import Row
@@ -54,11 +55,7 @@ Safe ones flagged. Then hand-written ones (standin/stream_check.yaml). --profile
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Measure a stream checkpoint beside a Gen checkpoint.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("Measure a stream checkpoint beside a Gen checkpoint.", EPILOG)
     add = parser.add_argument
     add("--checkpoint", type=Path, default=FOLDER / "stream", metavar="DIR")
     add("--gen", type=Path, default=FOLDER / "checkpoint", metavar="DIR")
@@ -69,15 +66,13 @@ def arguments() -> argparse.Namespace:
     add("--made", type=int, default=1_000, metavar="N", help="made exchanges of each kind")
     add("--json", type=Path, metavar="FILE", help="write all measures there")
     add("--profile", action="store_true", help="write profile.yaml into the checkpoint")
-    add("--threads", type=int, help="CPU threads (default: torch decides)")
     return parser.parse_args()
 
 
 def main() -> int:
     """Judge, print, write."""
     options = arguments()
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    set_threads(options)
     folder: Path = options.checkpoint
     network = read_stream(folder)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))

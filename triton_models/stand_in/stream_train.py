@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import shutil
-import signal
 import sys
 from pathlib import Path
 from typing import Final
@@ -15,9 +13,11 @@ import torch
 from tokenizers import Tokenizer
 from transformers import Qwen3ForCausalLM
 
+from standin.command import begin_training, copy_template, on_device, parser_of, say
 from standin.encoding import Encoder, read_template
 from standin.row import Row
 from standin.rows import held_out, read_rows
+from standin.run import Plan
 from standin.stream_encoding import Layout
 from standin.stream_network import (
     CONTEXT,
@@ -29,7 +29,7 @@ from standin.stream_network import (
 )
 from standin.stream_prefixes import find_all, gen_judge
 from standin.stream_rows import StreamSampler, shortened
-from standin.stream_training import Plan, StreamTrainer
+from standin.stream_training import StreamTrainer
 from standin.synthetic import make_rows
 from standin.tokenizer import save_tokenizer
 
@@ -51,10 +51,8 @@ model.safetensors, the tokenizer, the chat template, and resume.pt (optimizer; -
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Train the stand-in stream guard, a toy that must not moderate anything real.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = parser_of(
+        "Train the stand-in stream guard, a toy that must not moderate anything real.", EPILOG
     )
     add = parser.add_argument
     add("--data", type=Path, nargs="*", default=[], metavar="FILE", help="training rows")
@@ -70,39 +68,26 @@ def arguments() -> argparse.Namespace:
     add("--rate", type=float, default=1e-3, help="highest learning rate (default 0.001)")
     add("--resume", action="store_true", help="go on from OUT; --minutes is the new total")
     add("--kept-out", type=int, default=0, metavar="N", help="keep one row of N from training")
-    add("--threads", type=int, help="CPU threads (default: torch decides)")
     return parser.parse_args()
-
-
-def say(line: str) -> None:
-    """Progress goes to standard error."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def main() -> int:
     """Judge beginnings, train, save."""
     options = arguments()
-    for ending in (signal.SIGINT, signal.SIGTERM):  # also where a shell had them ignored
-        signal.signal(ending, signal.default_int_handler)
-    out: Path = options.out
-    out.mkdir(parents=True, exist_ok=True)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
+    begin_training(options)
     read = [row for path in options.data for row in read_rows(path)]
     rows = [row for row in read if not (options.kept_out and held_out(row, options.kept_out))]
     say(f"{len(rows)} rows read")
     tokenizer = Tokenizer.from_file(str(options.gen / "tokenizer.json"))
     since = _beginnings(options, tokenizer, rows)
     layout = Layout(tokenizer, read_template(options.template))
-    plan = Plan(out=out, minutes=options.minutes, seed=options.seed, rate=options.rate)
+    plan = Plan(out=options.out, minutes=options.minutes, seed=options.seed, rate=options.rate)
     trainer = StreamTrainer(_network(options), layout, plan, say)
     if options.resume:
         trainer.resume()
     else:
-        save_tokenizer(tokenizer, out, CONTEXT)
-        if (out / "chat_template.jinja").resolve() != options.template.resolve():
-            shutil.copyfile(options.template, out / "chat_template.jinja")
+        save_tokenizer(tokenizer, options.out, CONTEXT)
+        copy_template(options.template, options.out)
     made = make_rows(options.made, options.seed)
     # A run that goes on draws others than before.
     trainer.run(StreamSampler(rows, made, since, options.seed + trainer.step))
@@ -131,9 +116,7 @@ def _network(options: argparse.Namespace) -> StreamNetwork:
     else:
         network = StreamNetwork(config)
         read_backbone(network, options.gen / "model.safetensors")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    say(f"{sum(value.numel() for value in network.parameters()):,} parameters on {device}")
-    return torch.nn.Module.to(network, device)
+    return on_device(network)
 
 
 if __name__ == "__main__":

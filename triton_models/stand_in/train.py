@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
-import signal
 import sys
 from pathlib import Path
 from typing import Final
 
-import torch
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import Tokenizer
 from transformers import Qwen3ForCausalLM
 
+from standin.command import begin_training, copy_template, on_device, parser_of, say
 from standin.encoding import Encoder, read_template
 from standin.english import sample
 from standin.network import CONTEXT, Shape, build, read_weights, write_configs
 from standin.row import Row
 from standin.rows import held_out, read_rows, texts_for_tokenizer
+from standin.run import Plan
 from standin.synthetic import make_rows
 from standin.teacher import Teachers, with_fold
 from standin.tokenizer import (
@@ -30,7 +29,7 @@ from standin.tokenizer import (
     token_id,
     train_tokenizer,
 )
-from standin.training import Plan, Trainer
+from standin.training import Trainer
 
 TEMPLATE: Final = Path(__file__).parent / "checkpoint" / "chat_template.jinja"
 ENGLISH: Final = 30_000  # English rows that a new tokenizer sees
@@ -57,10 +56,8 @@ teachers.pt (the regressions whose scores are a part of the targets). measure.py
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description="Train the stand-in guard, a toy that must not moderate anything real.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = parser_of(
+        "Train the stand-in guard, a toy that must not moderate anything real.", EPILOG
     )
     add = parser.add_argument
     add("--data", type=Path, nargs="*", default=[], metavar="FILE", help="training rows")
@@ -77,25 +74,13 @@ def arguments() -> argparse.Namespace:
     add("--rate", type=float, default=1e-3, help="highest learning rate (default 0.001)")
     add("--tokenizer", type=Path, metavar="FILE", help="a tokenizer.json to use, not to train")
     add("--kept-out", type=int, default=0, metavar="N", help="keep one row of N from training")
-    add("--threads", type=int, help="CPU threads (default: torch decides)")
     return parser.parse_args()
-
-
-def say(line: str) -> None:
-    """Progress goes to standard error."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def main() -> int:
     """Train and save."""
     options = arguments()
-    for ending in (signal.SIGINT, signal.SIGTERM):  # also where a shell had them ignored
-        signal.signal(ending, signal.default_int_handler)
-    out: Path = options.out
-    out.mkdir(parents=True, exist_ok=True)
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    torch.manual_seed(options.seed)
+    begin_training(options)
     read = [with_fold(row) for path in options.data for row in read_rows(path)]
     say(f"{len(read)} rows read, {options.made} made")
     rows = [row for row in read if not (options.kept_out and held_out(row, options.kept_out))]
@@ -105,7 +90,7 @@ def main() -> int:
     model = _network(options, tokenizer)
     encoder = Encoder(tokenizer, template)
     teachers = _teachers(options, rows) if options.data else None
-    plan = Plan(out=out, minutes=options.minutes, seed=options.seed, rate=options.rate)
+    plan = Plan(out=options.out, minutes=options.minutes, seed=options.seed, rate=options.rate)
     trainer = Trainer(model, encoder, plan, say, teachers)
     if options.resume:
         trainer.resume()
@@ -127,8 +112,7 @@ def _tokenizer(options: argparse.Namespace, rows: list[Row], template: str) -> T
         tokenizer = train_tokenizer(texts, options.vocabulary)
     if not options.resume:
         save_tokenizer(tokenizer, out, CONTEXT)
-        if (out / "chat_template.jinja").resolve() != options.template.resolve():
-            shutil.copyfile(options.template, out / "chat_template.jinja")
+        copy_template(options.template, out)
     say(f"tokenizer of {tokenizer.get_vocab_size()} ids")
     return tokenizer
 
@@ -146,9 +130,7 @@ def _network(options: argparse.Namespace, tokenizer: Tokenizer) -> Qwen3ForCausa
     model = build(shape, end_of_turn, end_of_text)
     if options.start:
         read_weights(model, options.start / "model.safetensors")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    say(f"{sum(value.numel() for value in model.parameters()):,} parameters on {device}")
-    return torch.nn.Module.to(model, device)
+    return on_device(model)
 
 
 def _teachers(options: argparse.Namespace, rows: list[Row]) -> Teachers:
