@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -132,3 +133,15 @@ def test_what_is_no_number_is_read_from_the_cache(number: float, which: str) -> 
     logits = good.logits if which == "entry" else bad.logits
     kept = Assessment(logits, (), None, 1, 0, "g", entries)
     assert codec.decode(codec.encode(kept)) is None
+
+
+def test_an_answer_without_a_word_is_refused_without_a_reason() -> None:
+    with pytest.raises(
+        ValueError, match=r"^an answer has entries or a failure, and this has neither$"
+    ):
+        decode_answer(b'{"revision":"toy@1"}')
+
+
+def test_a_row_of_one_piece_is_told_to_be_the_second_of_two() -> None:
+    sent = encode_answer(Assessment((4.0, 0.0, 0.0), (), None, 3, 0, "toy@1"))
+    assert [entry["piece"] for entry in msgspec.json.decode(sent)["entries"]] == [0]

@@ -190,3 +190,16 @@ def test_a_rule_that_always_flags_or_never_is_taken(wrong: tuple[float, int]) ->
         Threshold(*wrong)
     with pytest.raises(ValueError, match="at least one token"):
         Consecutive(0)
+
+
+def test_a_token_that_is_just_at_the_threshold_is_under_it() -> None:
+    """Logits so far apart that half is exactly a half."""
+    controversial = Scored(Task.THINKING, 0, 1, (-1000.0, 0.0, -1000.0))
+    half_unsafe = Scored(Task.THINKING, 1, 2, (0.0, -1000.0, 0.0))
+    assert half_unsafe.scores == (0.5, 0.0, 0.5)
+    latch = Latch(Threshold(0.5, 1))
+    raised = [latch.see(controversial), latch.see(half_unsafe)]
+    assert [(each.kind, each.safety) for each in raised if each] == [
+        ("flag", Safety.CONTROVERSIAL),
+        ("rise", Safety.UNSAFE),
+    ]
