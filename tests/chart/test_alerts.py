@@ -38,6 +38,7 @@ def _alerts() -> list[dict[str, Any]]:
 
 
 @needs_promtool
+@pytest.mark.parts  # promtool takes 24 s of processor for them all
 @pytest.mark.parametrize("rules", RULES, ids=lambda path: path.name)
 def test_an_alert_stays_silent_or_cries_wolf(rules: Path) -> None:
     done = subprocess.run(
