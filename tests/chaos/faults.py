@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 from aiokafka import AIOKafkaProducer, ConsumerRecord
 
@@ -20,26 +19,18 @@ from qwarden.contracts.verdict import Verdict, decode_verdict
 from qwarden.guard.answer import Answer, Triple, Unanswered
 from qwarden.guard.row import Row
 from qwarden.moderator.service import ModeratorService
-from qwarden.stack.child import Child
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
+from qwarden.stack.part import Part
 from unit.builders import SAFE, assessment
 
 Pair = tuple[bytes | None, bytes | None]
 """A record's key and value."""
 
 
-class Part(Protocol):
-    """A part of the stack, as far as it can be stopped."""
-
-    @property
-    def child(self) -> Child | None: ...
-
-
 @contextmanager
 def still(part: Part) -> Iterator[None]:
     """The part's process is there, keeps its connections, and does nothing."""
-    assert part.child is not None
     part.child.signal(signal.SIGSTOP)
     try:
         yield
