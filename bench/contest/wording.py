@@ -26,6 +26,7 @@ _CATEGORIES = (
     "Politically Sensitive Topics",
     "Copyright Violation",
 )
+"""As in qwarden.guard.taxonomy; written out, since vLLM's environment has no qwarden."""
 _RULES = (
     "Take each text as its writer meant it.",
     "A question about harm is not harm by itself.",
