@@ -18,6 +18,10 @@ from qwarden.verify import report as written
 from storm.storm import SESSION_S, Outcome, Storm, kills, make_topics, restarts, without_guard
 from storm.weather import plan
 
+sys.path.append(str(Path(__file__).parents[2] / "bench"))
+
+from machine import machine
+
 PARTS = ("kills", "restarts", "triton")
 
 
@@ -94,7 +98,8 @@ def main() -> int:
             "report": json.loads(found.report.json()),
         }
     if chosen.json is not None:
-        chosen.json.write_text(json.dumps(results, indent=2) + "\n")
+        written_down = {"machine": machine(), "parts": results}
+        chosen.json.write_text(json.dumps(written_down, indent=2) + "\n")
     return 1 if wrong else 0
 
 
