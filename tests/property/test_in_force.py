@@ -283,7 +283,8 @@ def test_a_service_that_begins_takes_its_old_file_for_a_version_that_fails() -> 
 def test_a_version_in_force_is_not_the_one_that_acts() -> None:
     table = Table()
     assert version_in_force("forum", table.policies) is None
-    for offset, record in enumerate((body(1, "forum"), in_force(1, "forum"))):
+    records: list[Record] = [body(1, "forum"), in_force(1, "forum")]
+    for offset, record in enumerate(records):
         table.apply(*change(record), offset)
     found = version_in_force("forum", table.policies)
     assert found is not None and found.version == VERSIONS[1]

@@ -187,7 +187,7 @@ class Comparison:
                     event_id=recorded.event_id,
                     task=recorded.task,
                     safety=recorded.safety,
-                    scores=scores and (scores.safe, scores.controversial, scores.unsafe),
+                    scores=(scores.safe, scores.controversial, scores.unsafe) if scores else None,
                     categories=tuple(recorded.categories or ()),
                     old=tally.flow[0],
                     old_rule=tally.old.rule,
