@@ -170,8 +170,8 @@ def registry_of(service: str) -> CollectorRegistry:
     """What a service exports: its own metrics, and its process's. Those of others would stand there
     at 0, which reads as an outage."""
     registry = CollectorRegistry()
-    for collector in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
-        registry.register(collector)
+    for process in (PROCESS_COLLECTOR, PLATFORM_COLLECTOR, GC_COLLECTOR):
+        registry.register(process)
     for metric, collector in DESCRIBED.items():
         if service in metric.of:
             registry.register(collector)
