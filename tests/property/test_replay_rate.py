@@ -47,3 +47,10 @@ def test_a_replay_whose_time_has_passed_is_given_back() -> None:
     rate.start(500, 10)
     rate.give_back(first, 1000)
     assert rate.wait_s(10) == 5
+
+
+def test_what_is_given_back_takes_the_time_of_others_with_it() -> None:
+    rate = ReplayRate(100)
+    rate.start(1000, 0)
+    rate.give_back(rate.start(500, 0), 500)
+    assert rate.wait_s(0) == 10

@@ -102,6 +102,14 @@ def test_the_pace_never_grows_back_or_grows_at_once(most: int, cuts: int) -> Non
     assert pace.answered().allowed == most
 
 
+def test_a_second_full_queue_halves_once_for_each_that_it_refuses() -> None:
+    first = Pace.of(16)
+    second = first.refused(first.cuts)
+    third = second.refused(second.cuts)
+    assert (second.allowed, third.allowed) == (8, 4)
+    assert third.refused(first.cuts) == third.refused(second.cuts) == third
+
+
 @given(st.lists(st.booleans(), max_size=30))
 def test_a_row_is_given_up_for_an_outage_or_for_what_stood_beside_it(came_back: list[bool]) -> None:
     trial, proven = UNTRIED, 0
@@ -127,6 +135,7 @@ def test_a_longer_row_gets_a_shorter_deadline(
 
     assert base_s <= deadline(size) <= deadline(size + more)
     assert deadline(300_000) > deadline(0) + 50 * per_s
+    assert deadline_s(6000, base_s=1.0, per_1000_tokens_s=5.0) == 11.0
 
 
 def test_the_known_good_conversation_is_refused_by_the_contract_itself() -> None:
