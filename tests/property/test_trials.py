@@ -108,6 +108,16 @@ def test_a_second_full_queue_halves_once_for_each_that_it_refuses() -> None:
     third = second.refused(second.cuts)
     assert (second.allowed, third.allowed) == (8, 4)
     assert third.refused(first.cuts) == third.refused(second.cuts) == third
+    grown = third
+    for _ in range(4):
+        grown = grown.answered()
+    assert (grown.most, grown.allowed, grown.cuts) == (16, 5, 2), "it forgets what it was told"
+
+
+def test_a_guard_that_takes_one_request_at_a_time_is_asked_ever_more_rarely() -> None:
+    pace = Pace.of(1)
+    assert pace.refused(pace.cuts).refusals == 1
+    assert pace.refused(pace.cuts).answered().refusals == 0
 
 
 @given(st.lists(st.booleans(), max_size=30))
