@@ -26,6 +26,7 @@ from qwarden.review.ruling import (
     check_place,
     checked,
     code_of,
+    last_of,
 )
 from qwarden.review.store.decisions import Target, decision_of, message_of
 
@@ -36,7 +37,7 @@ from qwarden.review.store.decisions import Target, decision_of, message_of
         (replace(ALLOW, action="review"), "An action is one of allow, disclaim, block"),
         (replace(ALLOW, action="Block"), "An action is one of"),
         (replace(ALLOW, reason=" \n "), "needs its reason"),
-        (replace(ALLOW, reason="x" * (MOST_REASON + 1)), "501 characters"),
+        (replace(ALLOW, reason="x" * (MOST_REASON + 1)), "The reason has 501 characters"),
         (replace(ALLOW, reason="a\0b"), "control character"),
         (replace(ALLOW, ground="terms"), "no ground"),
         (replace(ALLOW, clause="3.1"), "no ground"),
@@ -45,7 +46,7 @@ from qwarden.review.store.decisions import Target, decision_of, message_of
         (replace(BLOCK, ground="both"), "name the ground"),
         (replace(DISCLAIM, clause=None), "name the ground"),
         (replace(DISCLAIM, clause="\t"), "name the ground"),
-        (replace(BLOCK, clause="x" * (MOST_CLAUSE + 1)), "201 characters"),
+        (replace(BLOCK, clause="x" * (MOST_CLAUSE + 1)), "The clause has 201 characters"),
         (replace(BLOCK, categories=("Violent", "Rude")), "1 of the categories"),
     ],
 )
@@ -65,6 +66,23 @@ def test_what_is_meant_is_written_one_way() -> None:
     )
     assert checked(said) == Said("block", ("Violent", "PII"), "spam", "terms", "3.1", override=True)
     assert checked(replace(ALLOW, clause="")) == ALLOW
+
+
+def test_own_words_of_two_lines_are_refused() -> None:
+    assert checked(replace(ALLOW, reason="one\ntwo")).reason == "one\ntwo"
+
+
+def test_a_decision_that_is_superseded_or_of_a_later_edit_stands() -> None:
+    chain = [
+        Link("b", None, 0, By.PERSON),
+        Link("a", None, 1, By.PERSON),
+        Link("c", "b", 0, By.PERSON),
+        Link("d", None, 2, By.PERSON),
+    ]
+    standing = [last_of(chain, edit) for edit in (0, 1, 2, 3)]
+    assert [link and link.decision_id for link in standing] == ["c", "a", "d", "d"]
+    assert last_of(chain[1:2], 0) is None
+    assert last_of([], 0) is None
 
 
 def test_a_reason_is_a_code_or_nobody_elses_business() -> None:
