@@ -13,11 +13,14 @@ from qwarden.guard.answer import (
     Assessment,
     Entry,
     Failure,
+    Safety,
+    Triple,
     Unanswered,
     assessment_of,
     decode_answer,
     encode_answer,
     safety_of,
+    scores_of,
     worst_of,
 )
 from qwarden.guard.row import View
@@ -145,3 +148,21 @@ def test_an_answer_without_a_word_is_refused_without_a_reason() -> None:
 def test_a_row_of_one_piece_is_told_to_be_the_second_of_two() -> None:
     sent = encode_answer(Assessment((4.0, 0.0, 0.0), (), None, 3, 0, "toy@1"))
     assert [entry["piece"] for entry in msgspec.json.decode(sent)["entries"]] == [0]
+
+
+@pytest.mark.parametrize(
+    ("logits", "safety"),
+    [
+        ((1.0, 1.0, 1.0), Safety.UNSAFE),
+        ((1.0, 0.0, 1.0), Safety.UNSAFE),
+        ((0.0, 1.0, 1.0), Safety.UNSAFE),
+        ((1.0, 1.0, 0.0), Safety.CONTROVERSIAL),
+    ],
+)
+def test_a_tie_goes_to_the_milder_word(logits: Triple, safety: Safety) -> None:
+    assert safety_of(logits) is safety
+
+
+def test_scores_are_no_probabilities() -> None:
+    assert scores_of((0.0, 0.0, 0.0)) == (1 / 3, 1 / 3, 1 / 3)
+    assert scores_of((-1000.0, 0.0, -1000.0)) == (0.0, 1.0, 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from qwarden.contracts.verdict import Action
 from qwarden.policy import quotas
-from qwarden.policy.policy import Decided, Policy
+from qwarden.policy.policy import Decided, Policy, Reason
 from qwarden.policy.quotas import Brakes, Share
 from qwarden.policy.sources import load
 
@@ -58,6 +58,24 @@ def test_a_tenant_without_a_quota_is_braked() -> None:
             of, "demo", block, is_judged=True, share=lambda: Share(1, 1), now_s=1_000_000.0
         )
         assert done is block
+
+
+def test_what_a_quota_did_has_another_rule_or_reason() -> None:
+    reason = Reason("terms", "c", {}, "en")
+    for overflow, blocks in (("allow", None), ("block", None), ("block", 1)):
+        brakes, of = Brakes(), policy(blocks, overflow, 1)
+        sent = replace(review(of, "harm"), reason=reason)
+        block = Decided(Action.BLOCK, "unsafe", reason=reason)
+        done = [
+            brakes.act(of, "demo", each, is_judged=True, share=lambda: Share(1, 1), now_s=at)
+            for each, at in ((block, 60.0), (block, 60.0), (sent, 60.0), (sent, 60.0), (sent, 9e3))
+        ]
+        if blocks:
+            braked = Decided(Action.REVIEW, "unsafe", of.fallback, reason)
+            assert done == [block, braked, sent, sent, sent]
+        else:
+            over = Decided(Action(overflow), "r", reason=reason if overflow == "block" else None)
+            assert done == [block, block, sent, over, sent]
 
 
 class BrakesMachine(RuleBasedStateMachine):
