@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,8 @@ def test_an_origin_is_believed_of_who_may_not_say_it(
 
 
 def test_a_key_and_headers_that_no_outcome_could_repeat_are_taken() -> None:
-    name, nothing = "héader", ("empty", None)
+    name = "héader"
+    nothing: Any = ("empty", None)  # as a poll may give it
     room = MAX_ENVELOPE_BYTES - len(b"key") - len(name.encode()) - len(nothing[0])
     fits = Source("t", 0, 0, 0, b"key", None, [(name, b"x" * room), nothing])
     assert fits.envelope_bytes() == MAX_ENVELOPE_BYTES
