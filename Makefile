@@ -20,7 +20,7 @@ setup: ## Check the machine, make .venv, install (the others call it); TORCH=cpu
 demo: setup ## Start everything, publish sample events, show the verdicts; ONCE=1 ends by itself
 	@.venv/bin/qwarden demo $(if $(ONCE),--once)
 
-check: setup ## The fast half of the tests: lint, types, imports, pure parts, chart
+check: setup ## Two minutes: lint, types, imports, what needs no part and no torch
 	@$(MAKE) --no-print-directory -j 2 lint fast
 
 lint:
@@ -30,14 +30,15 @@ lint:
 	.venv/bin/lint-imports
 
 fast:
-	$(PY) -m pytest -q -n 2 --dist loadscope tests/unit tests/property tests/review tests/review_api tests/chart tests/contract tests/docs -m "not parts and not storm"
+	$(PY) -m pytest -q -n 2 --dist loadscope -m "not parts and not long and not storm" --ignore-glob "*/engine" \
+	  tests/unit tests/property tests/review tests/review_api tests/chart tests/contract tests/docs
 
 # Alone, since they make faults and say by when what follows must have come.
 ALONE := tests/chaos tests/alerts tests/autoscaling tests/stack tests/broker/test_delivery.py
 
 test: check ## Everything: also real Kafka, Valkey, Triton, PostgreSQL and Chromium
-	$(PY) -m pytest -q -n 2 --dist loadscope tests -m "parts" $(ALONE:%=--ignore=%)
-	$(PY) -m pytest -q $(ALONE) -m "parts"
+	$(PY) -m pytest -q -n 2 --dist loadscope tests -m "(parts or long) and not storm" $(ALONE:%=--ignore=%)
+	$(PY) -m pytest -q $(ALONE) -m "parts and not storm"
 
 storm: setup ## The long fault suite, by its seed, an hour; ARGS="--help" says which parts
 	PYTHONPATH=tests $(PY) -m storm $(ARGS)

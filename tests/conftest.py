@@ -35,6 +35,8 @@ SLOW = (
     "autoscaling",
     "operations",
 )
+LONG = "engine"
+"""The folders whose tests import torch: five seconds and 3 GiB a worker before the first one."""
 
 # No test is timed: on a busy machine any example may be late. The suite's examples are the same on
 # each run, so that it is red for a change alone; `make storm` looks for new ones. `make mutants`
@@ -62,6 +64,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         folders = item.path.relative_to(Path(__file__).parent).parts
         if folders[0] in SLOW and not item.get_closest_marker("storm"):
             item.add_marker("parts")
+        if LONG in folders:
+            item.add_marker("long")
         missing = item.get_closest_marker("shared") and not SHARED.is_dir()
         (left_out if missing else kept).append(item)
     items[:] = kept

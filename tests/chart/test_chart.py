@@ -435,6 +435,7 @@ def test_an_ingress_that_leads_elsewhere(render: Render) -> None:
     assert render(BASE).kind("Ingress") == []
 
 
+@pytest.mark.long
 def test_an_ingress_that_hides_a_page_or_shows_the_metrics(render: Render) -> None:
     (ingress,) = render(MATRIX["people"]).kind("Ingress")
     (rule,) = ingress["spec"]["rules"]

@@ -153,6 +153,7 @@ def test_a_model_in_an_image_of_one_workload_that_another_one_gets(render: Rende
 # Who asks whom
 
 
+@pytest.mark.long
 def test_a_client_that_sees_one_address_for_all_replicas(release: Release) -> None:
     services = {each["metadata"]["name"]: each for each in release.kind("Service")}
     for component in ("moderator", "streamer"):

@@ -138,6 +138,7 @@ def test_a_fleet_that_nobody_scales_and_that_is_at_its_most(render: Render) -> N
         assert told == {(each,) for each in workloads}
 
 
+@pytest.mark.long
 @needs_promtool
 def test_moderators_without_a_node_and_nobody_is_told_after_an_hour(
     render: Render, tmp_path: Path

@@ -84,6 +84,7 @@ def answers(way: str, url: str, environ: dict[str, str]) -> bool:
     return done.returncode == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("way", WAYS)
 def test_a_library_that_goes_on_with_the_authorities_of_the_image(
     render: Render, authority: Authority, url: str, way: str

@@ -121,6 +121,7 @@ async def test_a_cookie_does_not_stand_in_for_a_token_that_is_over(service: Serv
     assert refused.status_code == 401
 
 
+@pytest.mark.long
 async def test_who_signs_out_is_out_and_an_old_cookie_does_no_harm(service: Service) -> None:
     anna = await service.person()
     async with service.browser() as browser:
@@ -150,6 +151,7 @@ async def test_a_session_is_over_after_a_working_day(database: Database) -> None
         assert (await browser.get("/v1/me", headers=headers)).status_code == 401
 
 
+@pytest.mark.long
 async def test_one_s_haste_is_told_when_to_come_again_and_hinders_no_colleague(
     database: Database,
 ) -> None:

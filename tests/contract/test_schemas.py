@@ -37,6 +37,7 @@ def test_a_schema_file_does_not_differ_from_the_structs(name: str) -> None:
     )
 
 
+@pytest.mark.long
 def test_no_schema_file_is_left_of_a_record_that_is_gone() -> None:
     there = {file.name for file in files("qwarden.contracts").joinpath("schemas").iterdir()}
     assert there == schema_files().keys()

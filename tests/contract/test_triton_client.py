@@ -220,6 +220,7 @@ async def proxied(url: str) -> AsyncIterator[tuple[Proxy, str]]:
         yield proxy, f"127.0.0.1:{port}"
 
 
+@pytest.mark.long
 async def test_a_half_open_connection_is_never_left_for_a_new_one(
     served: tuple[Servicer, str],
 ) -> None:
@@ -312,6 +313,7 @@ LIMITS = Limits(
 )
 
 
+@pytest.mark.long
 async def test_one_row_that_brings_garbage_ends_the_others_or_is_asked_for_ever(
     served: tuple[Servicer, str],
 ) -> None:
@@ -343,6 +345,7 @@ async def test_one_row_that_brings_garbage_ends_the_others_or_is_asked_for_ever(
             assert isinstance(answer, Assessment)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "broken",
     [

@@ -135,6 +135,7 @@ async def test_half_a_surrogate_pair_fails_the_sessions_beside_it(server: Server
         assert alone.status is Status.REFUSED
 
 
+@pytest.mark.long
 async def test_a_new_model_behind_the_address_keeps_the_old_revision(server: Server) -> None:
     async with guarding(server.url) as guard:
         assert await guard.revision() == "memory@0"
@@ -187,6 +188,7 @@ async def until(holds: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
+@pytest.mark.long
 async def test_a_third_server_under_load_or_the_end_of_one_changes_what_is_heard() -> None:
     servers = [Server() for _ in range(3)]
     for each in servers[:2]:

@@ -145,6 +145,7 @@ def test_a_page_is_found_by_nobody() -> None:
     assert set(PAGES) <= reached
 
 
+@pytest.mark.long
 @EACH
 def test_a_dotted_name_of_the_prose_is_of_nothing(page: Path) -> None:
     """`redis.pause_s` is QWARDEN_REDIS__PAUSE_S, `review.oidc` a value of the chart,

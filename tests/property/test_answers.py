@@ -46,6 +46,7 @@ def _rank(entry: Entry) -> tuple[int, float]:
     return SAFETIES.index(entry.safety), -entry.scores[0]
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(_many)
 def test_a_row_is_milder_than_one_of_its_entries(entries: list[Entry]) -> None:

@@ -48,6 +48,7 @@ def test_a_group_from_which_nobody_dies_publishes_twice(seed: int) -> None:
     assert result.repeats == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(6))
 def test_a_keeper_knows_less_or_more_than_stands_below_the_commit(seed: int) -> None:
     assert play(seed, 1_000, keeps=True).rereads > 0
@@ -79,6 +80,7 @@ def test_no_rolling_restart_in_twenty_thousand_steps_publishes_twice() -> None:
     assert sum(result.repeats for result in results) == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["the guard is held", "the guard does not answer"])
 def test_an_outage_of_twenty_minutes_costs_a_rebalance(how: str) -> None:
     async def outage(world: World) -> None:
@@ -144,11 +146,13 @@ def test_a_finish_of_before_another_owner_counts_after_it(commits: bool) -> None
     assert world.account.published.total() == world.records
 
 
+@pytest.mark.long
 def test_one_seed_gives_two_histories() -> None:
     assert play(3, 300) == play(3, 300)
     assert play(3, 300).history != play(4, 300).history
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BUGS)
 def test_the_suite_goes_red_for_a_planted_bug(name: str) -> None:
     bug = BUGS[name]
@@ -157,6 +161,7 @@ def test_the_suite_goes_red_for_a_planted_bug(name: str) -> None:
             play(seed, 600, parts, orderly=bug.orderly)
 
 
+@pytest.mark.long
 def test_what_bugs_are_planted_in_is_red_by_itself() -> None:
     with Bug("", inside={"Window": KeepsOwnBooks}).planted() as parts:
         for seed in range(4):

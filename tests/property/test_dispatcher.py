@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -91,6 +92,7 @@ def _answer(row: bytes) -> Answer:
     return _assessment(row)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=150)
 @given(
     st.lists(st.sampled_from(["g", "g", "g", "f", "n"]), min_size=1, max_size=30),

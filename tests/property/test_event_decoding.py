@@ -145,6 +145,7 @@ _headers = st.lists(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(st.none() | st.binary(max_size=60), st.none() | st.binary(max_size=8), _headers)
 def test_no_bytes_stop_the_moderator(
@@ -153,12 +154,14 @@ def test_no_bytes_stop_the_moderator(
     _has_an_outcome_that_fits(source(value, key=key, headers=tuple(headers)))
 
 
+@pytest.mark.long
 @settings(max_examples=300, deadline=None)
 @given(_json.map(json.dumps).map(str.encode) | _event_like(), _headers)
 def test_no_json_stops_the_moderator(value: bytes, headers: list[Header]) -> None:
     _has_an_outcome_that_fits(source(value, headers=tuple(headers)))
 
 
+@pytest.mark.long
 @settings(max_examples=500, deadline=None)
 @given(_mutated(), _headers)
 @example(b'{"event_id":"e","tenant":"demo","text":"\\ud800\\ud800"}', [])

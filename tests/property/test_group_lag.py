@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +44,7 @@ class _Partition:
         return sorted(each for each in self.records if each >= at)
 
 
+@pytest.mark.long
 @settings(max_examples=500)
 @given(STEPS)
 def test_a_figure_of_a_group_is_another_than_its_log_says(

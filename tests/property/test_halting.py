@@ -89,6 +89,7 @@ def test_an_answered_row_halts(rows: list[tuple[str, int]]) -> None:
     assert not halts([(tenant, content, IS_ANSWERED[content % 3]) for tenant, content in rows])
 
 
+@pytest.mark.long
 @given(st.lists(st.sampled_from("abc"), max_size=60), st.sampled_from(FAILS))
 def test_one_content_halts_the_fleet_however_many_repeat_it(
     tenants: list[str], failure: Failure

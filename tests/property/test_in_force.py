@@ -182,6 +182,7 @@ def through(given_changes: Sequence[Change]) -> list[tuple[Table, Acting]]:
     return after
 
 
+@pytest.mark.long
 @given(changes)
 def test_a_policy_blocks_under_a_freeze(given_changes: list[Change]) -> None:
     table, before = Table(), None
@@ -210,6 +211,7 @@ def test_a_serial_is_not_that_of_the_last_record_that_bears_on_the_policy(
             assert policy.serial == max(last.get(key.encode(), 0) for key in bearing)
 
 
+@pytest.mark.long
 @given(changes)
 def test_what_cannot_be_used_acts(given_changes: list[Change]) -> None:
     """A running service has the version that is in force, or the one that acted before."""
@@ -250,6 +252,7 @@ def _is_there(there: dict[bytes, bytes], wanted: str, name: str) -> bool:
     return there.get(body_key(name, wanted).encode(), b"").startswith(b'{"schema')
 
 
+@pytest.mark.long
 @given(changes)
 def test_a_service_that_is_started_again_judges_otherwise_than_the_others(
     given_changes: list[Change],
@@ -346,6 +349,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.long
 @given(steps)
 @settings(deadline=None)
 def test_an_event_is_judged_by_half_of_one_policy_and_half_of_another(

@@ -29,6 +29,7 @@ _texts = _evading | st.text(max_size=60)
 _words = st.text("abcdefghijklmnopqrstuvwxyz", min_size=4, max_size=12)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=1500)
 @given(_texts)
 @example("k.i.l l.s.t.u")
@@ -39,6 +40,7 @@ def test_a_normalised_text_is_normalised_to_another(text: str) -> None:
     assert normalised(once) == once
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=500)
 @given(_texts)
 def test_a_text_gets_longer_or_loses_all_there_is_to_judge(text: str) -> None:

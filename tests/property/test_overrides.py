@@ -156,6 +156,7 @@ def said_of(case: Case, how: str, answers: list[Answer]) -> verdicts.Verdicts | 
 HOW = st.sampled_from(["judged", "judged", "outage", "expired"])
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=300)
 @given(cases(), HOW, st.data())
 def test_what_a_person_decided_is_not_what_is_done(
@@ -192,6 +193,7 @@ def test_what_a_person_decided_is_not_what_is_done(
             assert own.verdict_id != plain.verdict_id
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=300)
 @given(cases(), cases(), HOW, HOW, st.data())
 def test_two_verdicts_of_one_id_do_different_things(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product
 
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -86,6 +87,7 @@ def readings(rules: list[Condition]) -> Iterator[Reading]:
         yield Reading(about, safety_of(triple), triple, categories, refusal)
 
 
+@pytest.mark.long
 @settings(max_examples=25, deadline=None)
 @given(st.lists(CONDITIONS, min_size=2, max_size=5))
 def test_a_rule_that_some_content_reaches_is_called_unreachable(rules: list[Condition]) -> None:
@@ -103,6 +105,7 @@ def test_a_rule_that_some_content_reaches_is_called_unreachable(rules: list[Cond
         assert first not in unreachable, (reading, rules)
 
 
+@pytest.mark.long
 @settings(max_examples=25, deadline=None)
 @given(st.lists(CONDITIONS, min_size=2, max_size=4))
 def test_a_rule_that_no_content_reaches_passes_the_checks(rules: list[Condition]) -> None:
@@ -150,6 +153,7 @@ def test_what_comes_into_force_is_another_policy_than_what_was_checked(file: Pol
     assert version_of(file) != version_of(file, frozen=True)
 
 
+@pytest.mark.long
 @settings(max_examples=12, deadline=None)
 @given(POLICIES)
 def test_something_automatic_ends_in_block_under_a_freeze(file: PolicyFile) -> None:
@@ -167,6 +171,7 @@ def test_something_automatic_ends_in_block_under_a_freeze(file: PolicyFile) -> N
             assert frozen.handling_of(after.rule) == after.handling
 
 
+@pytest.mark.long
 @settings(max_examples=15, deadline=None)
 @given(POLICIES, st.data())
 def test_an_undecided_row_is_guessed(file: PolicyFile, data: st.DataObject) -> None:

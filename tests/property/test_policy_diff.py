@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from itertools import product
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -208,6 +209,7 @@ def neighbours(row: Recorded) -> Iterator[Recorded]:
             yield change(row, scores=change(row.scores, **{name: near}))
 
 
+@pytest.mark.long
 @settings(max_examples=200, deadline=None)
 @given(policies("old"), policies("new"), rows())
 def test_records_of_one_cell_are_told_apart_by_a_rule(
@@ -235,6 +237,7 @@ def covers(estimate: Estimate, truth: float) -> bool:
     return estimate.low <= truth <= estimate.high
 
 
+@pytest.mark.long
 def test_intervals_of_a_sample_hold_the_truth_less_often_than_they_say() -> None:
     """Against the full verdict topic: the same rows, all of them and what evidence kept of them."""
     allow = BUILT_IN["loose"]  # everything Controversial passes

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -110,6 +111,7 @@ def row_of(said: Verdict, offset: int = 0) -> Row:
     return Row(said, recorded, offset, None, ("content.events", 0, 7))
 
 
+@pytest.mark.long
 @settings(max_examples=300)
 @given(rows(), policies())
 def test_a_new_verdict_says_what_the_policy_does_not(row: Row, policy: Policy) -> None:
@@ -222,6 +224,7 @@ def scenes(draw: st.DrawFn) -> Scene:
     return found
 
 
+@pytest.mark.long
 @given(scenes(), st.randoms(use_true_random=False))
 def test_what_does_not_stand_is_undone(scene: Scene, rng: random.Random) -> None:
     shuffled = scene.rows.copy()
@@ -233,6 +236,7 @@ def test_what_does_not_stand_is_undone(scene: Scene, rng: random.Random) -> None
     assert dict(left) == {why: reasons.count(why) for why in reasons}
 
 
+@pytest.mark.long
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=5, unique=True), policies(), st.data())
 def test_a_plan_is_another_after_it_was_written_and_read(
     numbers: list[int], policy: Policy, data: st.DataObject

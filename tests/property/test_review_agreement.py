@@ -113,6 +113,7 @@ def test_what_was_seldom_looked_at_counts_for_more() -> None:
     assert found.share == pytest.approx((10 + 5000) / (100 + 10_000))
 
 
+@pytest.mark.long
 @given(st.text(max_size=40), st.floats(0, 1), st.floats(0, 1))
 def test_a_larger_sample_takes_all_that_a_smaller_one_does(
     name: str, one: float, other: float

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -72,6 +73,7 @@ def test_a_whole_chain_is_whole_with_each_head_that_it_ever_had(
     assert (checking.rows, checking.head) == (len(rows), _head(rows))
 
 
+@pytest.mark.long
 @given(_chains(), _contents, st.data())
 def test_a_changed_field_is_found_where_it_is(
     rows: Sealed, other: dict[str, Any], data: st.DataObject
@@ -88,12 +90,14 @@ def test_a_changed_field_is_found_where_it_is(
     assert _broken_at(rows) == at
 
 
+@pytest.mark.long
 @given(_chains(least=2), st.data())
 def test_a_row_that_is_dropped_is_found(rows: Sealed, data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(rows) - 2))
     assert _broken_at(rows[:at] + rows[at + 1 :]) == at
 
 
+@pytest.mark.long
 @given(_chains(), st.data())
 def test_last_rows_that_are_dropped_are_found_by_who_kept_a_head(
     rows: Sealed, data: st.DataObject
@@ -102,6 +106,7 @@ def test_last_rows_that_are_dropped_are_found_by_who_kept_a_head(
     assert _broken_at(rows[:left], _head(rows)) == left
 
 
+@pytest.mark.long
 @given(_chains(least=2), st.data())
 def test_two_rows_that_are_swapped_are_found(rows: Sealed, data: st.DataObject) -> None:
     one = data.draw(st.integers(0, len(rows) - 2))
@@ -115,6 +120,7 @@ def test_two_rows_that_are_swapped_are_found(rows: Sealed, data: st.DataObject) 
     assert _broken_at(rows) == one
 
 
+@pytest.mark.long
 @given(_chains(), _contents, st.data())
 def test_a_row_that_is_slipped_in_is_found(
     rows: Sealed, content: dict[str, Any], data: st.DataObject
@@ -128,6 +134,7 @@ def test_a_row_that_is_slipped_in_is_found(
     assert _broken_at([*rows[:at], new, *rows[at:]]) == at + 1
 
 
+@pytest.mark.long
 @given(_chains(), _contents, st.data())
 def test_a_chain_that_is_made_anew_from_a_changed_row_is_found_by_who_kept_a_head(
     rows: Sealed, content: dict[str, Any], data: st.DataObject

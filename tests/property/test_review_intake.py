@@ -307,6 +307,7 @@ def _others(says: Expected, item: Any, own: set[str]) -> bool:
     )
 
 
+@pytest.mark.long
 @settings(max_examples=100)
 @given(data=told_twice())
 def test_what_stands_open_hangs_on_the_order_in_which_records_come(
@@ -322,6 +323,7 @@ def test_what_stands_open_hangs_on_the_order_in_which_records_come(
     assert first.events == second.events
 
 
+@pytest.mark.long
 @settings(max_examples=30)
 @given(data=told_twice())
 def test_what_comes_again_changes_something(

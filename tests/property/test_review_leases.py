@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -31,6 +32,8 @@ from qwarden.review.store.database import Database
 from qwarden.review.store.leases import Lease
 from qwarden.review.store.turns import Wanted
 from qwarden.settings import Review
+
+pytestmark = pytest.mark.long
 
 LIMITS = Review(lease_s=100, held_items=2, golden_share=0)
 ITEMS = 6

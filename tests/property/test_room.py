@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from qwarden.delivery.room import Room
+
+pytestmark = pytest.mark.long
 
 
 class RoomMachine(RuleBasedStateMachine):

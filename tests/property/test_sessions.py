@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -237,6 +238,7 @@ def log_of(seed: int, sessions: int, *, disorder: float, torn: float = 0) -> lis
     return log
 
 
+@pytest.mark.long
 @given(
     st.integers(0, 10**9), st.integers(1, 8), st.sampled_from([0.0, 0.05, 0.3]),
     st.sampled_from([0.0, 0.2]),
@@ -264,6 +266,7 @@ def test_a_reader_that_dies_gives_the_verdicts_of_one_that_does_not(
     assert strange <= whole.late | lost
 
 
+@pytest.mark.long
 @given(st.integers(0, 10**9), st.integers(1, 8), st.sampled_from([0.0, 0.05, 0.3]))
 @settings(max_examples=200, deadline=None)
 def test_every_session_ends_once_and_is_applied_in_order(
@@ -290,6 +293,7 @@ def test_chunks_in_order_leave_nothing_incomplete(seed: int, sessions: int) -> N
     assert {cause for _, cause, _ in reader.verdicts} <= {Cause.END, Cause.AGE, Cause.REFUSED}
 
 
+@pytest.mark.long
 @given(st.integers(0, 10**9), st.integers(1, 4), st.sampled_from([0.0, 0.3]))
 @settings(max_examples=300, deadline=None)
 def test_a_session_of_which_a_chunk_was_refused_passes_for_complete(

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -86,6 +87,7 @@ def _rank(each: Verdict) -> tuple[int, int]:
     return -BASES.index(each.basis), each.policy.serial
 
 
+@pytest.mark.long
 @given(topics(), topics())
 def test_one_event_decides_on_another(
     one: list[tuple[int, Verdict]], other: list[tuple[int, Verdict]]

@@ -254,6 +254,7 @@ def points(parts: Sequence[Part]) -> int:
     return sum(len(part.text) for part in parts)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=150)
 @given(
     st.lists(scripts(), min_size=1, max_size=8),
@@ -294,6 +295,7 @@ def test_a_score_is_lost_comes_twice_or_is_another_than_without_interruption(
     assert not replays_exceed(world.taken, sessions)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=60)
 @given(
     st.lists(scripts(), min_size=2, max_size=6),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import msgspec
+import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -236,6 +237,7 @@ CALM = Chances(crashes=False, revisions=False, unfinished=False)
 NO_REVISIONS = Chances(revisions=False, unfinished=False)
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=400)
 @given(fleets(Chances()))
 def test_a_fleet_that_loses_nothing_is_accused(fleet: Fleet) -> None:
@@ -243,6 +245,7 @@ def test_a_fleet_that_loses_nothing_is_accused(fleet: Fleet) -> None:
     assert not any(faults.values()), faults
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=100)
 @given(fleets(CALM))
 def test_a_fleet_that_nothing_happened_to_repeats_something(fleet: Fleet) -> None:
@@ -250,6 +253,7 @@ def test_a_fleet_that_nothing_happened_to_repeats_something(fleet: Fleet) -> Non
     assert set(found(fleet, fleet.log).values()) == {0} or repeats
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=100)
 @given(fleets(NO_REVISIONS), st.sampled_from(["verdict", "escalation", "evidence"]))
 def test_an_outcome_that_is_missing_is_not_missed(fleet: Fleet, topic: str) -> None:
@@ -274,6 +278,7 @@ def test_an_outcome_that_is_missing_is_not_missed(fleet: Fleet, topic: str) -> N
     assert without_repeats(after) == without_repeats(before) | {finding: 1}
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=100)
 @given(fleets(NO_REVISIONS))
 def test_a_record_whose_only_trace_is_lost_is_not_missed(fleet: Fleet) -> None:
@@ -286,6 +291,7 @@ def test_a_record_whose_only_trace_is_lost_is_not_missed(fleet: Fleet) -> None:
     assert without_repeats(after) == no_findings() | {Finding.NO_VERDICT: len(record.tasks) or 1}
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=100)
 @given(fleets(Chances(unfinished=False)))
 def test_a_second_value_under_one_id_passes_for_a_repeat(fleet: Fleet) -> None:
@@ -299,6 +305,7 @@ def test_a_second_value_under_one_id_passes_for_a_repeat(fleet: Fleet) -> None:
     assert without_repeats(after) == without_repeats(before) | {Finding.DIFFERENT: 1}
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=100)
 @given(fleets(Chances(unfinished=False)))
 def test_a_repeat_or_a_second_id_is_a_fault_or_goes_unseen(fleet: Fleet) -> None:
@@ -325,6 +332,7 @@ def test_a_repeat_or_a_second_id_is_a_fault_or_goes_unseen(fleet: Fleet) -> None
         assert found(fleet, log) == before | {Finding.REVISED: before[Finding.REVISED] + 1}
 
 
+@pytest.mark.long
 @settings(deadline=None, max_examples=100)
 @given(fleets(CALM))
 def test_two_records_of_one_key_that_changed_places_are_overlooked(fleet: Fleet) -> None:

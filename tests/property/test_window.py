@@ -5,11 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from qwarden.delivery.window import Partition, Window
+
+pytestmark = pytest.mark.long
 
 PARTITIONS = [Partition("content.events", 0), Partition("content.events", 1)]
 

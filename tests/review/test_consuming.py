@@ -94,6 +94,7 @@ async def test_evidence_is_read_as_an_escalation(database: Database) -> None:
     assert (row.sample_rate, row.arrived_at, row.key) == (0.25, escalated.NOW, b"k")
 
 
+@pytest.mark.long
 async def test_an_outage_is_not_waited_for(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -326,6 +326,7 @@ async def both(*doing: Callable[[], Awaitable[Any]]) -> list[Any]:
     return await asyncio.gather(*(each() for each in doing), return_exceptions=True)
 
 
+@pytest.mark.long
 async def test_a_chain_has_one_end_though_two_decide_at_once(work: Work) -> None:
     for round_ in range(5):
         one = verdict(round_)
@@ -343,6 +344,7 @@ async def test_a_chain_has_one_end_though_two_decide_at_once(work: Work) -> None
         assert sorted(each.supersedes is None for each in chain) == [False, True]
 
 
+@pytest.mark.long
 async def test_what_is_deleted_at_that_moment_is_not_opened_again(work: Work) -> None:
     await work.comes(verdict(1))
     ruled = await work.next_one(work.ann, BLOCK)

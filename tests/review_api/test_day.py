@@ -241,6 +241,7 @@ async def test_erased_content_is_still_there(desk: Desk) -> None:
     assert "library" not in repr(await desk.stored())
 
 
+@pytest.mark.long
 async def test_what_people_wrote_of_erased_content_is_still_there(desk: Desk) -> None:
     admin, tool = await desk.client("ada", Role.ADMIN), await desk.client("hub", is_tool=True)
     ann, ben = await desk.client("ann"), await desk.client("ben")

@@ -208,6 +208,7 @@ def test_a_byte_order_mark_makes_a_dead_letter(shell: Shell, file: Path) -> None
     assert (said.code, said.line["event_id"]) == (0, "1")
 
 
+@pytest.mark.long
 def test_every_command_waits_for_the_import_of_what_another_needs() -> None:
     """Half of a command's start, measured, when SQLAlchemy and the broker's clients were in it."""
     slow = {

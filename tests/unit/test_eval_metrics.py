@@ -156,6 +156,7 @@ def test_the_calibration_error_of_two_bins_is_not_the_hand_counted_one() -> None
     assert metrics.calibration_error(table) == pytest.approx((2 * 0.2 + 2 * 0.2) / 4)
 
 
+@pytest.mark.long
 @settings(deadline=None)
 @given(ROWS)
 def test_an_interval_leaves_its_range_or_changes_from_run_to_run(rows: Rows) -> None:

@@ -306,6 +306,7 @@ def test_an_event_in_a_file_is_refused_for_what_the_file_is_called() -> None:
     assert case.event.tenant == "demo"
 
 
+@pytest.mark.long
 @given(
     st.recursive(
         st.none() | st.booleans() | st.integers(-(2**62), 2**62) | st.floats(allow_nan=False)

@@ -358,6 +358,7 @@ def test_a_letter_is_not_cut_within_a_character() -> None:
     assert set(letter["content"]["value"]) == {"é"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("max_bytes", [1000, 50_000, 900_000])
 @pytest.mark.parametrize("byte", [b"\0", b"\xff", b'"', b"\\", b"x", "é".encode(), b"\x7f"])
 @pytest.mark.parametrize("length", [999, 60_000, 899_000, 1_000_000])

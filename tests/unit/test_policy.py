@@ -356,6 +356,7 @@ WRONG = [
 ]  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("text", "said"), [each[1:] for each in WRONG], ids=[each[0] for each in WRONG]
 )

@@ -12,6 +12,7 @@ from qwarden.review.failing import where
 from qwarden.review.sweeping import Work
 
 
+@pytest.mark.long
 async def test_a_round_that_fails_is_the_last(caplog: pytest.LogCaptureFixture) -> None:
     rounds = 0
     done = asyncio.Event()

@@ -213,6 +213,7 @@ def test_nothing_within_the_budget_is_called_a_choice() -> None:
 words = st.text("scu", max_size=30)
 
 
+@pytest.mark.long
 @given(st.lists(st.tuples(words, st.booleans()), min_size=1, max_size=6))
 def test_a_trade_counts_other_flags_than_a_latch_raises(rows: list[tuple[str, bool]]) -> None:
     for task in (Task.THINKING, Task.RESPONSE):

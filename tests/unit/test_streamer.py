@@ -385,6 +385,7 @@ async def test_a_session_that_is_read_again_signals_again() -> None:
         assert verdict.body(topics.VERDICTS)["safety"] == "Unsafe"
 
 
+@pytest.mark.long
 async def test_a_gap_that_is_read_again_signals_again_and_a_new_one_does_not() -> None:
     async with bench(QWARDEN_STREAMER__GAP_S="10") as b:
         chunks = exchange("s", BAD)
@@ -427,6 +428,7 @@ async def test_a_headless_chunk_is_done_before_the_verdict_of_its_session() -> N
         assert 0 in b.done
 
 
+@pytest.mark.long
 async def test_room_that_is_full_of_waiting_chunks_stands_still_for_ever() -> None:
     async with bench(QWARDEN_STREAMER__GAP_S="1") as b:
         b.begin()
@@ -491,6 +493,7 @@ INCOMPLETE = ("degraded", "incomplete", "review")
 ALLOWED = ("guard", None, "allow")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("why", ["policy", "bytes", "tenant"])
 @pytest.mark.parametrize("known", [1, 3])
 async def test_a_session_whose_first_chunk_is_not_admitted_any_more_vanishes_in_a_restart(
@@ -532,6 +535,7 @@ async def test_a_first_chunk_that_was_sent_again_well_is_lost_in_a_restart() -> 
         assert judged(b) == {"response": ALLOWED}
 
 
+@pytest.mark.long
 async def test_what_comes_late_before_the_verdict_of_an_old_session_is_out_is_allowed() -> None:
     async with bench() as b:
         b.begin()
@@ -551,6 +555,7 @@ async def test_what_comes_late_before_the_verdict_of_an_old_session_is_out_is_al
         assert judged(b) == {"prompt": ALLOWED, "response": INCOMPLETE}
 
 
+@pytest.mark.long
 async def test_what_comes_late_while_the_whole_is_looked_at_is_allowed() -> None:
     async with bench() as b:
         b.streamer.enforce(tenants_with("final_look: always\n"))
@@ -624,6 +629,7 @@ THOUGHT = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("answer", [[], [chunk("s", 2, "assistant", "take flour ")]])
 async def test_a_thought_that_was_judged_whole_is_degraded_for_a_gap_in_the_answer(
     answer: list[dict[str, object]],

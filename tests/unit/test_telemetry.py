@@ -66,6 +66,7 @@ def _values(metric: Metric, label: str) -> set[str]:
     return {each[label] for each in series if label in each}
 
 
+@pytest.mark.long
 def test_ten_thousand_made_up_words_are_ten_thousand_series() -> None:
     tenants = TenantLabels(frozenset({"demo"}), most=50)
     outcomes = Outcomes(Publication(0.0, "test", 1000), OFF, tenants, headers.MODERATOR)
@@ -91,6 +92,7 @@ def test_ten_thousand_made_up_words_are_ten_thousand_series() -> None:
     assert len(_series("qwarden_languages")) <= len(COMMON) + 3
 
 
+@pytest.mark.long
 def test_three_hundred_policies_are_three_hundred_series() -> None:
     names = [f"p{n}" for n in range(300)]
     texts = {name: f"name: {name}\nextends: default\n" for name in names}

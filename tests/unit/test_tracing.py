@@ -61,6 +61,7 @@ def test_a_trace_ends_at_the_moderator() -> None:
     assert OFF.forward(others[:1], SOURCE, "guard") == []
 
 
+@pytest.mark.long
 def test_a_span_of_ours_is_missing_between_producer_and_consumer(sink: Sink) -> None:
     trace = Trace(sink.endpoint, "qwarden-moderator")
     ((name, value),) = trace.forward([SAMPLED], SOURCE, "guard")
@@ -76,6 +77,7 @@ def test_a_span_of_ours_is_missing_between_producer_and_consumer(sink: Sink) -> 
     assert span.span_id.hex() == span_id
 
 
+@pytest.mark.long
 def test_a_stage_on_the_way_of_a_record_is_not_in_its_trace(sink: Sink) -> None:
     trace = Trace(sink.endpoint, "qwarden-moderator")
     polled = time.monotonic()
@@ -126,6 +128,7 @@ def test_a_stage_on_the_way_of_a_record_is_not_in_its_trace(sink: Sink) -> None:
     assert (said["messaging.batch.message_count"], said["qwarden.traced"]) == (2, 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("error", [None, ValueError("a text of theirs"), asyncio.CancelledError()])
 def test_a_span_quotes_content(sink: Sink, error: BaseException | None) -> None:
     trace = Trace(sink.endpoint, "qwarden-moderator")
@@ -149,6 +152,7 @@ def test_a_span_quotes_content(sink: Sink, error: BaseException | None) -> None:
         assert b"their key" not in body
 
 
+@pytest.mark.long
 def test_an_unsampled_trace_costs_a_span(sink: Sink) -> None:
     trace = Trace(sink.endpoint, "qwarden-moderator", ratio=1.0)
     unsampled = msgspec.structs.replace(SOURCE, headers=(UNSAMPLED,))
@@ -163,6 +167,7 @@ def test_an_unsampled_trace_costs_a_span(sink: Sink) -> None:
     assert sink.bodies == []
 
 
+@pytest.mark.long
 def test_the_context_of_an_unsampled_record_is_read_as_a_whole_when_it_is_published(
     sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +179,7 @@ def test_the_context_of_an_unsampled_record_is_read_as_a_whole_when_it_is_publis
     trace.close()
 
 
+@pytest.mark.long
 def test_a_record_without_a_time_loses_its_batch_of_spans(sink: Sink) -> None:
     trace = Trace(sink.endpoint, "qwarden-moderator")
     timeless = msgspec.structs.replace(TRACED, timestamp=-1)
@@ -185,6 +191,7 @@ def test_a_record_without_a_time_loses_its_batch_of_spans(sink: Sink) -> None:
     assert named["queue wait"].start_time_unix_nano == 0
 
 
+@pytest.mark.long
 def test_which_records_begin_a_trace_is_said_differently_at_every_delivery(sink: Sink) -> None:
     records = [msgspec.structs.replace(SOURCE, offset=n) for n in range(4000)]
     moderator = Trace(sink.endpoint, "qwarden-moderator", ratio=0.05)
@@ -202,6 +209,7 @@ def test_which_records_begin_a_trace_is_said_differently_at_every_delivery(sink:
     streamer.close()
 
 
+@pytest.mark.long
 def test_a_trace_that_a_record_begins_has_no_root(sink: Sink) -> None:
     trace = Trace(sink.endpoint, "qwarden-moderator", ratio=1.0)
     with trace.batch([SOURCE]):
@@ -218,6 +226,7 @@ def test_a_trace_that_a_record_begins_has_no_root(sink: Sink) -> None:
     assert json.dumps(attributes(root)), "plain figures and names"
 
 
+@pytest.mark.long
 def test_a_request_of_untraced_rows_goes_on_with_another_s_trace(sink: Sink) -> None:
     trace = Trace(sink.endpoint, "qwarden-moderator")
     context = trace.of(TRACED)
@@ -248,6 +257,7 @@ class _Guard(MemoryGuard):
         return await super().judge(rows, timeout_s=timeout_s)
 
 
+@pytest.mark.long
 async def test_a_request_does_not_say_whose_rows_it_has(sink: Sink) -> None:
     guard, trace = _Guard(), Trace(sink.endpoint, "qwarden-moderator")
     dispatcher = Dispatcher(guard, Limits(4, 10_000, 1, 0.01, 0.1))
@@ -289,6 +299,7 @@ class _Stream(MemoryStream):
         return await super().append(appends, timeout_s=timeout_s)
 
 
+@pytest.mark.long
 async def test_a_chunk_s_trace_ends_before_the_stream_guard(sink: Sink) -> None:
     guard, trace = _Stream(), Trace(sink.endpoint, "qwarden-streamer")
 

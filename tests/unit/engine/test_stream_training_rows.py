@@ -226,6 +226,7 @@ def test_a_head_learns_where_it_must_not(
     assert moved == learnt
 
 
+@pytest.mark.long
 def test_a_made_exchange_breaks_the_contract_of_labels(layout: Layout) -> None:
     chooser = random.Random(7)
     english, others = EnglishExchanges(chooser), OtherExchanges(chooser)
@@ -241,6 +242,7 @@ def test_a_made_exchange_breaks_the_contract_of_labels(layout: Layout) -> None:
         assert layout.encode(exchange).scored
 
 
+@pytest.mark.long
 def test_answers_without_a_judged_beginning_are_drawn() -> None:
     known, unknown = _row("Take the bomb."), _row("Take the knife.")
     sampler = StreamSampler([known, unknown, _row("Hello.", "Safe")], [], {key_of(known): 13}, 1)
