@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, Route, expect
 from sqlalchemy import select
 
+import escalated
 import qwarden.review
 from consoles import Console
+from qwarden.contracts.verdict import Action, Verdict
 from qwarden.review.person import Person, Role
-from qwarden.review.store.schema import items, users
+from qwarden.review.store.audit import Act
+from qwarden.review.store.schema import audit, items, users
 from reviewing import escalations
 
 STRINGS = Path(qwarden.review.__file__).parent / "console" / "strings"
@@ -39,6 +43,14 @@ async def _seed(console: Console, count: int, **how: Any) -> list[str]:
 async def _go(page: Page, console: Console, view: str) -> None:
     await page.goto(f"{console.service.url}/#/{view}")
     await page.wait_for_selector(f'#main[data-view="{view}"]:not([aria-busy]) h1')
+
+
+async def _find(page: Page, console: Console, event: str) -> None:
+    """Has the ledger say what it has of an event."""
+    await page.get_by_label("Tenant").fill(console.tenant)
+    await page.get_by_label("Event").fill(event)
+    await page.get_by_role("button", name="Find").click()
+    await page.wait_for_selector(".page-parts .card")
 
 
 async def _open_all(page: Page) -> None:
@@ -109,10 +121,7 @@ async def test_a_page_that_scrolls_sideways_at_twice_its_size(console: Console) 
     for view in VIEWS:
         await _go(page, console, view)
         if view == "ledger":
-            await page.get_by_label("Tenant").fill(console.tenant)
-            await page.get_by_label("Event").fill(event)
-            await page.get_by_role("button", name="Find").click()
-            await page.wait_for_selector(".page-parts .card")
+            await _find(page, console, event)
             await _check(page, "the ledger's rows")
         assert await _fits(page), view
 
@@ -253,6 +262,84 @@ async def test_a_log_that_an_auditor_cannot_read_or_prove(console: Console) -> N
         await page.get_by_role("link", name="Export").click()
     exported = await (await waiting.value).path()
     assert '"claimed"' in Path(exported).read_text()
+
+
+async def _found(console: Console, person: Person, event: str) -> Page:
+    """The ledger, with what it has of an event."""
+    page = await console.page(person)
+    await _go(page, console, "ledger")
+    await _find(page, console, event)
+    return page
+
+
+async def _appealed(console: Console, lead: Person, statement: str) -> tuple[Verdict, str]:
+    """A verdict that blocks, and the item of an appeal against it."""
+    verdict = escalated.verdict(
+        console.tenant, tenant=console.tenant, action=Action.BLOCK, safety="Unsafe"
+    )
+    await console.service.seed([escalated.evidence(verdict, time.time())])
+    client = await console.service.client_of(lead)
+    made = await client.post(
+        "/v1/appeals",
+        json={"tenant": console.tenant, "event_id": verdict.event_id, "statement": statement},
+    )
+    assert made.status_code == 200, made.text
+    return verdict, made.json()["item_id"]
+
+
+async def _revealed(console: Console) -> list[tuple[str, dict[str, Any]]]:
+    """Who was shown what: the item, or what stands about it."""
+    async with console.service.database.reading() as tx:
+        rows = await tx.execute(
+            select(audit)
+            .where(audit.c.tenant == console.tenant, audit.c.act == Act.REVEALED)
+            .order_by(audit.c.number)
+        )
+        return [
+            (row.actor, {"item_id": row.item_id} if row.item_id else json.loads(row.about))
+            for row in rows
+        ]
+
+
+async def test_the_ledger_shows_text_that_nobody_asked_for_or_the_log_lacks(
+    console: Console,
+) -> None:
+    lead = await console.person("Lou", Role.LEAD)
+    words = "It was a quotation of the mayor."
+    verdict, item = await _appealed(console, lead, words)
+    page = await _found(console, lead, verdict.event_id)
+    entry, appeal = (page.locator(".page-parts .card").nth(at) for at in (0, 1))
+    (message,) = escalated.CONTENT.messages
+    shown = [(entry, message.content), (appeal, words)]
+    for card, text in shown:
+        assert isinstance(text, str)
+        await expect(card).to_contain_text("••")
+        await expect(card).not_to_contain_text(text)
+    assert await _revealed(console) == []
+    for card, text in shown:
+        await card.get_by_role("button", name="Show the text").click()
+        await expect(card).to_contain_text(text)
+    assert await _revealed(console) == [
+        (lead.user_id, {"verdict_id": verdict.verdict_id}),
+        (lead.user_id, {"item_id": item}),
+    ]
+
+
+async def test_an_admin_is_offered_what_is_refused(console: Console) -> None:
+    """Content of the ledger is theirs to see, items and what stands in them are not."""
+    lead = await console.person("Lou", Role.LEAD)
+    verdict, _ = await _appealed(console, lead, "It was a joke.")
+    page = await _found(console, await console.person("Ada", Role.ADMIN), verdict.event_id)
+    appeal = page.locator(".page-parts .card").nth(1)
+    await expect(appeal).to_contain_text("•• ••• • ••••.")
+    await expect(appeal.get_by_role("button")).to_have_count(0)
+    refusals: list[str] = []
+    page.on("response", lambda each: refusals.append(each.url) if each.status == 403 else None)
+    await page.get_by_role("button", name="Show the text").click()
+    await expect(page.locator(".page-parts .card").first).to_contain_text("Where can I read more")
+    await page.get_by_role("button", name="Statement of reasons").click()
+    await expect(page.locator(".statement")).not_to_be_empty()
+    assert not refusals
 
 
 async def test_a_lead_who_does_not_see_what_waits(console: Console) -> None:

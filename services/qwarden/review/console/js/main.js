@@ -36,6 +36,7 @@ async function begin() {
     return;
   }
   me.decides = me.roles.some((role) => role === "reviewer" || role === "lead");
+  me.reads = me.decides || me.roles.includes("auditor");
   trust(me.csrf);
   const { theme, language } = me.preferences;
   if (theme !== "system") document.documentElement.dataset.theme = theme;
@@ -58,7 +59,7 @@ async function begin() {
     undo.pass();
     shown.tick?.();
   });
-  if (me.roles.some((role) => role !== "admin")) followLive();
+  if (me.reads) followLive();
 }
 
 function followLive() {

@@ -52,7 +52,7 @@ export async function show(place, me) {
     fill(
       found,
       rows.length ? rows.map(entry) : h("p", { class: "quiet" }, t("ledger.none")),
-      made && rows.length > 0 && appeals(made.appeals),
+      made && rows.length > 0 && appeals(made.appeals, me),
     );
   }
 
@@ -195,7 +195,7 @@ export async function show(place, me) {
   return {};
 }
 
-function appeals(rows) {
+function appeals(rows, me) {
   return h(
     "section",
     { class: "card" },
@@ -205,7 +205,7 @@ function appeals(rows) {
       [t("ledger.made"), t("ledger.says"), t("ledger.outcome")],
       rows.map((row) => [
         when(row.made_at),
-        says(row),
+        says(row, me),
         row.outcome ? term("outcome", row.outcome) : t("ledger.open"),
       ]),
       t("ledger.no_appeals"),
@@ -213,14 +213,14 @@ function appeals(rows) {
   );
 }
 
-/** What a user says: masked, and shown where it is asked for, which is logged. */
-function says(row) {
+/** What a user says: masked, and shown to who may see items and asks for it, which is logged. */
+function says(row, me) {
   const words = h("div", {}, data(row.statement, "p", { class: "said" }));
   const reveal = async () => {
     const answer = await trying(() => post(`/items/${row.item_id}/reveal`));
     if (answer) fill(words, data(answer.statement, "p", { class: "said" }));
   };
-  if (row.statement)
+  if (row.statement && me.reads)
     words.append(h("button", { class: "plain", on: { click: reveal } }, t("content.reveal")));
   return words;
 }
