@@ -299,25 +299,25 @@ async def test_records_of_one_key_are_published_in_the_order_of_arrival(topics: 
     assert len(by_key) == 20
 
 
-async def test_what_waited_behind_its_key_is_sent_as_it_was(topics: Topics) -> None:
+async def test_what_waits_behind_its_key_is_decided_before_it_goes(topics: Topics) -> None:
     await topics.publish(2, keys=1)
     asked: list[str] = []
 
     async def handler(records: Records, finish: Finish) -> None:
         for index in reversed(range(len(records))):
             (before,) = echo(topics, records[index])
-            origin = f"renewed/0/{records[index].offset}"
+            origin = f"sent/0/{records[index].offset}"
             now = (before._replace(headers=[("qw-origin", origin.encode())]),)
 
-            def renew(origin: str = origin, now: Owed = now) -> Owed:
+            def decide(origin: str = origin, now: Owed = now) -> Owed:
                 asked.append(origin)
                 return now
 
-            finish(index, (before,), renew)
+            finish(index, decide)
 
     async with consuming(topics, handler, polls=1, max_records=2):
-        sent = await read_out(topics, ["renewed/0/0", "renewed/0/1"])
-    assert sent == asked == ["renewed/0/0", "renewed/0/1"]
+        sent = await read_out(topics, ["sent/0/0", "sent/0/1"])
+    assert sent == asked == ["sent/0/0", "sent/0/1"]
 
 
 async def test_a_record_that_the_handler_forgets_stops_everything_in_silence(

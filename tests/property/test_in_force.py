@@ -32,7 +32,7 @@ from qwarden.contracts.control import (
 from qwarden.contracts.keys import ContentKey
 from qwarden.contracts.verdict import Action, Verdict, decode_verdict
 from qwarden.control.table import Table
-from qwarden.delivery.owed import Owed, Renew
+from qwarden.delivery.owed import Decide, Owed, decided
 from qwarden.guard.answer import Answer, Assessment, Safety
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.language.eld import EldDetector
@@ -386,13 +386,14 @@ async def _judged_by_one(given_steps: list[tuple[str, Any]]) -> None:
         value = json.dumps(event).encode()
         admitted = moderator.tenants.of(tenant, event_id="e").default
 
-        def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
+        def finish(index: int, owed: Owed | Decide, /) -> None:
             nonlocal answered
             answered += 1
             whole = moderator.tenants.freezes.acting(tenant, admitted)
-            assert _said(owed) == _of(whole)
+            said = _said(decided(owed))
+            assert said == _of(whole)
             if whole.frozen:
-                assert "block" not in _said(owed)
+                assert "block" not in said
 
         source = Source(topics.CONTENT, 0, number, int(time.time() * 1000), b"k", value, ())
         handled.append(asyncio.create_task(moderator.handle([source], finish)))

@@ -16,7 +16,7 @@ from qwarden import settings as settings_module
 from qwarden.contracts import topics
 from qwarden.contracts.headers import Header
 from qwarden.contracts.verdict import encode
-from qwarden.delivery.owed import Owed, Renew
+from qwarden.delivery.owed import Decide, Owed, decided
 from qwarden.review.consuming import Consuming
 from qwarden.review.store import intake
 from qwarden.review.store.database import Database
@@ -44,9 +44,9 @@ class Finished:
 
     owed: dict[int, Owed] = field(default_factory=dict)
 
-    def __call__(self, index: int, owed: Owed, renew: Renew | None = None, /) -> None:
+    def __call__(self, index: int, owed: Owed | Decide, /) -> None:
         assert index not in self.owed, "finished twice"
-        self.owed[index] = owed
+        self.owed[index] = decided(owed)
 
 
 def consumer(database: Database, held: list[str | None]) -> Consuming:

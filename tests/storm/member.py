@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from qwarden import bootstrap, telemetry
 from qwarden import settings as settings_module
-from qwarden.delivery.owed import Finish, Owed, Renew
+from qwarden.delivery.owed import Decide, Finish, Message, Owed, decided
 from qwarden.guard.answer import Answer, Assessment
 from qwarden.inference.memory import MemoryGuard
 from qwarden.moderator.moderator import Moderator
@@ -56,9 +56,12 @@ def signed(judge: Moderator, name: str) -> None:
     mark = (BY, f"{name}/{os.getpid()}".encode())
     handle = judge.handle
 
+    def marked(message: Message) -> Message:
+        return message._replace(headers=[*message.headers, mark])
+
     async def handled(records: Sequence[Record], finish: Finish) -> None:
-        def finished(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
-            finish(index, tuple(m._replace(headers=[*m.headers, mark]) for m in owed))
+        def finished(index: int, owed: Owed | Decide, /) -> None:
+            finish(index, lambda: tuple(marked(each) for each in decided(owed)))
 
         await handle(records, finished)
 

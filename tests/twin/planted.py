@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 import qwarden.delivery.consumer as driver
 from qwarden.delivery.consumer import Delivery, Handler
 from qwarden.delivery.key_order import KeyOrder, Place, T
-from qwarden.delivery.owed import Finish, Owed, Renew
+from qwarden.delivery.owed import Decide, Finish, Owed
 from qwarden.delivery.underway import Records
 from qwarden.delivery.window import Partition, Window
 from twin.members import SOUND, Parts
@@ -122,9 +122,9 @@ def _skipping_on_an_exception(handler: Handler, delivery: Callable[[], Delivery]
     async def skipping(records: Records, finish: Finish) -> None:
         finished: set[int] = set()
 
-        def noting(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
+        def noting(index: int, owed: Owed | Decide, /) -> None:
             finished.add(index)
-            finish(index, owed, renew)
+            finish(index, owed)
 
         try:
             await handler(records, noting)

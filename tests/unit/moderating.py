@@ -4,11 +4,11 @@ record came to owe."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from qwarden import telemetry
 from qwarden.cache.memory import MemoryCache
-from qwarden.delivery.owed import Finish, Owed, Renew
+from qwarden.delivery.owed import Decide, Finish, Owed, decided
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.port import Guard
 from qwarden.language.eld import EldDetector
@@ -57,23 +57,33 @@ def moderator_of(
     )  # fmt: skip
 
 
-class Finished(Finish):
-    """What each record of one batch owes, and what it owes once it is sent."""
+class Finished(Finish, Mapping[int, Owed]):
+    """What each record of one batch owes that is finished. It is sent when it is first looked at,
+    and then stays what it was."""
 
     def __init__(self) -> None:
-        self.owed: dict[int, Owed] = {}
-        self.renew: dict[int, Renew | None] = {}
+        self._owed: dict[int, Owed | Decide] = {}
         self.one = asyncio.Event()
         """Set with the first."""
 
-    def __call__(self, index: int, owed: Owed, renew: Renew | None = None, /) -> None:
-        assert index not in self.owed, "a record was finished twice"
-        self.owed[index], self.renew[index] = owed, renew
+    def __call__(self, index: int, owed: Owed | Decide, /) -> None:
+        assert index not in self._owed, "a record was finished twice"
+        self._owed[index] = owed
         self.one.set()
+
+    def __getitem__(self, index: int) -> Owed:
+        owed = self._owed[index] = decided(self._owed[index])
+        return owed
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._owed)
+
+    def __len__(self) -> int:
+        return len(self._owed)
 
 
 async def owed_by(moderator: Moderator, records: Sequence[Record]) -> list[Owed]:
     """What each of these records owes, in their order."""
     finished = Finished()
     await asyncio.wait_for(moderator.handle(records, finished), 10)
-    return [finished.owed[index] for index in range(len(records))]
+    return [finished[index] for index in range(len(records))]

@@ -169,10 +169,10 @@ async def test_a_record_is_finished_before_all_of_its_answers_are_here(
     sources = [source(thinks(), offset=0), source(event(), offset=1)]
     running = asyncio.create_task(fixture.moderator.handle(sources, finished))
     await asyncio.wait_for(finished.one.wait(), 10)
-    assert set(finished.owed) == {1}
+    assert set(finished) == {1}
     fixture.released.set()
     await asyncio.wait_for(running, 10)
-    assert [each[1] for each in said(finished.owed[0])[:2]] == ["response", "thinking"]
+    assert [each[1] for each in said(finished[0])[:2]] == ["response", "thinking"]
 
 
 @pytest.mark.parametrize(

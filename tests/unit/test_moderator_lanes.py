@@ -15,7 +15,7 @@ from qwarden import settings
 from qwarden.bootstrap import limits_of
 from qwarden.contracts import headers, topics
 from qwarden.delivery.key_order import KeyOrder
-from qwarden.delivery.owed import Owed, Renew, size_of
+from qwarden.delivery.owed import Decide, Owed, decided, size_of
 from qwarden.guard.answer import Answer
 from qwarden.outcomes.source import Source
 from qwarden.policy.policy import Policy
@@ -70,12 +70,11 @@ class Lanes:
         self.moderator = moderator_of(
             self.guard, door_of([demo, *others]), limits=LIMITS, is_away=lambda: self.is_away
         )
-        self.finished: dict[int, Owed] = {}
+        self.finished = Finished()
 
     def handling(self, *records: Source) -> asyncio.Task[None]:
-        finished = Finished()
-        self.finished = finished.owed
-        return asyncio.create_task(self.moderator.handle(records, finished))
+        self.finished = Finished()
+        return asyncio.create_task(self.moderator.handle(records, self.finished))
 
     async def topics_of(self, *records: Source) -> list[str]:
         """Where the first message of each record goes."""
@@ -212,7 +211,7 @@ async def test_content_is_answered_unjudged_where_no_policy_says_so() -> None:
     await asyncio.wait_for(lanes.guard.was_asked.wait(), 10)
     lanes.is_away = True
     lanes.moderator.guard_went_away()
-    assert lanes.finished == {}
+    assert not lanes.finished
     lanes.guard.up.set()
     await asyncio.wait_for(running, 10)
     assert len(lanes.finished) == 2
@@ -228,12 +227,12 @@ async def test_a_block_that_waits_behind_its_key_is_sent_under_a_freeze() -> Non
     acting = policy(HOLDS + "on_expired: block\n", "holds")
     lanes = Lanes(Tenant("demo", {"holds": acting}, acting, "demo", relay=False))
     lanes.guard.up.clear()
-    order: KeyOrder[tuple[Owed, Renew | None]] = KeyOrder()
+    order: KeyOrder[Owed | Decide] = KeyOrder()
     places = [order.enter(b"key"), order.enter(b"key")]
-    released: list[tuple[Owed, Renew | None]] = []
+    released: list[Owed | Decide] = []
 
-    def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
-        released.extend(order.finish(places[index], (owed, renew)))
+    def finish(index: int, owed: Owed | Decide, /) -> None:
+        released.extend(order.finish(places[index], owed))
 
     waits = record(event_id="waits", offset=5, text="first")
     late = record(event_id="late", offset=6, text="second", deadline="2020-01-01T00:00:00Z")
@@ -246,8 +245,7 @@ async def test_a_block_that_waits_behind_its_key_is_sent_under_a_freeze() -> Non
     lanes.guard.up.set()
     await running
     sent = []
-    for owed, renew in released:
-        assert renew is not None
-        verdict = json.loads((renew() or owed)[0].value)
+    for owed in released:
+        verdict = json.loads(decided(owed)[0].value)
         sent.append((verdict["event_id"], verdict["action"], verdict["policy"]["serial"]))
     assert sent == [("waits", "allow", 9), ("late", "review", 9)]

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from pydantic import ValidationError
 
-from qwarden import settings
+from qwarden import settings, telemetry
 from qwarden.bootstrap import limits_of
 from qwarden.contracts import topics
 from qwarden.contracts.escalation import escalation_of, is_evidence
@@ -211,9 +211,9 @@ class House:
         else:
             self.decided[tenant, content] = override
 
-    def freeze(self) -> None:
+    def freeze(self, is_frozen: bool = True) -> None:
         tenants = self.moderator.tenants
-        frozen = Freezes({"demo": (9, True)})
+        frozen = Freezes({"demo": (9, is_frozen)})
         self.moderator.enforce(tenants.with_policies(tenants.policies(), frozen, frozenset()))
 
     def handling(self, *values: bytes) -> asyncio.Task[None]:
@@ -224,18 +224,19 @@ class House:
     async def judged(self, *values: bytes) -> list[list[dict[str, Any]]]:
         """The verdicts of each record."""
         await asyncio.wait_for(self.handling(*values), 10)
-        return [verdicts_of(self.finished.owed[at]) for at in range(len(values))]
-
-    def renewed(self, index: int) -> list[dict[str, Any]] | None:
-        """What is owed instead, now that it is sent."""
-        renew = self.finished.renew[index]
-        assert renew is not None
-        owed = renew()
-        return None if owed is None else verdicts_of(owed)
+        return [verdicts_of(self.finished[at]) for at in range(len(values))]
 
 
 def verdicts_of(owed: Owed) -> list[dict[str, Any]]:
     return [json.loads(each.value) for each in owed if each.topic == topics.VERDICTS]
+
+
+def counted() -> list[float]:
+    """How many events and verdicts the metrics have."""
+    return [
+        sum(sample.value for family in metric.collect() for sample in family.samples)
+        for metric in (telemetry.EVENTS, telemetry.VERDICTS)
+    ]
 
 
 def done(verdict: dict[str, Any]) -> tuple[str, str]:
@@ -317,9 +318,9 @@ async def test_what_people_decided_waits_for_the_guard(*, on_outage: str, relay:
     made.decide(overridden(), text="Comes later.")
     made.is_away = True
     made.moderator.guard_went_away()
-    (answered,) = verdicts_of(made.finished.owed[0])
+    (answered,) = verdicts_of(made.finished[0])
     assert (done(answered), answered["cause"]) == (("human", "allow"), "outage")
-    assert (1 in made.finished.owed) == (on_outage == "review")
+    assert (1 in made.finished) == (on_outage == "review")
     made.guard.up.set()
     await asyncio.wait_for(running, 10)
     ((later,),) = await made.judged(event(event_id="later", text="Comes later."))
@@ -337,39 +338,37 @@ async def test_half_of_an_answer_is_said_without_the_guard() -> None:
     running = made.handling(thinks)
     await asyncio.wait_for(made.guard.was_asked.wait(), 10)
     made.moderator.guard_went_away()
-    assert not made.finished.owed
+    assert not made.finished
     made.guard.up.set()
     await asyncio.wait_for(running, 10)
-    assert [done(each) for each in verdicts_of(made.finished.owed[0])] == [
+    assert [done(each) for each in verdicts_of(made.finished[0])] == [
         ("human", "allow"), ("guard", "block"),
     ]  # fmt: skip
 
 
 async def test_what_waits_behind_its_key_is_sent_as_nobody_had_decided() -> None:
     made = House()
-    await made.judged(event(), event(text="Another text."))
-    assert made.renewed(0) is None
+    await asyncio.wait_for(made.handling(event(), event(text="Another text.")), 10)
     made.decide(ALLOWED)
-    renewed = made.renewed(0)
-    assert renewed is not None
-    assert done(renewed[0]) == ("human", "allow")
-    assert made.renewed(1) is None, "it is of other content"
+    found = [verdicts_of(made.finished[at])[0] for at in (0, 1)]
+    assert [done(each) for each in found] == [("human", "allow"), ("guard", "block")]
 
 
-async def test_what_waits_behind_its_key_is_sent_as_somebody_had_decided() -> None:
+@pytest.mark.parametrize("now", [overridden(decision="2" * 32), None])
+async def test_what_waits_behind_its_key_is_sent_as_somebody_had_decided(
+    now: Overridden | None,
+) -> None:
     made = House()
     made.decide(ALLOWED)
-    await made.judged(event(), event(event_id="late", deadline="2020-01-01T00:00:00Z"))
-    made.decide(overridden(decision="2" * 32))
-    for at in (0, 1):
-        other = made.renewed(at)
-        assert other is not None
-        assert (done(other[0]), other[0]["decision"]) == (("human", "block"), "2" * 32)
-    made.decide(None)
-    for at, expected in ((0, ("guard", "block")), (1, ("expired", "review"))):
-        gone = made.renewed(at)
-        assert gone is not None
-        assert (done(gone[0]), gone[0]["decision"]) == (expected, None)
+    late = event(event_id="late", deadline="2020-01-01T00:00:00Z")
+    await asyncio.wait_for(made.handling(event(), late), 10)
+    made.decide(now)
+    found = [verdicts_of(made.finished[at])[0] for at in (0, 1)]
+    assert [(*done(each), each["decision"]) for each in found] == (
+        [("human", "block", "2" * 32)] * 2
+        if now
+        else [("guard", "block", None), ("expired", "review", None)]
+    )
 
 
 async def test_what_nobody_can_say_otherwise_yet_is_lost_on_its_way() -> None:
@@ -377,6 +376,22 @@ async def test_what_nobody_can_say_otherwise_yet_is_lost_on_its_way() -> None:
     made = House()
     made.decide(ALLOWED)
     made.is_away = True
-    await made.judged(event())
+    await asyncio.wait_for(made.handling(event()), 10)
     made.decide(None)
-    assert made.renewed(0) is None
+    (verdict,) = verdicts_of(made.finished[0])
+    assert (*done(verdict), verdict["decision"]) == ("human", "allow", DECISION)
+
+
+async def test_what_a_freeze_changes_on_its_way_counts_twice() -> None:
+    """In the metrics, and against its tenant's quota."""
+    made = House(HOUSE + "quotas: {blocks_an_hour: 1}\n")
+    made.moderator.present.share = lambda topic: Share(1, 1)
+    before = counted()
+    await asyncio.wait_for(made.handling(event()), 10)
+    made.freeze()
+    (sent,) = verdicts_of(made.finished[0])
+    assert done(sent) == ("guard", "review")
+    assert counted() == [each + 1 for each in before]
+    made.freeze(False)
+    ((after,),) = await made.judged(event(event_id="e2"))
+    assert done(after) == ("guard", "block"), "the quota was not used"

@@ -15,7 +15,7 @@ import pytest
 from qwarden import bootstrap
 from qwarden import settings as settings_module
 from qwarden.contracts import topics
-from qwarden.delivery.owed import Owed, Renew
+from qwarden.delivery.owed import Decide, Owed, decided
 from qwarden.delivery.window import Partition
 from qwarden.guard.answer import Answer, Failure, Unanswered
 from qwarden.inference.memory_stream import MemoryStream
@@ -99,8 +99,8 @@ class Bench:
     async def give(self, *records: Record) -> None:
         """Delivers records, and lets everything come to where it waits."""
 
-        def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
-            self.done[records[index].offset] = owed
+        def finish(index: int, owed: Owed | Decide, /) -> None:
+            self.done[records[index].offset] = decided(owed)
 
         self.handling.append(asyncio.create_task(self.streamer.handle(records, finish)))
         await self.settle()

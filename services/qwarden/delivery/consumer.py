@@ -28,7 +28,7 @@ from qwarden.delivery.commits import Commits
 from qwarden.delivery.keeper import Keeper
 from qwarden.delivery.key_order import KeyOrder
 from qwarden.delivery.lanes import lane_of
-from qwarden.delivery.owed import Finish, Owed, Renew
+from qwarden.delivery.owed import Decide, Finish, Owed
 from qwarden.delivery.positions import Accepted, Lost
 from qwarden.delivery.publisher import Outcome, Publisher
 from qwarden.delivery.room import Room
@@ -393,12 +393,11 @@ class Delivery(ConsumerRebalanceListener):  # type: ignore[misc]
         publisher = self._publisher
         assert publisher is not None
 
-        def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
+        def finish(index: int, owed: Owed | Decide, /) -> None:
             outcome = batch.outcomes[index]
             if outcome.is_finished:
                 raise RuntimeError(f"record {index} of a batch was finished twice")
-            outcome.is_finished = True
-            outcome.owed, outcome.renew = owed, renew
+            outcome.finish(owed)
             publisher.publish(self._order.finish(outcome.place, outcome))
 
         self._ahead -= 1

@@ -25,17 +25,20 @@ class Message(NamedTuple):
 
 Owed = tuple[Message, ...]
 
-Renew = Callable[[], Owed | None]
-"""What is owed now instead, or None where that is the same."""
+Decide = Callable[[], Owed]
+"""Decides what is owed, and counts it. Called once, right before that is sent for the first time:
+it may have waited long for what came before it with its key."""
 
 
 class Finish(Protocol):
     """Finishes the record of this number of a batch, once."""
 
-    def __call__(self, index: int, owed: Owed, renew: Renew | None = None, /) -> None:
-        """`renew` is asked once, right before `owed` is sent for the first time: it may have waited
-        long for what came before it with its key."""
-        ...
+    def __call__(self, index: int, owed: Owed | Decide, /) -> None: ...
+
+
+def decided(owed: Owed | Decide) -> Owed:
+    """What is owed, now that it is sent."""
+    return owed if isinstance(owed, tuple) else owed()
 
 
 def size_of(message: Message) -> int:

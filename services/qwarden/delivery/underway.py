@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from aiokafka import ConsumerRecord
 
 from qwarden.delivery.key_order import Place
-from qwarden.delivery.owed import Owed, Renew
+from qwarden.delivery.owed import Decide, Owed, decided
 from qwarden.delivery.publisher import Outcome
 from qwarden.delivery.window import Partition, Window
 
@@ -57,7 +57,7 @@ class Delivered:
     what it owes once it is finished."""
 
     __slots__ = (
-        "batch", "epoch", "is_finished", "is_void", "owed", "place", "record", "renew", "where",
+        "_owed", "batch", "epoch", "is_finished", "is_void", "owed", "place", "record", "where",
     )  # fmt: skip
 
     def __init__(
@@ -77,22 +77,26 @@ class Delivered:
         self.is_void = False
         """Whether nobody has judged it, so that it can be neither sent nor done."""
         self.owed: Owed = ()
-        self.renew: Renew | None = None
+        """Once it goes."""
+        self._owed: Owed | Decide = ()
+        """Until then."""
+
+    def finish(self, owed: Owed | Decide) -> None:
+        self.is_finished = True
+        self._owed = owed
 
     def goes(self) -> bool:
         goes = not self.is_void and self.batch.window.send(
             self.where, self.epoch, self.record.offset
         )
-        if goes and self.renew is not None:
-            renew, self.renew = self.renew, None  # what is sent again stays what it was
-            renewed = renew()
-            if renewed is not None:
-                self.owed = renewed
+        if goes and self._owed:
+            owed, self._owed = self._owed, ()  # what is sent again stays what it was
+            self.owed = decided(owed)
         return goes
 
     def settle(self) -> None:
         # Else they are kept until the last record of its batch is judged.
-        self.owed, self.renew = (), None
+        self.owed = self._owed = ()
         self.batch.settle(self)
 
     def refused(self, reason: str) -> Owed:

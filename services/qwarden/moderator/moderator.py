@@ -15,7 +15,7 @@ from qwarden import telemetry
 from qwarden.contracts import headers, topics
 from qwarden.contracts.headers import Header
 from qwarden.contracts.refusal import Refused
-from qwarden.delivery.owed import Finish, Owed
+from qwarden.delivery.owed import Decide, Finish, Owed
 from qwarden.moderator import verdicts
 from qwarden.moderator.case import Admission, Case
 from qwarden.moderator.halting import Halting, Run, may_be_the_guards_fault
@@ -168,10 +168,9 @@ class Moderator:
             if case.displaced_tenant is not None:
                 telemetry.TENANTS_DISPLACED.labels(source.topic).inc()
             lane = record.topic
-            unasked = partial(self._unasked, case, lane, age_s, now, polled)
-            owed = unasked()
+            owed = self._unasked(case, lane, age_s, now, polled)
             if owed is not None:
-                finish(index, owed, self.present.renewal(case, unasked))
+                finish(index, owed)
                 continue
             pending = _Pending(case, lane, polled, index, finish)
             self._pending.add(pending)
@@ -204,8 +203,7 @@ class Moderator:
             stayed.append((pending, at))
         elif pending.take(at, found) and pending in self._pending:
             self._pending.discard(pending)
-            again = partial(self._answered, pending)
-            pending.finish(pending.index, again(), self.present.renewal(pending.case, again))
+            pending.finish(pending.index, partial(self._answered, pending))
 
     def halt(self) -> None:
         """What the guard fails on from now on is neither a dead letter nor given up: it is asked
@@ -225,45 +223,61 @@ class Moderator:
             owed = self._in_outage(pending.case, pending.lane, pending.polled)
             if owed is not None:
                 self._pending.discard(pending)
-                again = partial(self._in_outage, pending.case, pending.lane, pending.polled)
-                pending.finish(pending.index, owed, self.present.renewal(pending.case, again))
+                pending.finish(pending.index, owed)
+
+    # What waits behind another record of its key must not come out as it was before a freeze or an
+    # override: a verdict is decided, and taken from quotas, when it is sent.
 
     def _unasked(
         self, case: Case, lane: str, age_s: float, now: datetime, polled: float
-    ) -> Owed | None:
+    ) -> Owed | Decide | None:
         """What a case owes that is not for the guard, or not now; None for the others. `lane`: the
         topic that it came from."""
-        case = self.present.of(case)
-        key_id = self._admission.keys.id
         if case.event.deleted:
-            return self._owed(case, verdicts.withdrawn(case, key_id), polled, ())
+            said = verdicts.withdrawn(case, self._admission.keys.id)
+            return partial(self._owed, case, said, polled, ())
         if case.is_expired(now):
-            said = verdicts.expired(case, key_id, self.present.brake(case, lane))
-            return self._owed(case, said, polled, ())
+            return partial(self._expired, case, lane, polled, ())
         if self._guard_is_away():
             owed = self._in_outage(case, lane, polled)
             if owed is not None:
                 return owed
         return self.relays.of_late(case, lane, age_s=age_s, now_s=polled)
 
-    def _in_outage(self, case: Case, lane: str, polled: float) -> Owed | None:
-        case = self.present.of(case)
-        said = verdicts.in_outage(case, self._admission.keys.id, self.present.brake(case, lane))
-        if said is not None:
-            return self._owed(case, said, polled, ())
+    def _in_outage(self, case: Case, lane: str, polled: float) -> Owed | Decide | None:
+        acting = self.present.of(case)
+        if verdicts.in_outage(acting, self._admission.keys.id) is not None:
+            return partial(self._said_in_outage, case, acting, lane, polled)
         return self.relays.in_outage(case, lane) if self._reads_on else None
+
+    def _said_in_outage(self, case: Case, acted: Case, lane: str, polled: float) -> Owed:
+        """`acted`: the case when there was something to say of it. Where an override has gone since
+        and there is nothing any more, that stands."""
+        key_id = self._admission.keys.id
+        for acting in (self.present.of(case), acted):
+            said = verdicts.in_outage(acting, key_id, self.present.brake(acting, lane))
+            if said is not None:
+                return self._owed(acting, said, polled, ())
+        raise AssertionError("there was something to say")
+
+    def _expired(self, case: Case, lane: str, polled: float, found: Sequence[Found]) -> Owed:
+        case = self.present.of(case)
+        brake = self.present.brake(case, lane)
+        said = verdicts.expired(case, self._admission.keys.id, brake)
+        return self._owed(case, said, polled, found)
 
     def _answered(self, pending: _Pending) -> Owed:
         """What a case owes whose questions all have their answers."""
         polled = pending.polled
-        case, key_id = self.present.of(pending.case), self._admission.keys.id
+        case = pending.case
         found = [each for each in pending.found if each is not None]
         if case.event.deadline is not None and case.is_expired(datetime.now(UTC)):
-            said = verdicts.expired(case, key_id, self.present.brake(case, pending.lane))
-            return self._owed(case, said, polled, found)
+            return self._expired(case, pending.lane, polled, found)
+        case = self.present.of(case)
+        brake = self.present.brake(case, pending.lane)
         try:
             answers = [each.answer for each in found]
-            said = verdicts.judged(case, answers, key_id, self.present.brake(case, pending.lane))
+            said = verdicts.judged(case, answers, self._admission.keys.id, brake)
         except Refused as refused:
             return self.outcomes.dead_letter(case.source, refused, polled)
         return self._owed(case, said, polled, found)

@@ -12,7 +12,6 @@ import msgspec
 from qwarden import telemetry
 from qwarden.contracts.verdict import Action, Basis
 from qwarden.control.overrides import Overridden
-from qwarden.delivery.owed import Owed, Renew
 from qwarden.moderator.case import Case
 from qwarden.moderator.verdicts import Brake
 from qwarden.policy.policy import Decided, Policy
@@ -45,20 +44,6 @@ class Present:
         if policy is case.policy and overrides == case.overrides:
             return case
         return msgspec.structs.replace(case, policy=policy, overrides=overrides)
-
-    def renewal(self, case: Case, again: Renew) -> Renew:
-        """What a case owes that is finished and not sent, where a freeze has begun or was lifted
-        since, or an override has come or gone: what waits behind another record of its key must not
-        come out as it was before. Only where there is nothing else to say yet, since the guard is
-        away, does it stay what it was."""
-        acted = self.of(case)
-
-        def renew() -> Owed | None:
-            now = self.of(case)
-            is_same = now.policy is acted.policy and now.overrides == acted.overrides
-            return None if is_same else again()
-
-        return renew
 
     def brake(self, case: Case, lane: str) -> Brake | None:
         """What quotas leave of what is done about a case that came by this topic."""

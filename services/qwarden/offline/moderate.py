@@ -11,7 +11,7 @@ import msgspec
 from qwarden.contracts import topics
 from qwarden.contracts.dead_letter import DeadLetter
 from qwarden.contracts.verdict import encode
-from qwarden.delivery.owed import Message, Owed, Renew
+from qwarden.delivery.owed import Decide, Message, Owed, decided
 from qwarden.moderator.case import Case
 from qwarden.moderator.moderator import Moderator
 from qwarden.outcomes.source import Source
@@ -41,8 +41,8 @@ async def moderate(
     while batch := list(islice(lines, LINES_A_BATCH)):
         outcomes: list[Owed | None] = [None] * len(batch)
 
-        def finish(index: int, owed: Owed, renew: Renew | None = None, /) -> None:
-            outcomes[index] = owed  # noqa: B023  each batch is finished before the next begins
+        def finish(index: int, owed: Owed | Decide, /) -> None:
+            outcomes[index] = decided(owed)  # noqa: B023  each batch is finished before the next begins
 
         sources = [
             Source(name, 0, offset + index, 0, None, line, ()) for index, line in enumerate(batch)
