@@ -19,7 +19,7 @@ from qwarden import telemetry
 from qwarden.contracts import headers, topics
 from qwarden.contracts.escalation import Escalation, Evidence
 from qwarden.contracts.refusal import ErrorClass, Refused
-from qwarden.delivery.owed import Finish, Owed
+from qwarden.delivery.owed import Finish
 from qwarden.inference.backoff import Backoff
 from qwarden.outcomes.publication import Outcomes, Publication
 from qwarden.outcomes.source import Record, Source
@@ -57,7 +57,7 @@ class Consuming:
         self._trace = trace
         self._held = held
         self._waiting = 0
-        self._outcomes = Outcomes(
+        self.outcomes = Outcomes(
             Publication(
                 evidence_sample=limits.evidence_sample,
                 consumer=consumer,
@@ -83,19 +83,12 @@ class Consuming:
                 arrived.append(arrived_of(record))
                 read.append(index)
             except Refused as refused:
-                finish(index, self._outcomes.dead_letter(Source.of(record), refused, polled))
+                finish(index, self.outcomes.dead_letter(Source.of(record), refused, polled))
         for index, unkept in await self._take(list(zip(read, arrived, strict=True))):
-            finish(index, self._outcomes.dead_letter(Source.of(records[index]), unkept, polled))
+            finish(index, self.outcomes.dead_letter(Source.of(records[index]), unkept, polled))
             read.remove(index)
         for index in read:
             finish(index, ())
-
-    def unpublishable(self, record: Record, reason: str) -> Owed:
-        """The dead letter of a record whose own dead letter no broker takes, shortened."""
-        refused = Refused(ErrorClass.UNPUBLISHABLE, reason)
-        return self._outcomes.dead_letter(
-            Source.of(record), refused, time.monotonic(), max_bytes=1024
-        )
 
     async def _take(self, numbered: list[tuple[int, Arrived]]) -> list[tuple[int, Refused]]:
         """Writes them, in as few transactions as it takes; which of them no database takes."""

@@ -11,17 +11,16 @@ order, by whoever comes next; records with one `decision_id` are equal.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import IllegalOperation, KafkaError, ProducerFenced
+from aiokafka.errors import IllegalOperation, ProducerFenced
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden import settings
-from qwarden.kafka import client_arguments
+from qwarden.kafka import client_arguments, close_producer
 from qwarden.review.store import duties, outbox
 from qwarden.review.store.database import Database
 from qwarden.review.store.outbox import Waiting
@@ -79,7 +78,7 @@ class Publishing:
         """Ends at once: what is not acknowledged is sent by whoever comes next."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            await _closed(producer, self._close_s)
+            await close_producer(producer, self._close_s)
 
     async def _is_due(self) -> bool:
         async with self._database.reading() as tx:
@@ -163,17 +162,3 @@ async def _send(producer: AIOKafkaProducer, waiting: Sequence[Waiting]) -> None:
     if failed:
         raise failed[0]
     await producer.commit_transaction()
-
-
-async def _closed(producer: AIOKafkaProducer, within_s: float) -> None:
-    """Closes a producer, by force where it takes too long, so that nothing of it is sent later."""
-    try:
-        async with asyncio.timeout(within_s):
-            await producer.stop()
-    except (TimeoutError, KafkaError):
-        sending = producer._sender.sender_task
-        if sending is not None:
-            sending.cancel()
-        with contextlib.suppress(TimeoutError, KafkaError):
-            async with asyncio.timeout(within_s):
-                await producer.client.close()

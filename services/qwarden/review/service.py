@@ -116,7 +116,7 @@ class ReviewService(Serving):
             most_bytes=limits.bytes_in_flight // 2,
             uncommitted=limits.uncommitted_records,
         )
-        return self.delivery_of(topic, consuming.handle, consuming.unpublishable, room)
+        return self.delivery_of(topic, consuming.handle, consuming.outcomes.unpublishable, room)
 
     async def _prepare(self) -> None:
         """Brings the database to this version's schema, and waits for one that is away."""

@@ -69,7 +69,7 @@ class Judging:
         self._lookup = lookup
         self._publication = publication
         self._trace = trace
-        self._outcomes = Outcomes(publication, trace, tenant_labels, headers.STREAMER)
+        self.outcomes = Outcomes(publication, trace, tenant_labels, headers.STREAMER)
 
     @property
     def trace(self) -> Trace:
@@ -208,7 +208,7 @@ class Judging:
             event_id=placed.chunk.session,
             tenant=placed.chunk.tenant,
         )
-        letter = self._outcomes.dead_letter(placed.source, refused, placed.polled)
+        letter = self.outcomes.dead_letter(placed.source, refused, placed.polled)
         self._abandon(held, live, Cause.REFUSED)
         live.last.append((placed, letter))
 
@@ -267,7 +267,7 @@ class Judging:
                 live.open, policy, judged, self._door.keys, self._door.detector
             )
             telemetry.EVENTS.add(verdict.basis.value)
-            self._outcomes.count(verdict)
+            self.outcomes.count(verdict)
             source = live.open.first.source
             owed += owed_by_verdict(
                 source,
@@ -339,7 +339,7 @@ class Judging:
             placed = entry.records[-1][0] if entry.records else live.open.first
             tenant, session = live.open.key
             refusal = Refused(ErrorClass.UNPUBLISHABLE, reason, event_id=session, tenant=tenant)
-            return self._outcomes.dead_letter(
+            return self.outcomes.dead_letter(
                 placed.source, refusal, placed.polled, max_bytes=KEPT_BYTES
             )
 
@@ -385,7 +385,7 @@ class Judging:
             event_id=session,
             tenant=tenant,
         )
-        return self._outcomes.dead_letter(live.open.first.source, refused, live.open.first.polled)
+        return self.outcomes.dead_letter(live.open.first.source, refused, live.open.first.polled)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()

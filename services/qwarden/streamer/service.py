@@ -50,7 +50,7 @@ class StreamerService(Serving):
         self.delivery = self.delivery_of(
             topics.CHUNKS,
             streamer.handle,
-            streamer.unpublishable,
+            streamer.outcomes.unpublishable,
             Room(
                 records=limits.records_in_flight,
                 most_bytes=limits.bytes_in_flight,

@@ -13,7 +13,6 @@ from functools import partial
 from aiokafka import ConsumerRecord
 
 from qwarden import telemetry
-from qwarden.contracts.dead_letter import KEPT_BYTES
 from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.delivery.owed import Finish, Owed
 from qwarden.delivery.window import Partition
@@ -21,7 +20,7 @@ from qwarden.inference.session import Session
 from qwarden.inference.stream_client import StreamClient
 from qwarden.outcomes.lookup import Lookup
 from qwarden.outcomes.publication import Publication
-from qwarden.outcomes.source import Record, Source
+from qwarden.outcomes.source import Source
 from qwarden.policy.tenants import Tenants
 from qwarden.streamer.chunks import Arrived, Done, Door, Placed, Torn
 from qwarden.streamer.commit import metadata_of, start_in
@@ -115,13 +114,6 @@ class Streamer(Judging):
                 held = self._held[Partition(record.topic, record.partition)]
                 self._take(held, record, polled, partial(done, index))
             await over
-
-    def unpublishable(self, record: Record, reason: str) -> Owed:
-        """The dead letter of a record whose own outcome no broker takes."""
-        refused = Refused(ErrorClass.UNPUBLISHABLE, reason)
-        return self._outcomes.dead_letter(
-            Source.of(record), refused, time.monotonic(), max_bytes=KEPT_BYTES
-        )
 
     # What the delivery calls: the keeper.
 
@@ -261,7 +253,7 @@ class Streamer(Judging):
         letter: Owed = ()
         if not held.sessions.reads_again:
             telemetry.CHUNKS.add(Fate.REFUSED)
-            letter = self._outcomes.dead_letter(arrived.source, refused, arrived.polled)
+            letter = self.outcomes.dead_letter(arrived.source, refused, arrived.polled)
             held.known[arrived.offset] = arrived
         elif (chunk := self._door.was_admitted(arrived.source)) is not None:
             held.sessions.refuse_again(Placed(arrived.source, arrived.polled, None, chunk=chunk))
@@ -311,7 +303,7 @@ class Streamer(Judging):
         refused = Refused(
             ErrorClass.CONVERSATION, reason, event_id=chunk.session, tenant=chunk.tenant
         )
-        return self._outcomes.dead_letter(placed.source, refused, placed.polled)
+        return self.outcomes.dead_letter(placed.source, refused, placed.polled)
 
     # Where nothing comes.
 
