@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from qwarden.contracts.chunk import Chunk
 from qwarden.guard.conversation import Task
-from qwarden.streamer.sessions import Cause, Fate, Key, Over, Sessions, Start, Taken
+from qwarden.streamer.sessions import Cause, Fate, Key, Open, Over, Sessions, Start, Taken
 
 GAP_MS, AGE_MS = 30, 400
 
@@ -67,6 +67,7 @@ class Reader:
         )
         self.undone: dict[int, Record] = {}
         self.owed: list[Over[Record]] = []
+        self.met: dict[Key, Open[Record]] = {}
         self.applied = {}
         self.last: dict[Key, list[Record]] = {}
         until = len(self.log) if not self.dies else self.rng.randint(0, len(self.log))
@@ -92,9 +93,8 @@ class Reader:
         self._advance(10**9)
         self._acknowledge(some=False)
         assert not self.undone, "a chunk is never done"
-        assert not list(self.sessions.unsettled()), "a session never ends"
         self._commit(position)
-        assert self.start == Start(position, self.sessions.now)
+        assert self.start == Start(position, self.sessions.now), "a session is never settled"
         return True
 
     def _advance(self, now: int) -> None:
@@ -126,10 +126,11 @@ class Reader:
             self.late.add((record.chunk.tenant, record.chunk.session))
         if taken.fate in (Fate.LATE, Fate.DUPLICATE):
             self.undone.pop(record.offset, None)
-        for applied in taken.applied:
-            session = taken.session
-            assert session is not None
-            self.applied.setdefault(session.key, []).append(applied.placed.chunk.seq)
+        session = taken.session
+        if session is not None:
+            self.met[session.key] = session
+            for applied in taken.applied:
+                self.applied.setdefault(session.key, []).append(applied.placed.chunk.seq)
         if taken.over is not None:
             self._over(taken.over, *(() if taken.refused is None else taken.refused[:1]))
 
@@ -137,7 +138,7 @@ class Reader:
         """In the order of `seq` in each session, since that is part of what done means."""
         for record in sorted(self.undone.values(), key=lambda each: each.chunk.seq):
             key = (record.chunk.tenant, record.chunk.session)
-            session = self.sessions.of(key)
+            session = self.met.get(key)
             waits = record in self.last.get(key, ()) or (
                 session is not None and record.chunk.seq in session.held
             )
@@ -453,9 +454,8 @@ def test_a_late_chunk_makes_a_verdict_incomplete_that_is_out_or_what_came_to_its
     def late(end: str | None, is_told: bool) -> Cause | None:
         open_ = sessions()
         chunk = msgspec.structs.replace(record(0, 0).chunk, end=end)
-        open_.take(Record(0, 0, chunk))
+        session = open_.take(Record(0, 0, chunk)).session
         open_.advance(AGE_MS)
-        session = open_.of(("t", "s"))
         assert session is not None
         session.is_told = is_told
         assert open_.take(Record(1, 0, chunk)).fate is Fate.LATE, "the same once more"
@@ -472,8 +472,7 @@ def test_a_chunk_0_that_is_refused_when_it_is_read_again_lets_its_session_begin_
     open_ = sessions()
     open_.take(record(3, 0))
     open_.refuse(("t", "s"), 0, b"k", 5)
-    open_.take(record(6, 1, role="assistant", end="session"))
-    session = open_.of(("t", "s"))
+    session = open_.take(record(6, 1, role="assistant", end="session")).session
     assert session is not None
     open_.settle(session)
     # Another one holds the commit behind its first chunk, and the chunk 0 that was refused.
@@ -506,25 +505,22 @@ def test_a_chunk_that_was_refused_is_remembered_for_ever() -> None:
 def test_a_session_that_the_guard_gave_up_goes_on() -> None:
     open_ = sessions()
     open_.take(record(0, 0))
-    open_.take(record(1, 2))
-    session = open_.of(("t", "s"))
+    session = open_.take(record(1, 2)).session
     assert session is not None
     over = open_.abandon(session, Cause.NO_ANSWER)
     assert session.cause is Cause.NO_ANSWER and not over.settled
     assert [each.offset for each in over.passed] == [1], "what waited waits for ever"
-    assert open_.take(record(2, 1)).fate is Fate.LATE
-    assert len(open_) == 0 and list(open_.unsettled()) == [session]
+    assert open_.take(record(2, 1)) == Taken(Fate.LATE, session)
+    assert len(open_) == 0
 
 
 def test_a_session_that_is_settled_twice_takes_another_ones_place() -> None:
     open_ = sessions()
-    open_.take(record(0, 0, end="session"))
-    first = open_.of(("t", "s"))
+    first = open_.take(record(0, 0, end="session")).session
     assert first is not None
     open_.settle(first)
     open_.advance(AGE_MS)
-    open_.take(record(1, 0, at=AGE_MS))
+    again = open_.take(record(1, 0, at=AGE_MS)).session
+    assert again is not first
     open_.settle(first)
-    again = open_.of(("t", "s"))
-    assert again is not None and again is not first
     assert open_.start(9) == Start(1, AGE_MS)

@@ -43,8 +43,7 @@ def session(answer: str = "one two three", *, cause: Cause | None = Cause.END) -
     for seq, (role, text) in enumerate((("user", "how so?"), ("assistant", answer))):
         chunk = Chunk(session="s", tenant="demo", seq=seq, role=role, text=text, language="en")
         source = Source("content.chunks", 1, 10 + seq, 1_000, None, b"", ())
-        sessions.take(Placed(source, 0.0, None, chunk=chunk))
-    found = sessions.of(("demo", "s"))
+        found = sessions.take(Placed(source, 0.0, None, chunk=chunk)).session
     assert found is not None
     found.cause = cause
     return found
@@ -248,8 +247,7 @@ def cut(*chunks: tuple[str, str, str], cause: Cause) -> Open[Placed]:
         fields = {"session": "s", "tenant": "demo", "seq": seq, "role": role, "text": text}
         chunk = msgspec.convert({**fields, "segment": segment}, Chunk)
         source = Source("content.chunks", 1, seq, 1_000, None, b"", ())
-        sessions.take(Placed(source, 0.0, None, chunk=chunk))
-    found = sessions.of(("demo", "s"))
+        found = sessions.take(Placed(source, 0.0, None, chunk=chunk)).session
     assert found is not None
     found.cause = cause
     return found

@@ -435,13 +435,6 @@ class Sessions(Generic[P]):
         if zero > start.offset:
             self._begin_twice.append((zero, start))
 
-    def of(self, key: Key) -> Open[P] | None:
-        """A session that is not settled."""
-        return self._open.get(key)
-
-    def unsettled(self) -> Iterable[Open[P]]:
-        return self._open.values()
-
     def _apply(self, session: Open[P]) -> Taken[P]:
         """Applies what waits, from the chunk that was expected on."""
         applied: list[Applied[P]] = []
