@@ -46,7 +46,7 @@ class Tokens(AbstractTokenProvider):  # type: ignore[misc]
         self._asked = {"grant_type": "client_credentials"}
         if kafka.oauth_scope is not None:
             self._asked["scope"] = kafka.oauth_scope
-        self._trusted = tls.context_of(Certificates(f"{PREFIX}KAFKA__"))
+        self._trusted = tls.trusting_the_system()
         if kafka.ca_file is not None:
             tls.context_of(Certificates(f"{PREFIX}KAFKA__", kafka.ca_file))
             self._trusted.load_verify_locations(kafka.ca_file)

@@ -23,6 +23,12 @@ def context_of(certificates: Certificates) -> ssl.SSLContext:
     return context
 
 
+def trusting_the_system() -> ssl.SSLContext:
+    """For HTTP connections whose settings name no certificates. httpx's own default is a list of
+    the web's authorities, in which no company's stand."""
+    return ssl.create_default_context()
+
+
 def pem_of(certificates: Certificates) -> tuple[bytes | None, bytes | None, bytes | None]:
     """The authority, the private key and our certificate, as gRPC takes them, None for what is not
     named. Raises `SettingsError`."""

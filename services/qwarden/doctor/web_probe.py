@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 
+from qwarden import tls
 from qwarden.bootstrap import registry_of
 from qwarden.doctor.finding import Findings
 from qwarden.registry.port import RegistryAway
@@ -33,7 +34,8 @@ async def look_at_issuer(found: Findings, oidc: Oidc, public_url: str) -> None:
     """`public_url`: where people's browsers reach the review service."""
     base = oidc.issuer.rstrip("/")
     where = f"{base}/.well-known/openid-configuration"
-    async with httpx.AsyncClient(timeout=oidc.timeout_s) as http:
+    trusted = tls.trusting_the_system()
+    async with httpx.AsyncClient(verify=trusted, timeout=oidc.timeout_s) as http:
         try:
             metadata = await _object(http, where)
             if str(metadata.get("issuer")).rstrip("/") != base:

@@ -42,7 +42,6 @@ class HttpRegistry:
         self._client = httpx.AsyncClient(
             timeout=timeout_s,
             auth=(username, password or "") if username is not None else None,
-            # Its own default is a list of the web's authorities, in which no company's stand.
             verify=tls.context_of(Certificates(f"{PREFIX}REGISTRY__", ca_file)),
             headers={"accept": "application/vnd.schemaregistry.v1+json, application/json"},
         )

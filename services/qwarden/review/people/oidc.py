@@ -21,6 +21,7 @@ from joserfc.errors import JoseError
 from joserfc.jwk import Key, KeySet, import_key
 from joserfc.jws import JWSRegistry
 
+from qwarden import tls
 from qwarden.review.people.claims import Said, lacks, said_in
 from qwarden.review.people.secret import new_secret
 from qwarden.review.refusals import Away, NotSignedIn
@@ -66,7 +67,8 @@ class _Published:
 class Issuer:
     """The one whose word is taken for who somebody is.
 
-    `public_url`: where browsers reach us. `clock`: one that does not jump, in seconds.
+    `public_url`: where browsers reach us. `clock`: one that does not jump, in seconds. Its
+    certificate is trusted by the system's authorities.
     """
 
     def __init__(
@@ -75,7 +77,7 @@ class Issuer:
         self._oidc = oidc
         self._back = f"{public_url.rstrip('/')}/oidc/callback"
         self._clock = clock
-        self._http = httpx.AsyncClient(timeout=oidc.timeout_s)
+        self._http = httpx.AsyncClient(verify=tls.trusting_the_system(), timeout=oidc.timeout_s)
         self._published: _Published | None = None
         self._anew_at = self._away_at = -math.inf
         self._asking = asyncio.Lock()
