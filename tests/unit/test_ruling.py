@@ -23,10 +23,12 @@ from qwarden.review.ruling import (
     REASONS,
     Link,
     Said,
+    Unneeded,
     check_place,
     checked,
     code_of,
     last_of,
+    place_of,
 )
 from qwarden.review.store.decisions import Target, decision_of, message_of
 
@@ -36,18 +38,24 @@ from qwarden.review.store.decisions import Target, decision_of, message_of
     [
         (replace(ALLOW, action="review"), "An action is one of allow, disclaim, block"),
         (replace(ALLOW, action="Block"), "An action is one of"),
-        (replace(ALLOW, reason=" \n "), "needs its reason"),
+        (replace(ALLOW, reason=" \n "), "needs its reason: a code such as no_violation, or"),
         (replace(ALLOW, reason="x" * (MOST_REASON + 1)), "The reason has 501 characters"),
         (replace(ALLOW, reason="a\0b"), "control character"),
-        (replace(ALLOW, ground="terms"), "no ground"),
+        (replace(ALLOW, ground="terms"), "^What is allowed has no categories, no ground"),
         (replace(ALLOW, clause="3.1"), "no ground"),
         (replace(ALLOW, categories=("Violent",)), "no categories"),
-        (replace(BLOCK, ground=None), "name the ground"),
+        (
+            replace(BLOCK, ground=None),
+            r"name the ground .* and the clause, which the user is told\.",
+        ),
         (replace(BLOCK, ground="both"), "name the ground"),
         (replace(DISCLAIM, clause=None), "name the ground"),
         (replace(DISCLAIM, clause="\t"), "name the ground"),
         (replace(BLOCK, clause="x" * (MOST_CLAUSE + 1)), "The clause has 201 characters"),
-        (replace(BLOCK, categories=("Violent", "Rude")), "1 of the categories"),
+        (
+            replace(BLOCK, categories=("Violent", "Rude")),
+            f"1 of the categories are unknown; .*: {', '.join(CATEGORIES)}",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused_with_a_sentence(said: Said, sentence: str) -> None:
@@ -96,10 +104,24 @@ def test_a_tool_that_names_another_decision_is_told_the_last_one() -> None:
     check_place(chain, 0, "b")
     check_place([], 0, None)
     for wrong in (None, "a", "c"):
-        with pytest.raises(Conflict, match=r"last decision is b:"):
+        with pytest.raises(
+            Conflict,
+            match=r"last decision is b: name that one in `supersedes` if it is to be replaced.",
+        ):
             check_place(chain, 0, wrong)
-    with pytest.raises(Conflict, match="no decision yet"):
+    with pytest.raises(Conflict, match=r"^There is no decision yet .* leave `supersedes` out\.$"):
         check_place([], 0, "a")
+
+
+def test_a_breach_takes_a_persons_place_or_comes_where_all_is_decided() -> None:
+    person, breach = Link("a", None, 0, By.PERSON), Link("a", None, 0, By.BREACH)
+    assert place_of([], 0, By.BREACH) is None
+    assert place_of([person], 1, By.BREACH) is None, "it stands beside what a person has said"
+    assert place_of([breach], 1, By.BREACH) == breach
+    for decided in (person, breach):
+        assert place_of([decided], 0, By.PERSON) == decided
+        with pytest.raises(Unneeded):
+            place_of([decided], 0, By.BREACH)
 
 
 @pytest.mark.parametrize("name", ["\1", "%", "/", '"', "\N{FACE WITH TEARS OF JOY}"])
