@@ -147,7 +147,10 @@ def test_a_topic_without_a_limit_of_time_is_over_half_of_its_retention() -> None
     assert retention_of({"cleanup.policy": "compact,delete", "retention.ms": "60000"}) == 60.0
     assert retention_of({"cleanup.policy": "compact", "retention.ms": "60000"}) == unlimited
     assert retention_of({"cleanup.policy": "delete", "retention.ms": "-1"}) == unlimited
-    assert retention_of({}) == unlimited
+
+
+def test_records_of_a_topic_without_a_retention_are_thought_to_be_kept_for_ever() -> None:
+    assert retention_of({}) == retention_of({"retention.ms": None}) == 7 * 86_400.0
 
 
 def test_a_partition_without_a_leader_hides_the_others_or_is_forgotten() -> None:

@@ -20,6 +20,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+_RETENTION_MS = 7 * 86_400_000
+"""Where nobody has set it: Kafka's log.retention.hours, 168. A topic without its own has its
+broker's log.retention.*, which the broker describes as the topic's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Log:
@@ -132,7 +136,7 @@ def retention_of(config: Mapping[str, str | None]) -> float:
     """For how many seconds a topic of this configuration keeps a record; infinite where time takes
     none (`retention.ms` -1, or compacted alone)."""
     policies = (config.get("cleanup.policy") or "delete").split(",")
-    kept_ms = int(config.get("retention.ms") or -1)
+    kept_ms = int(config.get("retention.ms") or _RETENTION_MS)
     if "delete" not in (each.strip() for each in policies) or kept_ms < 0:
         return float("inf")
     return kept_ms / 1000

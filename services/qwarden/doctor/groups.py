@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qwarden.contracts import topics
@@ -114,7 +113,3 @@ def _nobody(
 def forbidden(found: Findings, group: str, what: str) -> None:
     """The broker does not let this user see or use a group."""
     found.wrong(group, f"this user may not {what} it; allow Describe and Read on the group {group}")
-
-
-Retentions = Mapping[str, float]
-"""Of each topic, in seconds."""

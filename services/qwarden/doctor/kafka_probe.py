@@ -27,6 +27,7 @@ from qwarden.contracts import topics
 from qwarden.contracts.headers import MODERATOR, header
 from qwarden.control.kafka import commanding
 from qwarden.control.port import ControlUnusable
+from qwarden.delivery.group_lag import retention_of
 from qwarden.doctor import clocks, groups, in_force, keys
 from qwarden.doctor import topics as topic_rules
 from qwarden.doctor.finding import Findings
@@ -211,7 +212,7 @@ async def look_at_groups(found: Findings, settings: Settings, mapped: Sequence[s
                 found,
                 GroupFacts(lane.service, lane.group, lane.topic, state, members, standing),
                 now=time.time(),
-                retention_s=topic_rules.retention_of(facts[lane.topic].configs or {}),
+                retention_s=retention_of(facts[lane.topic].configs or {}),
             )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qwarden.contracts import topics
+from qwarden.delivery.group_lag import retention_of
 from qwarden.doctor.durations import span
 from qwarden.doctor.finding import Findings
 
@@ -185,12 +186,6 @@ def _keeping(found: Findings, facts: TopicFacts, configs: Mapping[str, str], nee
             f"retention.bytes is {int(configs['retention.bytes']):,}: a flood removes records that "
             "were not read yet, however young; set it to -1",
         )
-
-
-def retention_of(configs: Mapping[str, str]) -> float:
-    """In seconds; infinite where records are kept for ever."""
-    milliseconds = int(configs.get("retention.ms", 604_800_000))
-    return float("inf") if milliseconds < 0 else milliseconds / 1000
 
 
 def _figures(facts: TopicFacts) -> str:
