@@ -425,7 +425,7 @@ async def replayed(broker: Kafka, group: str, since: str, *more: str) -> tuple[i
         "COLUMNS": "250",
     }
     running = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "qwarden.cli", "review", "replay", "--since", since, *more),
+        *(sys.executable, "-m", "qwarden", "review", "replay", "--since", since, *more),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ | own,
     )  # fmt: skip
     out, _ = await asyncio.wait_for(running.communicate(), 60)
@@ -463,6 +463,8 @@ async def test_a_replay_leaves_out_what_nobody_has_read(broker: Kafka, group: st
     code, said = await replayed(broker, group, since, "--dry-run")
     assert f"moderation.review: {expected} records since" in said and "would be" in said, said
     assert await committed() == before
+    _, said = await replayed(broker, group, since, "--dry-run", "--json")
+    assert f'"records":{expected},"dry_run":true' in said, said
     code, said = await replayed(broker, group, since)
     assert code == 0 and f"moderation.review: {expected} records since" in said, said
     assert await committed() == {read: 0, unread: 0}, "a place of its own for nobody else's"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +11,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import MessageSizeTooLargeError
 
 import fleet
+from commands import Said, Shell
 from fleet import Tap
 from moderators import Fleetlet, Guard, policies_in
 from qwarden import kafka as kafka_tools
@@ -29,8 +27,8 @@ LARGEST = 200_000
 @dataclass
 class Made:
     bootstrap: str
-    said: str
-    again: str
+    said: Said
+    again: Said
 
     @property
     def settings(self) -> KafkaSettings:
@@ -42,30 +40,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
     """A broker with topics made by the command, as the chart's Job runs it, twice."""
     home = Home(tmp_path_factory.mktemp("topics"))
     with Kafka(home) as kafka:
-        said = [asyncio.run(create(kafka.bootstrap, home, hours)) for hours in ("240", "9")]
-        yield Made(kafka.bootstrap, *said)
-
-
-async def create(bootstrap: str, home: Home, hours: str) -> str:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("QWARDEN_")}
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "qwarden.cli", "topics", "create", "--partitions", "3"),
-        *("--retention-hours", hours, "--kept-hours", "5000"),
-        env={
-            **kept,
-            "QWARDEN_STACK__HOME": str(home.root),
-            "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": bootstrap,
+        settings = {
+            "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap,
             "QWARDEN_MODERATOR__MAX_EVENT_BYTES": str(LARGEST),
-        },
-        stderr=asyncio.subprocess.PIPE,
-    )
-    _, err = await process.communicate()
-    assert process.returncode == 0, err.decode()
-    return err.decode()
+        }
+        shell = Shell(home.root, settings)
+        how = ("topics", "create", "--partitions", "3", "--kept-hours", "5000", "--retention-hours")
+        yield Made(kafka.bootstrap, shell(*how, "240", "--json"), shell(*how, "9"))
 
 
 async def test_a_topic_that_the_broker_keeps_otherwise_than_was_asked(made: Made) -> None:
-    assert made.said.startswith("made: ")
+    assert sorted(made.said.line["made"]) == sorted(topics.ALL)
     async with kafka_tools.admin(made.settings) as client:
         described = await client.describe_topics(list(topics.ALL))
         wanted = [ConfigResource(ConfigResourceType.TOPIC, name) for name in topics.ALL]
@@ -90,7 +75,7 @@ async def test_a_topic_that_the_broker_keeps_otherwise_than_was_asked(made: Made
 
 def test_a_second_run_that_shortens_what_is_kept(made: Made) -> None:
     """It asked for 9 hours; the test above finds the 240 of the first one."""
-    assert made.again.startswith("all topics are there already")
+    assert made.again.err.startswith("all topics are there already")
 
 
 async def test_the_largest_record_of_a_topic_that_its_lane_does_not_take(made: Made) -> None:

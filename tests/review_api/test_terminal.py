@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,7 @@ async def test_an_init_container_that_prepares_no_database_or_starts_on_a_later_
     said = await terminal.run("migrate")
     assert said.startswith("the database has the schema ")
     assert await terminal.run("migrate") == said
+    assert said.endswith(f" {json.loads(await terminal.run('migrate', '--json'))['schema']}")
     database = Database.open(url, 2)
     async with database.reading() as tx:
         (number,) = (await tx.execute(text("SELECT version_num FROM alembic_version"))).one()
@@ -74,9 +76,20 @@ async def test_a_person_cannot_be_added_changed_or_removed(url: str, tmp_path: P
     (nina,) = map(json.loads, (await terminal.run("user", "ls", "--json")).splitlines())
     assert sorted(nina["person"]["languages"]) == ["en", "pt"]
     assert (await terminal.run("link", "nina")).startswith("http://127.0.0.1:0/sign-in#")
+    link = json.loads(await terminal.run("link", "nina", "--json"))
+    assert link["url"].startswith("http://127.0.0.1:0/sign-in#")
+    assert link["expires_at"] > time.time()
     assert (await terminal.run("token", "add", "nina", "--days", "3")).startswith("qw_")
-    assert json.loads(await terminal.run("token", "ls", "nina", "--json"))["label"] == "terminal"
+    made = json.loads(await terminal.run("token", "add", "nina", "--label", "job", "--json"))
+    assert made.pop("token").startswith("qw_")
+    assert made == {"label": "job", "expires_at": None}
+    listed = [
+        json.loads(line)["label"]
+        for line in (await terminal.run("token", "ls", "nina", "--json")).splitlines()
+    ]
+    assert listed == ["terminal", "job"]
     assert "terminal" in await terminal.run("token", "ls", "nina")
+    await terminal.run("token", "revoke", "nina", "--label", "job")
     await terminal.run("token", "revoke", "nina")
     assert await terminal.run("token", "ls", "nina", "--json") == ""
     await terminal.run("user", "remove", "nina")

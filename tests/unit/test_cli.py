@@ -18,6 +18,7 @@ import typer
 
 from commands import Shell
 from qwarden import bootstrap, cli
+from qwarden.contracts import topics
 from qwarden.guard.answer import Answer
 from qwarden.inference.port import GuardFailed
 from unit.builders import REVISION, assessment
@@ -225,6 +226,57 @@ def commands(group: Any, words: str = "qwarden") -> Iterator[tuple[str, Any]]:
     for name, command in getattr(group, "commands", {}).items():
         yield f"{words} {name}", command
         yield from commands(command, f"{words} {name}")
+
+
+def test_a_script_has_to_read_sentences_about_settings(shell: Shell, file: Path) -> None:
+    file.write_bytes(EVENTS)
+    shown = shell("config", "show", "--json")
+    assert shown.line["moderator"]["max_event_bytes"] > 0
+    assert "00" * 32 not in shown.out
+    (shell.folder / "policies" / "tenants").mkdir(parents=True)
+    (shell.folder / "policies" / "tenants" / "forum.yaml").write_text(
+        "name: forum\npolicies: [default, pending]\n"
+    )
+    found = shell.under(QWARDEN_POLICY__PATH=str(shell.folder / "policies"))
+    checked = found("config", "check", "--json")
+    assert (checked.line, checked.err) == (
+        {
+            "tenants": ["forum"],
+            "policies_without_a_file": ["pending"],
+            "topics": [],
+            "sample": None,
+        },
+        "",
+    )
+    sampled = found("config", "check", "--topic", topics.CONTENT, "--sample", file, "--json")
+    assert sampled.line["sample"] == {
+        "event": json.loads(EVENTS), "judged_as": ["prompt"], "displaced_tenant": None,
+    }  # fmt: skip
+    file.write_bytes(b"{}")
+    refused = found("config", "check", "--topic", topics.CONTENT, "--sample", file, "--json")
+    assert (refused.code, refused.out) == (1, "")
+    assert "The record is refused" in refused.err
+
+
+WITHOUT_RESULT = {
+    "moderator", "streamer", "review-service", "up", "demo", "down", "publish",
+    "review user remove", "review token revoke", "review golden add", "review golden retire",
+    "review undo", "review erase",
+}  # fmt: skip
+"""They run, or act and say so on standard error; what has failed is their exit code."""
+AS_JSON_ANYWAY = {"moderate", "review audit export"}
+
+
+def test_a_result_that_no_script_can_read() -> None:
+    """Each command that prints one has --json."""
+    every = dict(commands(typer.main.get_command(cli.app)))
+    without = {
+        words.removeprefix("qwarden ")
+        for words, command in every.items()
+        if not hasattr(command, "commands")
+        and not any("--json" in parameter.opts for parameter in command.params)
+    }
+    assert without == WITHOUT_RESULT | AS_JSON_ANYWAY
 
 
 def test_help_leaves_something_unsaid() -> None:

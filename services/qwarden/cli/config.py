@@ -14,24 +14,31 @@ from rich.json import JSON
 from qwarden import settings as settings_module
 from qwarden.cli.environment import environ
 from qwarden.cli.files import opened
-from qwarden.cli.terminal import MISSING, NO, WRONG_USE, end, err, show
+from qwarden.cli.options import AsJson
+from qwarden.cli.terminal import MISSING, NO, WRONG_USE, end, err, show, write_json
 from qwarden.settings import Settings
 
 if TYPE_CHECKING:
     from qwarden.contracts.mapping import Topic
+    from qwarden.moderator.case import Case
     from qwarden.policy.tenants import Tenants
 
 app = typer.Typer(help="The settings that a service would start with.", no_args_is_help=True)
 
 
 @app.command("show")
-def config_show() -> None:
-    """Print all settings as JSON, secrets hidden, and exit 2 where one is wrong."""
-    show(JSON(json.dumps(settings_module.shown(settings_module.load(environ())))))
+def config_show(*, as_json: AsJson = False) -> None:
+    """Print all settings, secrets hidden, and exit 2 where one is wrong."""
+    found = settings_module.shown(settings_module.load(environ()))
+    if as_json:
+        write_json(found)
+    else:
+        show(JSON(json.dumps(found)))
 
 
 @app.command("check")
 def config_check(
+    *,
     topic: Annotated[
         str | None, typer.Option(help="Show what a sample record of this topic becomes.")
     ] = None,
@@ -40,6 +47,7 @@ def config_check(
         typer.Option(help="A file with that record's value, byte for byte; none: it has no value."),
     ] = None,
     key: Annotated[str | None, typer.Option(help="That record's key.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Check the settings and the policies, tenants and topics that they name; start nothing.
 
@@ -47,6 +55,7 @@ def config_check(
     qwarden config check --topic shop.comments --sample record.bin
     """
     from qwarden import bootstrap, kafka, tls
+    from qwarden.moderator.sample import described, told
 
     if topic is None and (sample is not None or key is not None):
         end(WRONG_USE, "A sample is of a topic; name it with --topic.")
@@ -56,6 +65,29 @@ def config_check(
         tls.context_of(certificates)
     tenants = bootstrap.tenants_of(settings, activated=True)
     topics = bootstrap.topics_of(settings, tenants)
+    if not as_json:
+        _say(tenants, topics)
+    case = None
+    if topic is not None:
+        value = None
+        if sample is not None:
+            with opened(sample) as source:
+                value = source.read()
+        case = asyncio.run(_sampled(settings, tenants, topics, topic=topic, value=value, key=key))
+    if as_json:
+        write_json(
+            {
+                "tenants": sorted(tenants.known),
+                "policies_without_a_file": sorted(tenants.lacking),
+                "topics": sorted(topics),
+                "sample": None if case is None else told(case),
+            }
+        )
+    elif case is not None:
+        show(described(case))
+
+
+def _say(tenants: Tenants, topics: Mapping[str, Topic]) -> None:
     names = ", ".join(sorted(tenants.known)) or "none (every tenant gets the policy default)"
     err.print(f"The settings are good. Tenants with a file: {names}.")
     if tenants.lacking:
@@ -65,15 +97,9 @@ def config_check(
         )
     if topics:
         err.print(f"Topics with a file: {', '.join(sorted(topics))}.")
-    if topic is not None:
-        value = None
-        if sample is not None:
-            with opened(sample) as source:
-                value = source.read()
-        asyncio.run(_show_sample(settings, tenants, topics, topic=topic, value=value, key=key))
 
 
-async def _show_sample(
+async def _sampled(
     settings: Settings,
     tenants: Tenants,
     topics: Mapping[str, Topic],
@@ -81,15 +107,15 @@ async def _show_sample(
     topic: str,
     value: bytes | None,
     key: str | None,
-) -> None:
+) -> Case:
     from qwarden import bootstrap
     from qwarden.contracts.refusal import Refused
-    from qwarden.moderator.sample import UnknownTopic, case_of_sample, described
+    from qwarden.moderator.sample import UnknownTopic, case_of_sample
     from qwarden.registry.port import RegistryAway
 
     schemas = bootstrap.schemas_of(settings, topics)
     try:
-        case = await case_of_sample(
+        return await case_of_sample(
             bootstrap.admission_of(settings, tenants, topics, schemas),
             schemas,
             topic=topic,
@@ -106,4 +132,3 @@ async def _show_sample(
     finally:
         if schemas is not None:
             await schemas.close()
-    show(described(case))

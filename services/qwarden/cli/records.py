@@ -13,7 +13,7 @@ from qwarden.cli.asking import ask
 from qwarden.cli.environment import client_settings
 from qwarden.cli.files import lines_of
 from qwarden.cli.options import AsJson
-from qwarden.cli.terminal import bar, err, show, write
+from qwarden.cli.terminal import bar, err, show, write, write_json
 from qwarden.contracts import topics
 
 topics_app = typer.Typer(help="The topics that the fleet needs.", no_args_is_help=True)
@@ -21,6 +21,7 @@ topics_app = typer.Typer(help="The topics that the fleet needs.", no_args_is_hel
 
 @topics_app.command("create")
 def topics_create(
+    *,
     partitions: Annotated[
         int, typer.Option(help="Partitions of each topic; moderation.control has one.")
     ] = 8,
@@ -36,6 +37,7 @@ def topics_create(
         int,
         typer.Option(min=1, help="The same of what people go back to: dead letters and decisions."),
     ] = topics.KEPT_HOURS,
+    as_json: AsJson = False,
 ) -> None:
     """Make the topics that are missing; those that are there stay as they are.
 
@@ -56,7 +58,10 @@ def topics_create(
             kept_hours=kept_hours,
         )
     )
-    err.print(f"made: {', '.join(made)}" if made else "all topics are there already")
+    if as_json:
+        write_json({"made": made})
+    else:
+        err.print(f"made: {', '.join(made)}" if made else "all topics are there already")
 
 
 def publish(

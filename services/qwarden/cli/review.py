@@ -162,7 +162,7 @@ def user_ls(*, as_json: AsJson = False) -> None:
 
 
 @app.command("link")
-def review_link(name: Name) -> None:
+def review_link(name: Name, *, as_json: AsJson = False) -> None:
     """Make a link with which a person signs in, once, within an hour (`review.link_s`).
 
     \b
@@ -170,12 +170,17 @@ def review_link(name: Name) -> None:
     """
     from qwarden.review.people import links
 
-    async def work(tx: AsyncConnection, limits: Review) -> str:
+    async def work(tx: AsyncConnection, limits: Review) -> dict[str, object]:
         person = await _named(tx, name)
-        token = await links.make(tx, person.user_id, actor=who(), now=time.time(), limits=limits)
-        return links.url_of(token, limits)
+        now = time.time()
+        token = await links.make(tx, person.user_id, actor=who(), now=now, limits=limits)
+        return {"url": links.url_of(token, limits), "expires_at": now + limits.link_s}
 
-    show(in_database(work))
+    made = in_database(work)
+    if as_json:
+        write_json(made)
+    else:
+        show(str(made["url"]))
 
 
 @token_app.command("add")
@@ -184,6 +189,7 @@ def token_add(
     *,
     label: Annotated[str, typer.Option(help="What you will know it by.")] = "terminal",
     days: Annotated[int | None, typer.Option(min=1, help="Until when; else for good.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Make a token for the REST interface. It is shown this once.
 
@@ -193,13 +199,18 @@ def token_add(
     """
     from qwarden.review.people import tokens
 
+    now = time.time()
+    until = None if days is None else now + days * 86_400
+
     async def work(tx: AsyncConnection, limits: Review) -> str:
         person = await _named(tx, name)
-        now = time.time()
-        until = None if days is None else now + days * 86_400
         return await tokens.make(tx, person.user_id, label, expires_at=until, actor=who(), now=now)
 
-    show(in_database(work))
+    token = in_database(work)
+    if as_json:
+        write_json({"token": token, "label": label, "expires_at": until})
+    else:
+        show(token)
 
 
 @token_app.command("ls")
@@ -397,7 +408,7 @@ def audit_export() -> None:
 
 
 @app.command("migrate")
-def review_migrate() -> None:
+def review_migrate(*, as_json: AsJson = False) -> None:
     """Bring the database to this version's schema, as the service does at its start.
 
     For a pod's init container: several at once stand in line at a lock, and the service of the
@@ -408,7 +419,11 @@ def review_migrate() -> None:
     async def work(tx: AsyncConnection, limits: Review) -> migrating.Schema:
         return await tx.run_sync(migrating.look)
 
-    show(f"the database has the schema {in_database(work).revision}")
+    revision = in_database(work).revision
+    if as_json:
+        write_json({"schema": revision})
+    else:
+        show(f"the database has the schema {revision}")
 
 
 @app.command("erase")

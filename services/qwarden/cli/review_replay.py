@@ -9,8 +9,8 @@ import typer
 
 from qwarden.cli.asking import ask
 from qwarden.cli.environment import client_settings
-from qwarden.cli.options import DryRun
-from qwarden.cli.terminal import NO, WRONG_USE, end, show
+from qwarden.cli.options import AsJson, DryRun
+from qwarden.cli.terminal import NO, WRONG_USE, end, show, write_json
 from qwarden.cli.times import instant
 
 
@@ -18,7 +18,9 @@ def replay(
     since: Annotated[
         str, typer.Option("--since", help="From then on: 2026-03-01T12:00Z, or an age: 2h.")
     ],
+    *,
     dry_run: DryRun = False,
+    as_json: AsJson = False,
 ) -> None:
     """Have the review service read again what came since a time, for a database that was restored.
 
@@ -82,6 +84,9 @@ def replay(
                     await consumer.commit(starts)
                 finally:
                     await kafka.stop(consumer)
+            if as_json:
+                write_json({"topic": topic, "since": time, "records": count, "dry_run": dry_run})
+                continue
             show(
                 f"{topic}: {count} records since {time.isoformat()} "
                 f"{'would be' if dry_run else 'will be'} read again"

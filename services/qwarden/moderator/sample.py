@@ -39,8 +39,18 @@ async def case_of_sample(
     return admission.admit(source, missing=missing)
 
 
+def told(case: Case) -> dict[str, object]:
+    """The event, the tasks that it is judged as (none: it withdraws its content), and the tenant
+    that the record names where its topic's stands instead."""
+    return {
+        "event": msgspec.json.decode(case.value),
+        "judged_as": [question.task for question in case.questions],
+        "displaced_tenant": case.displaced_tenant,
+    }
+
+
 def described(case: Case) -> str:
-    """The event as JSON, and a line that says what becomes of it."""
+    """The same for people: the event as JSON, and a line that says what becomes of it."""
     event = msgspec.json.format(case.value, indent=2).decode()
     tasks = ", ".join(question.task for question in case.questions)
     lines = [event, f"It is judged as {tasks}." if tasks else "It withdraws this content."]
