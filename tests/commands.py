@@ -122,7 +122,7 @@ def _heed_ctrl_c() -> None:
 
 
 def _line(words: tuple[object, ...]) -> list[str]:
-    return [sys.executable, "-m", "qwarden.cli", *map(str, words)]
+    return [sys.executable, "-m", "qwarden", *map(str, words)]
 
 
 def _ended() -> int:

@@ -84,7 +84,7 @@ class Watch:
 def qwarden(settings: Mapping[str, str], *words: str) -> str:
     """What a command says, as an operator would type it; it must end well."""
     done = subprocess.run(
-        [sys.executable, "-m", "qwarden.cli", *words],
+        [sys.executable, "-m", "qwarden", *words],
         env={**os.environ, **settings},
         check=False,
         capture_output=True,

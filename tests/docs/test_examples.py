@@ -81,7 +81,7 @@ async def test_a_command_that_is_copied_fails(own: Fleetlet, tmp_path: Path) -> 
     """All blocks of commands but those that set up a checkout, and those that need real weights."""
     program = tmp_path / ".venv" / "bin" / "qwarden"
     program.parent.mkdir(parents=True)
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m qwarden.cli "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m qwarden "$@"\n')
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
     event = {"event_id": "post-19", "tenant": "demo", "text": "Good morning."}
     (tmp_path / "events.jsonl").write_bytes(msgspec.json.encode(event) + b"\n")

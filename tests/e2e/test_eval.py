@@ -27,7 +27,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 def evaluate(environ: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "qwarden.cli", "eval", *words],
+        [sys.executable, "-m", "qwarden", "eval", *words],
         capture_output=True,
         env=environ,
         timeout=300,

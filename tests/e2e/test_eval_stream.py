@@ -38,7 +38,7 @@ def environ(tmp_path: Path) -> dict[str, str]:
 
 def qwarden(environ: dict[str, str], *words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "qwarden.cli", *map(str, words)],
+        [sys.executable, "-m", "qwarden", *map(str, words)],
         capture_output=True,
         env=environ,
         cwd=environ["QWARDEN_STACK__HOME"].removesuffix("/stack"),

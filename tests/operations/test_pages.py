@@ -91,7 +91,7 @@ def stage_in(folder: Path, settings: dict[str, str]) -> Stage:
         (folder / name).symlink_to(ROOT / name)
     (folder / "pod").mkdir()
     programs = {
-        "qwarden": f'exec {sys.executable} -m qwarden.cli "$@"',
+        "qwarden": f'exec {sys.executable} -m qwarden "$@"',
         "helm": f"PYTHONPATH={ROOT / 'tests'} exec {sys.executable} "
         f'{Path(__file__).with_name("helm_command.py")} "$@"',
     }

@@ -299,7 +299,7 @@ async def test_a_broker_that_is_away_is_said_to_be_away(platform: Platform) -> N
 def test_a_command_ends_with_the_sentence(platform: Platform) -> None:
     environ = platform.environ("SCRAM-SHA-512", SASL_PASSWORD="another")
     ran = subprocess.run(
-        [sys.executable, "-m", "qwarden.cli", "topics", "create"],
+        [sys.executable, "-m", "qwarden", "topics", "create"],
         env={**os.environ, **environ},
         capture_output=True,
         text=True,

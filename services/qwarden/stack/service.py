@@ -74,4 +74,4 @@ def create_topics(home: Home, settings: Mapping[str, str]) -> None:
 
 
 def _qwarden(*words: str) -> list[str]:
-    return [sys.executable, "-m", "qwarden.cli", *words]
+    return [sys.executable, "-m", "qwarden", *words]

@@ -1,5 +1,0 @@
-"""`python -m qwarden.cli` is the command `qwarden`."""
-
-from qwarden.cli import main
-
-main()
