@@ -171,6 +171,23 @@ def admission_of(
     )
 
 
+@asynccontextmanager
+async def door(
+    settings: Settings, tenants: Tenants | None = None
+) -> AsyncIterator[tuple[Admission, Schemas | None]]:
+    """The door of all topics, as the moderator has it, and what learns the schemas of their values,
+    closed at the end. `tenants` stand in for the settings' own. Raises as `tenants_of`, `topics_of`
+    and `schemas_of` do."""
+    tenants = tenants or tenants_of(settings, activated=True)
+    topics = topics_of(settings, tenants)
+    schemas = schemas_of(settings, topics)
+    try:
+        yield admission_of(settings, tenants, topics, schemas), schemas
+    finally:
+        if schemas is not None:
+            await schemas.close()
+
+
 def _trace_of(settings: Settings, service: str) -> Trace:
     own = settings.telemetry
     return Trace(own.otlp_endpoint, f"qwarden-{service}", own.trace_ratio)
@@ -326,25 +343,21 @@ async def moderator(
 ) -> AsyncIterator[tuple[Moderator, Dispatcher]]:
     """A moderator with all that it needs, closed at the end. `guard` and `tenants` stand in for
     the settings' own, for benchmarks and for files."""
-    tenants = tenants or tenants_of(settings, activated=True)
     limits = settings.moderator
     async with AsyncExitStack() as stack:
+        admission, schemas = await stack.enter_async_context(door(settings, tenants))
         lookup, dispatcher = await stack.enter_async_context(
             judging(settings, guard or guard_of(settings), limits.memory_entries)
         )
         trace = dispatcher.trace = _trace_of(settings, "moderator")
         stack.callback(trace.close)
-        topics = topics_of(settings, tenants)
-        schemas = schemas_of(settings, topics)
-        if schemas is not None:
-            stack.push_async_callback(schemas.close)
         yield (
             Moderator(
-                admission_of(settings, tenants, topics, schemas),
+                admission,
                 lookup,
                 _publication_of(limits, settings.kafka.group_id),
                 trace,
-                _labels_of(limits, tenants),
+                _labels_of(limits, admission.tenants),
                 halting=Halting(contents=limits.halt_contents, outcomes=limits.halt_outcomes),
                 # Also while what it was asked before still waits: a guard that comes and goes would
                 # be asked more and more, where policies answer in its place meanwhile.

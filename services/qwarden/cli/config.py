@@ -73,7 +73,7 @@ def config_check(
         if sample is not None:
             with opened(sample) as source:
                 value = source.read()
-        case = asyncio.run(_sampled(settings, tenants, topics, topic=topic, value=value, key=key))
+        case = asyncio.run(_sampled(settings, tenants, topic=topic, value=value, key=key))
     if as_json:
         write_json(
             {
@@ -102,7 +102,6 @@ def _say(tenants: Tenants, topics: Mapping[str, Topic]) -> None:
 async def _sampled(
     settings: Settings,
     tenants: Tenants,
-    topics: Mapping[str, Topic],
     *,
     topic: str,
     value: bytes | None,
@@ -113,22 +112,19 @@ async def _sampled(
     from qwarden.moderator.sample import UnknownTopic, case_of_sample
     from qwarden.registry.port import RegistryAway
 
-    schemas = bootstrap.schemas_of(settings, topics)
     try:
-        return await case_of_sample(
-            bootstrap.admission_of(settings, tenants, topics, schemas),
-            schemas,
-            topic=topic,
-            value=value,
-            key=None if key is None else key.encode(),
-            within_s=2 * settings.registry.timeout_s,
-        )
+        async with bootstrap.door(settings, tenants) as (admission, schemas):
+            return await case_of_sample(
+                admission,
+                schemas,
+                topic=topic,
+                value=value,
+                key=None if key is None else key.encode(),
+                within_s=2 * settings.registry.timeout_s,
+            )
     except UnknownTopic as unknown:
         end(WRONG_USE, str(unknown))
     except RegistryAway as away:
         end(MISSING, str(away))
     except Refused as refused:
         end(NO, f"The record is refused ({refused.error_class}): {refused.reason}")
-    finally:
-        if schemas is not None:
-            await schemas.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -166,13 +166,8 @@ async def _door(settings: Settings) -> AsyncIterator[Door]:
     from qwarden import bootstrap
     from qwarden.rejudge.contents import Door
 
-    async with AsyncExitStack() as stack:
-        tenants = bootstrap.tenants_of(settings, activated=True)
-        topics = bootstrap.topics_of(settings, tenants)
-        schemas = bootstrap.schemas_of(settings, topics)
-        if schemas is not None:
-            stack.push_async_callback(schemas.close)
-        yield Door(bootstrap.admission_of(settings, tenants, topics, schemas), schemas)
+    async with bootstrap.door(settings) as (admission, schemas):
+        yield Door(admission, schemas)
 
 
 @asynccontextmanager

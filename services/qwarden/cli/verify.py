@@ -51,10 +51,6 @@ def verify(
     from qwarden.verify.theirs import Theirs
 
     settings = client_settings()
-    tenants = bootstrap.tenants_of(settings, activated=True)
-    mapped = bootstrap.topics_of(settings, tenants)
-    schemas = bootstrap.schemas_of(settings, mapped)
-    admission = bootstrap.admission_of(settings, tenants, mapped, schemas)
     scope = Scope(
         to_end=to_end,
         since=instant("--since", since) if since else None,
@@ -63,14 +59,14 @@ def verify(
 
     async def run() -> Report:
         try:
-            async with opened(settings.kafka, scope, Theirs(admission, schemas)) as reader:
+            async with (
+                bootstrap.door(settings) as (admission, schemas),
+                opened(settings.kafka, scope, Theirs(admission, schemas)) as reader,
+            ):
                 with bar("reading", reader.total) as step:
                     return await reader.report(step, examples)
         except RegistryAway as away:
             end(MISSING, str(away))
-        finally:
-            if schemas is not None:
-                await schemas.close()
 
     found = ask(run)
     if as_json:
