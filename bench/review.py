@@ -393,10 +393,14 @@ async def measured(server: Postgres, count: int, seconds: float) -> dict[str, An
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--items", type=int, default=100_000)
-    parser.add_argument("--seconds", type=float, default=0)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--items", type=int, default=100_000, help="that are open at first")
+    parser.add_argument(
+        "--seconds", type=float, default=0, help="of the mixed load; 60 where none are said"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="the file of the results")
     parser.add_argument("--fill", help=argparse.SUPPRESS)
     parser.add_argument("--feed", help=argparse.SUPPRESS)
     parser.add_argument("--claim", help=argparse.SUPPRESS)
