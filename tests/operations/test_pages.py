@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shlex
 import stat
 import subprocess
 import sys
@@ -14,10 +13,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
 import yaml
 from sqlalchemy import func, select
 
@@ -25,7 +22,6 @@ import fleet
 import reviewing
 from databases import Databases
 from operations.pages import PAGES, ROOT, Block, Happening, blocks, read
-from qwarden import cli
 from qwarden.contracts import topics
 from qwarden.review.person import Role
 from qwarden.review.store import audit
@@ -284,30 +280,6 @@ async def test_a_restored_database_knows_what_came_after_its_dump(
 # What is not run here.
 
 NOT_RUN = [each for page in PAGES for each in blocks(page, run=False)]
-_OURS = re.compile(r"(?:^|-- |env \S+ )(?:qwarden|qw|qwr) (?P<words>.*)$")
-
-
-def _commands() -> Iterator[Any]:
-    """The words behind each `qwarden`, `qw` or `qwr` of these blocks."""
-    for block in NOT_RUN:
-        for line in block.script.replace("\\\n", " ").splitlines():
-            found = _OURS.search(line)
-            if found and '"$@"' not in line:
-                words = shlex.split(found["words"], comments=True)
-                yield pytest.param(words, id=f"{block.page}-{block.line}-{'-'.join(words[:2])}")
-
-
-@pytest.mark.parametrize("words", list(_commands()))
-def test_a_command_that_is_not_run_here_is_one_that_there_is(words: list[str]) -> None:
-    """Its words are read as the command would read them; nothing is run."""
-    command: Any = typer.main.get_command(cli.app)
-    parent = None
-    left = words
-    # Typer has a copy of click of its own, whose classes are no click's.
-    while hasattr(command, "resolve_command"):
-        parent = command.context_class(command, parent=parent)
-        _, command, left = command.resolve_command(parent, left)
-    command.make_context(command.name, left, parent=parent)
 
 
 def test_what_kubectl_is_asked_about_is_what_the_chart_makes(tmp_path: Path) -> None:
