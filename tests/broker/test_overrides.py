@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,12 +13,14 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
 import fleet
+from commands import Shell
 from fleet import Tap
 from moderators import PARTITIONS, Fleetlet, Guard, holds
 from qwarden.contracts import topics
@@ -75,6 +76,11 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
         made = Fleetlet(kafka, home, home.root / "policies")
         asyncio.run(made.make_topics())
         yield made
+
+
+@pytest.fixture
+def shell(own: Fleetlet, tmp_path: Path) -> Shell:
+    return Shell(tmp_path, {"QWARDEN_KAFKA__BOOTSTRAP_SERVERS": own.kafka.bootstrap})
 
 
 def hash_of(own: Fleetlet, text: str) -> str:
@@ -220,7 +226,7 @@ async def test_a_fleet_does_what_a_person_has_decided_against(own: Fleetlet, gro
 
 
 async def test_a_review_service_that_dies_in_a_transaction_holds_up_a_freeze(
-    own: Fleetlet, group: str
+    own: Fleetlet, shell: Shell, group: str
 ) -> None:
     """Killed with an override on its way, while a person freezes the tenant by the command: within
     seconds nothing automatic blocks any more, and what a person has blocked stays blocked."""
@@ -242,8 +248,8 @@ async def test_a_review_service_that_dies_in_a_transaction_holds_up_a_freeze(
         await dying.wait()
 
         begun = time.time()
-        code, _ = await qwarden(own, "policy", "freeze", "forum", "--reason", "it blocks recipes")
-        assert code == 0
+        said = await shell.run("policy", "freeze", "forum", "--reason", "it blocks recipes")
+        assert said.code == 0, said.err
         key = freeze_key("forum")
         await holds(lambda: key in control.policies().freezes, "the freeze is read")
         record = control.policies().freezes[key].record
@@ -254,8 +260,8 @@ async def test_a_review_service_that_dies_in_a_transaction_holds_up_a_freeze(
         assert await is_open(own), "the transaction has ended, and this has shown nothing"
         blocked = [each for each, at, _ in said_of(tap, ours) if at > begun]
         assert {(each.basis.value, each.action) for each in blocked} == {("human", "block")}
-        code, _ = await qwarden(own, "policy", "unfreeze", "forum")
-        assert code == 0
+        said = await shell.run("policy", "unfreeze", "forum")
+        assert said.code == 0, said.err
         await control.withdraw(override_key("forum", ours))
         await everywhere(tap, ours, ("guard", "block"), time.time())
         found = await fleet.outcomes(tap, load.origins)
@@ -264,7 +270,7 @@ async def test_a_review_service_that_dies_in_a_transaction_holds_up_a_freeze(
 
 
 async def test_a_verdict_is_explained_without_the_decision_that_acted(
-    own: Fleetlet, group: str
+    own: Fleetlet, shell: Shell, group: str
 ) -> None:
     """It is on another event: only its id says that it is this one's."""
     acted = decision(DECISION, tenant="forum", event_id="elsewhere", reason="a quote")
@@ -287,29 +293,16 @@ async def test_a_verdict_is_explained_without_the_decision_that_acted(
             return bool(tap.records[topics.VERDICTS])
 
         await fleet.until(is_said, "the verdict")
-        (said,) = (decode_verdict(each.value) for each in tap.records[topics.VERDICTS])
-        assert (said.basis, said.action) == ("human", "allow")
-        code, shown = await qwarden(own, "explain", said.verdict_id)
-        assert code == 0
+        (verdict,) = (decode_verdict(each.value) for each in tap.records[topics.VERDICTS])
+        assert (verdict.basis, verdict.action) == ("human", "allow")
+        page = await shell.run("explain", verdict.verdict_id)
+        assert page.code == 0, page.err
         for words in ("allow: basis human", f"the decision {DECISION} acts", "a quote", "Violent"):
-            assert words in shown, words
-        assert "of another" not in shown
-        code, shown = await qwarden(own, "explain", said.verdict_id, "--json")
-        (found,) = json.loads(shown)["decisions"]
+            assert words in page.out, words
+        assert "of another" not in page.out
+        (found,) = (await shell.run("explain", verdict.verdict_id, "--json")).line["decisions"]
         assert found["said"] == msgspec.to_builtins(acted)
         await control.withdraw(override_key("forum", hash_of(own, DECIDED)))
-
-
-async def qwarden(own: Fleetlet, *words: str) -> tuple[int, str]:
-    """The command's exit code, and what it says."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("QWARDEN_")}
-    running = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "qwarden.cli", *words, stdout=subprocess.PIPE,
-        env=environ | {"QWARDEN_KAFKA__BOOTSTRAP_SERVERS": own.kafka.bootstrap, "COLUMNS": "250"},
-    )  # fmt: skip
-    out, _ = await asyncio.wait_for(running.communicate(), 60)
-    assert running.returncode is not None
-    return running.returncode, out.decode()
 
 
 async def is_open(own: Fleetlet) -> bool:
