@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,6 +19,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 from sqlalchemy import select
 
 import fleet
+from commands import Shell
 from databases import Databases
 from qwarden import settings
 from qwarden.contracts import headers, topics
@@ -416,23 +416,9 @@ async def test_content_is_in_what_the_service_writes(  # noqa: PLR0915
     assert [name for name, text in told.items() if CANARY in text] == []
 
 
-async def replayed(broker: Kafka, group: str, since: str, *more: str) -> tuple[int | None, str]:
-    """The command's exit code, and what it says."""
-    environ = {name: text for name, text in os.environ.items() if not name.startswith("QWARDEN_")}
-    own = {
-        "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
-        "QWARDEN_REVIEW__GROUP_ID": group,
-        "COLUMNS": "250",
-    }
-    running = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "qwarden", "review", "replay", "--since", since, *more),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ | own,
-    )  # fmt: skip
-    out, _ = await asyncio.wait_for(running.communicate(), 60)
-    return running.returncode, " ".join(out.decode().split())
-
-
-async def test_a_replay_leaves_out_what_nobody_has_read(broker: Kafka, group: str) -> None:
+async def test_a_replay_leaves_out_what_nobody_has_read(
+    broker: Kafka, group: str, tmp_path: Path
+) -> None:
     await make_topics(broker.bootstrap)
     (day,) = {each.at for each in escalations(1, name=group, age_s=86_400)}
     await publish(broker.bootstrap, escalations(40, name=group, age_s=3600))
@@ -454,17 +440,23 @@ async def test_a_replay_leaves_out_what_nobody_has_read(broker: Kafka, group: st
             return await committed_in(client, group, list(ends))
 
     before = await committed()
-    code, said = await replayed(broker, group, datetime.now(UTC).isoformat())
-    assert code == 0 and "moderation.review: 0 records since" in said, said
+    own = {
+        "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": broker.bootstrap,
+        "QWARDEN_REVIEW__GROUP_ID": group,
+    }
+    replay = partial(Shell(tmp_path, own).run, "review", "replay", "--since")
+    said = await replay(datetime.now(UTC).isoformat())
+    assert "moderation.review: 0 records since" in said.out, said.err
     assert await committed() == before, "what nobody has read is passed over"
-    assert (await replayed(broker, group, "2999-01-01T00:00Z"))[0] == 2
+    assert (await replay("2999-01-01T00:00Z")).code == 2
     since = datetime.fromtimestamp(day, UTC).isoformat()
     expected = ends[read] + 2
-    code, said = await replayed(broker, group, since, "--dry-run")
-    assert f"moderation.review: {expected} records since" in said and "would be" in said, said
+    said = await replay(since, "--dry-run")
+    assert f"moderation.review: {expected} records since" in said.out, said.err
+    assert "would be" in said.out
     assert await committed() == before
-    _, said = await replayed(broker, group, since, "--dry-run", "--json")
-    assert f'"records":{expected},"dry_run":true' in said, said
-    code, said = await replayed(broker, group, since)
-    assert code == 0 and f"moderation.review: {expected} records since" in said, said
+    first, _ = (await replay(since, "--dry-run", "--json")).lines
+    assert (first["topic"], first["records"], first["dry_run"]) == (topics.REVIEW, expected, True)
+    said = await replay(since)
+    assert f"moderation.review: {expected} records since" in said.out, said.err
     assert await committed() == {read: 0, unread: 0}, "a place of its own for nobody else's"
