@@ -11,12 +11,10 @@ one decision, by id, on `moderation.decisions` as those see it who read committe
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import msgspec
@@ -25,6 +23,7 @@ from aiokafka import AIOKafkaConsumer
 
 import fleet
 import traffic
+from commands import Shell
 from fleet import Fleet
 from qwarden.contracts import topics
 from qwarden.contracts.decision import Decision, decode_decision
@@ -46,11 +45,10 @@ KILLS = [
 
 
 class Desk:
-    """The review service of a test, what it needs, and who works there."""
+    """The review service of a test, and the terminal of those who run it."""
 
-    def __init__(self, path: Fleet, database: str) -> None:
-        self.path = path
-        self.settings = path.settings(
+    def __init__(self, path: Fleet, database: str, folder: Path) -> None:
+        settings = path.settings(
             QWARDEN_REVIEW__DATABASE_URL=database,
             QWARDEN_REVIEW__GROUP_ID="e2e-review",
             QWARDEN_REVIEW__LEASE_S=str(LEASE_S),
@@ -59,22 +57,19 @@ class Desk:
             QWARDEN_REVIEW__SECOND_SHARE="0",
             QWARDEN_REVIEW__SAMPLE_SHARE="0",
         )
-        self.service = Service(path.home, "review-service", self.settings)
+        self.service = Service(path.home, "review-service", settings)
+        self._shell = Shell(folder, settings)
 
-    def qwarden(self, *words: str) -> str:
-        """What a command says."""
-        return subprocess.run(
-            [sys.executable, "-m", "qwarden.cli", *words],
-            env={**os.environ, **self.settings},
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        ).stdout.strip()
+    async def review(self, *words: str) -> str:
+        """What `qwarden review WORDS` says."""
+        said = await self._shell.run("review", *words)
+        assert said.code == 0, said.err
+        return said.out.strip()
 
-    def token(self, name: str, *options: str) -> str:
-        self.qwarden("review", "user", "add", name, *options)
-        return self.qwarden("review", "token", "add", name)
+    async def token(self, name: str, *options: str) -> str:
+        """Of a new person."""
+        await self.review("user", "add", name, *options)
+        return await self.review("token", "add", name)
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +158,7 @@ async def judged(path: Fleet, group: str, events: list[traffic.Made]) -> list[Ve
 
 @pytest.mark.parametrize("kills", KILLS)
 async def test_an_escalation_is_lost_or_decided_twice_where_the_review_service_is_killed(
-    path: Fleet, postgres: Postgres, kills: int
+    path: Fleet, postgres: Postgres, tmp_path: Path, kills: int
 ) -> None:
     bootstrap = path.kafka.bootstrap
     events = traffic.events(31 + kills, COUNT, distinct=900, tenants=("paper", "club"))
@@ -171,10 +166,10 @@ async def test_an_escalation_is_lost_or_decided_twice_where_the_review_service_i
     safeties = Counter(verdict.safety for verdict in verdicts)
     assert all(safeties[each] >= 100 for each in ("Safe", "Controversial", "Unsafe")), safeties
 
-    desk = Desk(path, postgres.url)
+    desk = Desk(path, postgres.url, tmp_path)
     await asyncio.to_thread(desk.service.start)
-    tokens = [await asyncio.to_thread(desk.token, f"{name}-{kills}") for name in REVIEWERS]
-    lead = await asyncio.to_thread(desk.token, f"lead-{kills}", "--role", "lead")
+    tokens = [await desk.token(f"{name}-{kills}") for name in REVIEWERS]
+    lead = await desk.token(f"lead-{kills}", "--role", "lead")
     escalations = [
         msgspec.json.decode(value, type=Escalation)
         for value in await read_all(bootstrap, topics.REVIEW)
@@ -216,5 +211,4 @@ async def test_an_escalation_is_lost_or_decided_twice_where_the_review_service_i
         left = (await http.get("/v1/items")).json()["items"]
         assert left == [], "something still waits, or a lease is stuck"
     await asyncio.to_thread(desk.service.stop)
-    # Exit code 0, or this raises: the chain of the log holds.
-    await asyncio.to_thread(desk.qwarden, "review", "audit", "verify")
+    await desk.review("audit", "verify")  # fails where the chain of the log does not hold
