@@ -68,13 +68,9 @@ class Judging:
         self._client = client
         self._lookup = lookup
         self._publication = publication
-        self._trace = trace
-        self.outcomes = Outcomes(publication, trace, tenant_labels, headers.STREAMER)
-
-    @property
-    def trace(self) -> Trace:
+        self.trace = trace
         """Where what it judges is traced."""
-        return self._trace
+        self.outcomes = Outcomes(publication, trace, tenant_labels, headers.STREAMER)
 
     def _wake(self, held: Held, live: Live) -> None:
         """Goes on with a session that has something to do."""
@@ -135,9 +131,9 @@ class Judging:
 
     def _traced(self, steps: Sequence[Applied[Placed]]) -> SpanContext | None:
         """What the spans of the first traced one of these hang on."""
-        if not self._trace.is_on:
+        if not self.trace.is_on:
             return None
-        found = (self._trace.of(step.placed.source) for step in steps)
+        found = (self.trace.of(step.placed.source) for step in steps)
         return next((each for each in found if each is not None), None)
 
     async def _append(
@@ -274,7 +270,7 @@ class Judging:
                 verdict,
                 partial(_content, live, task),
                 sample_rate=self._publication.evidence_sample,
-                volatile=self._trace.forward(source.headers, source, verdict.basis.value),
+                volatile=self.trace.forward(source.headers, source, verdict.basis.value),
                 policy=policy,
                 by=headers.STREAMER,
             )
@@ -364,7 +360,7 @@ class Judging:
         key = source.key or name.encode()
         volatile: list[Header] = [
             headers.origin(source.topic, source.partition, source.offset),
-            *self._trace.forward(source.headers, source, "signal"),
+            *self.trace.forward(source.headers, source, "signal"),
         ]
         owed: Owed = ()
         for signal in signals:

@@ -97,7 +97,7 @@ class Streamer(Judging):
 
     async def handle(self, records: Sequence[ConsumerRecord], finish: Finish) -> None:
         """Takes records in their order; returns when all of them are finished."""
-        with self._trace.batch(records):
+        with self.trace.batch(records):
             over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             left = len(records)
 
