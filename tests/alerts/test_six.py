@@ -130,7 +130,7 @@ class Faults:
         settings = settings_module.load(self._told)
         async with kafka_tools.admin(settings.kafka) as admin:
             await admin.delete_records({lost: RecordsToDelete(before_offset=end + 3)})
-        self._moderator.child.start()  # it is not ready for as long as the partition is stopped
+        self._moderator.begin()  # it is not ready for as long as the partition is stopped
 
     async def loss_is_accepted(self) -> None:
         await asyncio.to_thread(qwarden, self._told, "dlq", "accept-loss", f"{topics.CONTENT}/1")

@@ -214,7 +214,7 @@ async def crash(
     found = Outcomes(Account(every))
     for origin in thinking:
         found.account.expect(origin, (Task.RESPONSE, Task.THINKING))
-    await asyncio.to_thread(service.child.start)
+    await asyncio.to_thread(service.begin)
     try:
 
         async def some() -> bool:

@@ -46,17 +46,24 @@ class Part(ABC):
         """Whether the server runs."""
         return self._child is not None and self._child.alive
 
-    def start(self) -> None:
-        """Start the server and return when it answers.
+    def begin(self) -> None:
+        """Start the server and return at once, before it answers.
 
-        Raises StackError if it cannot be had here, or with its last lines if it does not start.
+        Raises StackError if it cannot be had here.
         """
         if self._child is None:
             self._child = self._prepare()
         self._progress(self.STARTING, None)
         self._child.start()
+
+    def start(self) -> None:
+        """Start the server and return when it answers.
+
+        Raises StackError if it cannot be had here, or with its last lines if it does not start.
+        """
+        self.begin()
         try:
-            self._child.wait_ready(
+            self.child.wait_ready(
                 self._answers,
                 self.READY_TIMEOUT_S,
                 fix=self.FIX,
