@@ -1,4 +1,4 @@
-"""The port to a guard. Every adapter passes `tests/contract/test_guard_port.py`."""
+"""The port to a guard. Every adapter passes `tests/contract/engine/test_guard_port.py`."""
 
 from __future__ import annotations
 
