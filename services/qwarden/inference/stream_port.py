@@ -1,4 +1,5 @@
-"""The port to a stream guard. Every adapter passes `tests/contract/engine/test_stream_guard_port.py`."""
+"""The port to a stream guard. Every adapter passes
+`tests/contract/engine/test_stream_guard_port.py`."""
 
 from __future__ import annotations
 
