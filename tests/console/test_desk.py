@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Callable
 from typing import Any
 
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 from sqlalchemy import select
 
 import escalated
@@ -206,6 +207,125 @@ async def test_a_whole_day_that_needs_a_mouse_or_more_than_four_keys_an_item(
         )[number % 3]  # fmt: skip
         assert (ruled[item].action, ruled[item].reason) == (action, reason)
         assert bool(ruled[item].clause) == (action != "allow")
+
+
+async def _decides(page: Page, *keys: str) -> None:
+    for key in (*(keys or ("a", "1")), "Enter"):
+        await page.keyboard.press(key)
+
+
+async def _held_claim(page: Page) -> Callable[[], None]:
+    """Holds back the answer to the next claim; gives what lets it go."""
+    goes = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        answer = await route.fetch()
+        await goes.wait()
+        await route.fulfill(response=answer)
+
+    await page.route("**/v1/claims", late, times=1)
+    return goes.set
+
+
+async def test_an_item_that_comes_back_though_it_is_decided(console: Console) -> None:
+    """The live line tells of a claim before its answer is here. Taken for an item that a colleague
+    has handed over, it was held twice, and the second one stood where the next item should."""
+    await _seed(console, 2)
+    page = await console.reviewer()
+    asked, typed = asyncio.Event(), asyncio.Event()
+
+    async def late(route: Route) -> None:
+        answer = await route.fetch()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(asked.wait(), 4)
+        await route.fulfill(response=answer)
+
+    async def later(route: Route) -> None:
+        asked.set()
+        await typed.wait()
+        await route.continue_()
+
+    await _ready(page)
+    await page.route("**/v1/claims", late, times=1)
+    await page.route("**/v1/items/*", later)
+    first = await _claim(page)
+    await page.keyboard.press("a")
+    typed.set()
+    await _decides(page, "1")
+    await _until_other(page, first)
+    await _decides(page)
+    await expect(page.locator(".empty h1")).to_contain_text("Nothing to do")
+    assert len(await _ruled(console)) == 2
+
+
+async def test_keys_that_are_lost_between_two_items_without_a_word(console: Console) -> None:
+    await _seed(console, 2)
+    page = await console.reviewer()
+    await _ready(page)
+    first = await _claim(page)
+    let_go = await _held_claim(page)
+    await _decides(page)
+    await expect(page.locator("#undo")).to_contain_text("Allowed")
+    for key in ("b", "1", "Enter", "s", "x"):
+        await page.keyboard.press(key)
+        await expect(page.locator("#lacks")).to_contain_text("not taken")
+    await expect(page.get_by_role("dialog")).to_have_count(0)
+    assert _shown(page) == first
+    let_go()
+    await _until_other(page, first)
+    await expect(page.locator("#lacks")).to_be_empty()
+    await expect(page.locator("[name=action]:checked")).to_have_count(0)
+    second = _shown(page)
+    await _decides(page)
+    await _until_other(page, second)
+    ruled = await _ruled(console)
+    assert {(row.item_id, row.action) for row in ruled} == {(first, "allow"), (second, "allow")}
+
+
+async def test_keys_that_decide_an_item_that_is_not_on_the_page(console: Console) -> None:
+    """One goes away and back before the next item is here: its answer took the keys."""
+    await _seed(console, 2)
+    page = await console.reviewer()
+    await _ready(page)
+    first = await _claim(page)
+    let_go = await _held_claim(page)
+    await _decides(page)
+    await expect(page.locator("#undo")).to_contain_text("Allowed")
+    await page.keyboard.press("g")
+    await page.keyboard.press("q")
+    await expect(page.locator("h1")).to_have_text("Queues")
+    await page.keyboard.press("g")
+    await page.keyboard.press("w")
+    await page.wait_for_selector(".empty")
+    async with page.expect_request_finished(lambda request: request.url.endswith("/claims")):
+        let_go()
+    await _decides(page, "d", "2")
+    assert await _claim(page) != first
+    await expect(page.locator("[name=action]:checked")).to_have_count(0)
+    assert {row.item_id for row in await _ruled(console)} == {first}
+
+
+async def test_an_enter_that_is_swallowed_while_the_text_is_asked_for(console: Console) -> None:
+    await _seed(console, 1)
+    page = await console.reviewer()
+    await page.goto(f"{console.service.url}/#/wishes")
+    await page.get_by_label("Hide text until I ask for it").uncheck()
+    async with page.expect_navigation():
+        await page.get_by_role("button", name="Save").click()
+    await page.goto(f"{console.service.url}/#/desk")
+    await _ready(page)
+    goes = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await goes.wait()
+        await route.continue_()
+
+    await page.route("**/reveal", late)
+    item = await _claim(page)
+    await _decides(page)
+    await _until_other(page, item)
+    goes.set()
+    assert len(await _ruled(console)) == 1
 
 
 async def test_what_one_does_beside_deciding_needs_a_mouse(console: Console) -> None:

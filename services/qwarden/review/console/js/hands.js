@@ -12,6 +12,7 @@ import { now } from "./time.js";
 const STILL_S = 300;
 
 let held = [];
+let before = Promise.resolve();
 let changed = () => {};
 let touchedAt = Date.now();
 
@@ -28,8 +29,21 @@ export async function begin(leaseS, onChange) {
   await takeUp();
 }
 
+/** Does what changes who holds what, after all that was begun before it: what this page has asked
+ * for and not been told yet is not taken for something that it does not know of. */
+export function inTurn(work) {
+  const done = before.then(work);
+  before = done.catch(() => {});
+  return done;
+}
+
+/** Takes up a lease of ours that this page has not asked for: gives the new hands. */
+export function given({ item_id: id, fence }) {
+  return inTurn(() => (of(id)?.lease.fence >= fence ? [] : takeUp()));
+}
+
 /** Takes up what this person holds and this page does not know of: gives the new hands. */
-export async function takeUp() {
+async function takeUp() {
   const { leases } = await get("/leases");
   const unknown = leases.filter(({ item_id: id, fence }) => of(id)?.lease.fence !== fence);
   const items = await Promise.all(unknown.map(({ item_id: id }) => get(`/items/${id}`)));
@@ -50,16 +64,16 @@ export function of(itemId) {
 
 /** Holds an item that was just claimed. What was typed on it before is still there. */
 export function hold({ item, lease }, draft = null) {
-  const before = of(item.item_id);
+  const known = of(item.item_id);
   const hand = {
     item,
     lease,
-    draft: draft ?? before?.draft ?? begun(item),
-    revealed: before?.revealed ?? null,
-    isClear: before?.isClear ?? false,
+    draft: draft ?? known?.draft ?? begun(item),
+    revealed: known?.revealed ?? null,
+    isClear: known?.isClear ?? false,
     lost: null,
   };
-  held = held.filter((one) => one !== before).concat(hand);
+  held = held.filter((one) => one !== known).concat(hand);
   return hand;
 }
 

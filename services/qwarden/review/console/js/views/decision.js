@@ -7,7 +7,8 @@ import { clock } from "../time.js";
 
 /**
  * The panel for one hand. `acts`: `send(goesOn)`, `skip`, `urgent`, `handOver`, `release`, `again`,
- * `leave`. Gives `{element, keys, refresh}`; `refresh` shows a lease that was renewed or lost.
+ * `leave`. Gives `{element, keys, refresh, say}`; `refresh` shows a lease that was renewed or lost,
+ * `say` why something was not done.
  */
 export function panel(hand, me, acts) {
   const { item } = hand;
@@ -231,11 +232,12 @@ export function panel(hand, me, acts) {
 
   function go(goesOn) {
     const lack = lacking(hand.draft);
-    if (!lack) {
-      acts.send(goesOn);
-      return;
-    }
-    lacks.textContent = t(`decision.lacks_${lack}`);
+    if (lack) say(t(`decision.lacks_${lack}`));
+    else acts.send(goesOn);
+  }
+
+  function say(sentence) {
+    lacks.textContent = sentence;
     lacks.setAttribute("role", "alert");
   }
 
@@ -319,9 +321,9 @@ export function panel(hand, me, acts) {
   function digit(at) {
     const code = hand.draft.action && me.reasons[hand.draft.action][at - 1];
     if (code) change({ ...hand.draft, reason: code });
-    else if (!hand.draft.action) lacks.textContent = t("decision.lacks_action");
+    else if (!hand.draft.action) say(t("decision.lacks_action"));
   }
-  return { element: form, keys, refresh };
+  return { element: form, keys, refresh, say };
 }
 
 function choice(name, value, children, chosen, kind) {

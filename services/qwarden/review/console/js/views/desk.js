@@ -6,7 +6,7 @@ import { data, fill, h, key } from "../dom.js";
 import { said } from "../draft.js";
 import * as hands from "../hands.js";
 import * as keyboard from "../keys.js";
-import { alarm, tell, trying } from "../news.js";
+import { tell, trying } from "../news.js";
 import { t, term } from "../strings.js";
 import { panel } from "./decision.js";
 import { stage } from "./item.js";
@@ -40,22 +40,23 @@ export async function show(place, me, itemId) {
         await renewed(id);
         return true;
       }),
-    send,
-    skip: () => away("skip", SKIPS, ({ value }) => ({ reason: value })),
-    urgent: () =>
+    send: whenFree(send),
+    skip: whenFree(() => away("skip", SKIPS, ({ value }) => ({ reason: value }))),
+    urgent: whenFree(() =>
       away(
         "urgent",
         URGENT,
         ({ value, words }) => ({ why: value, note: words || null }),
         t("urgent.note"),
       ),
-    handOver,
-    release: () => leave("release", {}),
-    again: () => claim({ item_id: hand.item.item_id }),
-    leave: () => {
+    ),
+    handOver: whenFree(handOver),
+    release: whenFree(() => leave(hand, "release", {})),
+    again: whenFree(() => claim({ item_id: hand.item.item_id })),
+    leave: whenFree(() => {
       hands.drop(hand);
       stay();
-    },
+    }),
   };
 
   function current() {
@@ -182,7 +183,10 @@ export async function show(place, me, itemId) {
           ]
         : [],
     );
-    keyboard.bind("decision", side?.keys ?? []);
+    keyboard.bind(
+      "decision",
+      (side?.keys ?? []).map((one) => ({ ...one, run: whenFree(one.run) })),
+    );
     keyboard.bind(
       "desk",
       decides
@@ -195,55 +199,70 @@ export async function show(place, me, itemId) {
     );
   }
 
+  /** What does nothing, and says so, until what was sent is answered: a key that is meant for the
+   * next item must not act on the one before it, nor on one that nobody has seen yet. */
+  function whenFree(run) {
+    return (...given) => (isBusy ? side?.say(t("desk.wait")) : run(...given));
+  }
+
   /** Does one thing at a time: a key that is pressed twice does not claim twice. */
   async function once(work) {
     if (isBusy) return;
     isBusy = true;
     desk.setAttribute("aria-busy", "true");
     try {
-      await trying(work);
+      await trying(() => hands.inTurn(work));
     } finally {
       isBusy = false;
       desk.removeAttribute("aria-busy");
     }
   }
 
-  function turn(to) {
+  /** Shows one that is held, or one to look at, or none. An answer that comes when somebody has
+   * gone to another page must not take its address, nor its keys. */
+  function turn(to, seen = null) {
+    if (!desk.isConnected) return;
     hand = to;
-    looked = null;
+    looked = seen;
     Object.assign(looks, { revealed: null, isClear: false });
-    history.replaceState(null, "", to ? `#/desk/${to.item.item_id}` : "#/desk");
+    const item = current();
+    history.replaceState(null, "", item ? `#/desk/${item.item_id}` : "#/desk");
     draw();
   }
 
+  function another() {
+    return hands.all().find((one) => one !== hand && !one.lost);
+  }
+
   function next() {
-    const held = hands.all().find((one) => one !== hand && !one.lost);
-    if (held) {
-      turn(held);
-      return;
-    }
-    if (hand && !hand.lost) {
-      tell(t("desk.decide_first"));
-      return;
-    }
-    const filter = Object.fromEntries(Object.entries(wanted).filter(([, value]) => value));
-    claim(filter);
+    if (hand && !hand.lost && !another()) tell(t("desk.decide_first"));
+    else once(goOn);
+  }
+
+  async function goOn() {
+    const held = another();
+    if (held) turn(held);
+    else await claimed(Object.fromEntries(Object.entries(wanted).filter(([, value]) => value)));
   }
 
   function claim(what) {
-    return once(async () => {
-      const answer = await post("/claims", what);
-      if (!answer) {
-        tell(t("desk.nothing"));
-        if (hand?.lost) return;
-        turn(null);
-        fill(document.getElementById("item-title"), t("desk.nothing"));
-        return;
-      }
-      turn(hands.hold(answer));
-      tell(t("desk.claimed", { queue: answer.item.queue }));
-      if (!me.preferences.masked) await reveal();
-    });
+    return once(() => claimed(what));
+  }
+
+  async function claimed(what) {
+    const answer = await post("/claims", what);
+    if (!answer) {
+      tell(t("desk.nothing"));
+      if (hand?.lost || !desk.isConnected) return;
+      turn(null);
+      fill(document.getElementById("item-title"), t("desk.nothing"));
+      return;
+    }
+    const got = hands.hold(answer);
+    turn(got);
+    if (hand !== got) return;
+    tell(t("desk.claimed", { queue: answer.item.queue }));
+    if (!me.preferences.masked) reveal();
   }
 
   async function open(row) {
@@ -261,11 +280,7 @@ export async function show(place, me, itemId) {
 
   async function look(id) {
     const item = await trying(() => get(`/items/${id}`));
-    if (!item) return;
-    turn(null);
-    looked = item;
-    history.replaceState(null, "", `#/desk/${id}`);
-    draw();
+    if (item) turn(null, item);
   }
 
   async function renewed(id) {
@@ -322,10 +337,11 @@ export async function show(place, me, itemId) {
         },
       );
       tell(t("desk.decided", { action: term("done", draft.action) }));
-      hand = null;
-      isBusy = false;
-      if (goesOn) next();
-      else turn(null);
+      try {
+        if (goesOn) await goOn();
+      } finally {
+        if (hand === sent) turn(null);
+      }
     });
   }
 
@@ -343,27 +359,29 @@ export async function show(place, me, itemId) {
   }
 
   async function away(act, values, body, note) {
-    if (!hand || hand.lost) return;
+    const left = hand;
+    if (left.lost) return;
     const answer = await choose({
       title: t(`${act}.title`),
       about: t(`${act}.about`),
       answers: values.map((value) => ({ value, says: t(`${act}.${value}`) })),
       note,
     });
-    if (answer) await leave(act, body(answer));
+    if (answer) await leave(left, act, body(answer));
   }
 
   async function handOver() {
-    if (!hand || hand.lost) return;
-    const list = await trying(() => get("/colleagues", { item_id: hand.item.item_id }));
-    if (!list) return;
+    const left = hand;
+    if (left.lost) return;
+    const list = await trying(() => get("/colleagues", { item_id: left.item.item_id }));
+    if (!list || hand !== left) return;
     const answers = list.colleagues.map(({ user_id: value, pseudonym: says }) => ({ value, says }));
     const answer = await choose({
       title: t("handover.title"),
       about: t(answers.length ? "handover.about" : "handover.nobody"),
       answers,
     });
-    if (answer) await leave("handover", { to: answer.value });
+    if (answer) await leave(left, "handover", { to: answer.value });
   }
 
   /** A lead puts an item, held or looked at, into another queue that there is. */
@@ -391,9 +409,8 @@ export async function show(place, me, itemId) {
     });
   }
 
-  function leave(act, body) {
-    const left = hand;
-    if (!left || left.lost) return undefined;
+  function leave(left, act, body) {
+    if (left.lost) return undefined;
     return once(async () => {
       if (!(await under(left, act, body))) return;
       hands.drop(left);
@@ -415,14 +432,10 @@ export async function show(place, me, itemId) {
     turn(null);
   }
 
-  /** A lease of ours that this page has not asked for: a colleague has handed over an item. What
-   * this page has asked for is known a moment later. */
-  async function given({ item_id: id, fence }) {
-    await new Promise((resolve) => {
-      setTimeout(resolve, 1500);
-    });
-    if (hands.of(id)?.lease.fence >= fence) return;
-    const got = await trying(hands.takeUp);
+  /** A lease of ours was made: where this page has not asked for it, a colleague has handed over an
+   * item. */
+  async function given(lease) {
+    const got = await trying(() => hands.given(lease));
     if (!got?.length) return;
     tell(t("desk.given"));
     if (!desk.isConnected) return;
@@ -430,12 +443,12 @@ export async function show(place, me, itemId) {
     else fill(right, side?.element, others());
   }
 
-  if (hand && !hands.of(hand.item.item_id)) hand = null;
-  const asked = itemId && (hands.of(itemId) ?? null);
+  hand &&= hands.of(hand.item.item_id);
+  const asked = itemId && hands.of(itemId);
   if (asked) turn(asked);
   else if (itemId) await look(itemId);
   else turn(hand ?? hands.all().find(({ lost }) => !lost) ?? null);
-  if (!current()) draw();
+  if (!current()) turn(null);
   list.load();
 
   return {

@@ -49,8 +49,9 @@ export async function show(place) {
 }
 
 async function back(row) {
-  const answer = await trying(() => post(`/rulings/${row.ruling_id}/take-back`));
+  const answer = await trying(() =>
+    hands.inTurn(async () => hands.hold(await post(`/rulings/${row.ruling_id}/take-back`))),
+  );
   if (!answer) return;
-  hands.hold(answer);
   location.hash = `#/desk/${answer.item.item_id}`;
 }

@@ -2,6 +2,7 @@
 
 import { post } from "../api.js";
 import { fill, h, key } from "../dom.js";
+import * as hands from "../hands.js";
 import { tell, trying } from "../news.js";
 import { t, term } from "../strings.js";
 import { clock, now } from "../time.js";
@@ -16,14 +17,17 @@ export function remember(decision, back) {
 }
 
 /** Takes the last one back, if there still is one: its item is held again as it was. */
-export async function takeBack() {
+export function takeBack() {
+  return trying(() => hands.inTurn(takeLastBack));
+}
+
+async function takeLastBack() {
   const last = standing().at(-1);
   if (!last) {
     tell(t("undo.none"));
     return;
   }
-  const answer = await trying(() => post(`/rulings/${last.rulingId}/take-back`));
-  if (!answer) return;
+  const answer = await post(`/rulings/${last.rulingId}/take-back`);
   decided = decided.filter((one) => one !== last);
   show();
   tell(t("undo.taken_back"));
