@@ -37,7 +37,7 @@ from qwarden.guard.taxonomy import CATEGORIES
 from qwarden.kafka import create_topics, open_producer
 from qwarden.settings import Settings
 from qwarden.stack.home import Home
-from qwarden.stack.kafka import Kafka
+from qwarden.stack.kafka import FULL_SPEED, Kafka
 
 RESULTS = Path(__file__).resolve().parent / "results" / "overrides.json"
 MOST_S = 60.0
@@ -170,7 +170,7 @@ def main() -> None:
         return
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        kafka = stack.enter_context(Kafka(Home(Path(folder))))
+        kafka = stack.enter_context(Kafka(Home(Path(folder)), options=FULL_SPEED))
         began = time.perf_counter()
         size = uvloop.run(fill(settings_of(kafka.bootstrap), asked.count))
         result: dict[str, Any] = {

@@ -46,7 +46,7 @@ from qwarden import settings as settings_module
 from qwarden.contracts import topics
 from qwarden.stack import triton as triton_part
 from qwarden.stack.home import Home
-from qwarden.stack.kafka import Kafka
+from qwarden.stack.kafka import FULL_SPEED, Kafka
 from qwarden.stack.ports import free_ports
 from qwarden.stack.probe import answers_200
 from qwarden.stack.triton import Triton
@@ -156,7 +156,7 @@ def ground(count: int) -> Iterator[Ground]:
         say("starting Kafka and Valkey")
         made = Ground(
             home,
-            stack.enter_context(Kafka(home)),
+            stack.enter_context(Kafka(home, options=FULL_SPEED)),
             stack.enter_context(Valkey(home)),
             stack.enter_context(Collector()),
             count,

@@ -130,3 +130,17 @@ def test_nothing_is_written_outside_the_home(home: Home, tmp_path: Path) -> None
     assert ran.returncode == 0, ran.stderr
     assert [path for folder in (user, tmp, work) for path in folder.rglob("*")] == []
     assert not list(Path("/tmp").glob(f"hsperfdata_*/{ran.stdout.strip()}"))
+
+
+def test_each_start_reads_every_class_anew(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Home.cache
+    monkeypatch.setattr(
+        Home, "cache", lambda own, name: tmp_path if name == "classes" else cache(own, name)
+    )
+    with Kafka(home):
+        assert not list(tmp_path.glob("*.jsa")), "they are written at its end"
+    (kept,) = tmp_path.glob("*.jsa")
+    with Kafka(home) as next_one:
+        assert str(kept) in Path(f"/proc/{next_one.child.pid}/maps").read_text()
