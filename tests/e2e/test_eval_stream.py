@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from commands import Shell
 from qwarden.stack import triton as triton_part
 from qwarden.stack.home import Home
 from qwarden.stack.local import STREAM_STAND_IN
@@ -28,28 +26,17 @@ BAD = (
     "with a stone."
 )
 
+ONE_THREAD = {"QWARDEN_STREAM__THREADS": "1"}
+"""Others compute on the same cores; threads then wait for each other, at each of many steps."""
+
 
 @pytest.fixture
-def environ(tmp_path: Path) -> dict[str, str]:
-    """An environment without settings, with a stack folder of its own."""
-    bare = {name: value for name, value in os.environ.items() if not name.startswith("QWARDEN_")}
-    return bare | {"QWARDEN_STACK__HOME": str(tmp_path / "stack"), "COLUMNS": "200"}
-
-
-def qwarden(environ: dict[str, str], *words: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "qwarden", *map(str, words)],
-        capture_output=True,
-        env=environ,
-        cwd=environ["QWARDEN_STACK__HOME"].removesuffix("/stack"),
-        timeout=300,
-        check=False,
-        text=True,
-        encoding="utf-8",
-    )
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path, {})
 
 
 def events(folder: Path) -> Path:
+    """Written into `folder`, where they are to be read."""
     asked = {"role": "user", "content": QUESTION}
     answers: list[dict[str, Any]] = [
         {"content": f"{FINE} {BAD}"},
@@ -63,7 +50,7 @@ def events(folder: Path) -> Path:
     rows.append({"event_id": "prompt", "tenant": "demo", "text": QUESTION})
     file = folder / "events.jsonl"
     file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
-    return file
+    return Path(file.name)  # as it is named in that folder, which is not the same in each test
 
 
 def rows_of(text: str) -> list[dict[str, Any]]:
@@ -87,13 +74,20 @@ def assert_same(one: Any, other: Any) -> None:
         assert one == other
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What is written of the events, judged in this process and at once."""
+    folder = tmp_path_factory.mktemp("whole")
+    shell, out = Shell(folder, ONE_THREAD), folder / "out.jsonl"
+    ran = shell("moderate", events(folder), "--stream", "--direct", "--out", out)
+    assert ran.code == 0, ran.err
+    return out.read_text(encoding="utf-8")
+
+
 def test_a_file_is_judged_otherwise_in_chunks_or_after_an_interruption(
-    environ: dict[str, str], tmp_path: Path
+    shell: Shell, whole: str
 ) -> None:
-    file, out = events(tmp_path), tmp_path / "out.jsonl"
-    whole = qwarden(environ, "moderate", file, "--stream", "--direct", "--out", out)
-    assert whole.returncode == 0, whole.stderr
-    rows = rows_of(out.read_text(encoding="utf-8"))
+    rows = rows_of(whole)
     answer, thought, refused, prompt = rows
     assert answer["prompt"]["safety"] != "Safe"
     text = f"{FINE} {BAD}"
@@ -104,34 +98,29 @@ def test_a_file_is_judged_otherwise_in_chunks_or_after_an_interruption(
     assert refused["error_class"] == "conversation"
     assert (prompt["tokens"], prompt["thinking"]) == ([], None)
 
-    lines = out.read_text(encoding="utf-8").splitlines(keepends=True)
+    file, out = events(shell.folder), shell.folder / "out.jsonl"
+    lines = whole.splitlines(keepends=True)
     out.write_text(lines[0] + lines[1][:20], encoding="utf-8")
-    resumed = qwarden(
-        environ, "moderate", file, "--stream", "--direct", "--chunk", 3, "--out", out,
-        "--plot", tmp_path / "plots",
-    )  # fmt: skip
-    assert resumed.returncode == 0, resumed.stderr
-    assert "1 of 4 lines are done already" in resumed.stderr
+    resumed = shell.under(**ONE_THREAD)(
+        "moderate", file, "--stream", "--direct", "--chunk", 3, "--out", out, "--plot", "plots"
+    )
+    assert resumed.code == 0, resumed.err
+    assert "1 of 4 lines are done already" in resumed.err
     assert_same(rows_of(out.read_text(encoding="utf-8")), rows)
-    pictures = {file.name for file in (tmp_path / "plots").iterdir()}
+    pictures = {file.name for file in (shell.folder / "plots").iterdir()}
     assert pictures == {"000002.png", "000004.png"}
 
 
-def test_a_file_is_judged_otherwise_by_triton(
-    environ: dict[str, str], tmp_path: Path, parts_home: Home
-) -> None:
+def test_a_file_is_judged_otherwise_by_triton(shell: Shell, parts_home: Home, whole: str) -> None:
     reason = triton_part.available()
     if reason is not None:
         pytest.skip(reason)
-    file = events(tmp_path)
-    here = qwarden(environ, "moderate", file, "--stream", "--direct")
     with Triton(parts_home, {"QWARDEN_STREAM__CHECKPOINT": str(STREAM_STAND_IN)}) as triton:
-        there = qwarden(
-            {**environ, "QWARDEN_STREAM_GUARD__URLS": triton.grpc},
-            "moderate", file, "--stream", "--chunk", 40,
-        )  # fmt: skip
-    assert there.returncode == 0, there.stderr
-    assert_same(rows_of(there.stdout), rows_of(here.stdout))
+        there = shell.under(QWARDEN_STREAM_GUARD__URLS=triton.grpc)(
+            "moderate", events(shell.folder), "--stream", "--chunk", 40
+        )
+    assert there.code == 0, there.err
+    assert_same(there.lines, rows_of(whole))
 
 
 def published(folder: Path) -> Path:
@@ -143,7 +132,7 @@ def published(folder: Path) -> Path:
         return len(base.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     rows = []
-    for number in range(12):
+    for number in range(6):
         bad = number % 3 > 0
         text = f"{FINE} {BAD}{' Bread.' * number}" if bad else f"{FINE} {'Bread. ' * number}It is."
         thinks = number % 2 > 0
@@ -178,28 +167,29 @@ def published(folder: Path) -> Path:
     return file
 
 
-def test_the_stand_in_is_not_measured(environ: dict[str, str], tmp_path: Path) -> None:
-    file, out = published(tmp_path), tmp_path / "report"
-    ran = qwarden(environ, "eval", "stream", file, "--direct", "--out", out)
-    assert ran.returncode == 0, ran.stderr
+def test_the_stand_in_is_not_measured(shell: Shell) -> None:
+    shell = shell.under(**ONE_THREAD)
+    file, out = published(shell.folder), shell.folder / "report"
+    ran = shell("eval", "stream", file, "--direct", "--out", out)
+    assert ran.code == 0, ran.err
     report = json.loads((out / "eval.json").read_bytes())
     thinking, response = report["splits"]
     assert (thinking["name"], response["name"]) == ("thinking", "response")
     for split in (thinking, response):
-        assert (split["rows"], split["spans"], split["shared"]) == (6, 4, 0)
+        assert (split["rows"], split["spans"], split["shared"]) == (3, 2, 0)
         latency = split["rules"]["report"]["latency"]
-        assert latency["rows"] == sum(latency["bins"].values()) == 4
+        assert latency["rows"] == sum(latency["bins"].values()) == 2
     assert response["rules"]["report"]["modes"]["strict"]["recall"] > 0
-    assert ran.stdout == (out / "table.md").read_text(encoding="utf-8")
+    assert ran.out == (out / "table.md").read_text(encoding="utf-8")
     assert {plot.stem for plot in out.glob("*.png")} >= {"flags", "recall", "flagged"}
 
-    drawn = qwarden(environ, "eval", "stream", file, "--direct", "--plot", "row-4")
-    assert drawn.returncode == 0, drawn.stderr
-    assert (tmp_path / "row-4.png").read_bytes().startswith(b"\x89PNG")
+    drawn = shell("eval", "stream", file, "--direct", "--plot", "row-4")
+    assert drawn.code == 0, drawn.err
+    assert (shell.folder / "row-4.png").read_bytes().startswith(b"\x89PNG")
 
-    chosen = qwarden(environ, "eval", "stream", file, "--direct", "--choose", "--json")
-    assert chosen.returncode == 0, chosen.stderr
-    assert [each["task"] for each in json.loads(chosen.stdout)] == ["thinking", "response"]
+    chosen = shell("eval", "stream", file, "--direct", "--choose", "--json")
+    assert chosen.code == 0, chosen.err
+    assert [each["task"] for each in chosen.line] == ["thinking", "response"]
 
 
 @pytest.mark.parametrize(
@@ -220,18 +210,12 @@ def test_the_stand_in_is_not_measured(environ: dict[str, str], tmp_path: Path) -
     ],
 )  # fmt: skip
 def test_a_mistake_ends_in_a_traceback(
-    environ: dict[str, str],
-    tmp_path: Path,
-    *,
-    words: list[str],
-    more: dict[str, str],
-    code: int,
-    said: str,
+    shell: Shell, *, words: list[str], more: dict[str, str], code: int, said: str
 ) -> None:
     row = {"event_id": "1", "tenant": "demo", "text": "a", "label": "Safe"}
-    (tmp_path / "rows").write_text(json.dumps(row))
-    ran = qwarden({**environ, **more}, *words)
-    shown = ran.stdout + ran.stderr
+    (shell.folder / "rows").write_text(json.dumps(row))
+    ran = shell.under(**more)(*words)
+    shown = ran.out + ran.err
     assert "Traceback" not in shown
     assert said in shown
-    assert ran.returncode == code
+    assert ran.code == code
