@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
-import os
-import subprocess
-import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import traffic
+from commands import Shell
 from qwarden.stack.local import STAND_IN
 from qwarden.stack.triton import Triton
 
@@ -19,22 +19,8 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
-def environ(tmp_path: Path) -> dict[str, str]:
-    """An environment without settings, with a stack folder of its own."""
-    bare = {name: value for name, value in os.environ.items() if not name.startswith("QWARDEN_")}
-    return bare | {"QWARDEN_STACK__HOME": str(tmp_path / "stack"), "COLUMNS": "200"}
-
-
-def evaluate(environ: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "qwarden", "eval", *words],
-        capture_output=True,
-        env=environ,
-        timeout=300,
-        check=False,
-        text=True,
-        encoding="utf-8",
-    )
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path, {})
 
 
 def labelled(folder: Path, count: int) -> Path:
@@ -54,35 +40,35 @@ def labelled(folder: Path, count: int) -> Path:
 NAMES = ("--field", "label=toxicity", "--label", "0=Safe", "--label", "1=Unsafe")
 
 
-def test_a_figure_depends_on_where_the_guard_runs(
-    environ: dict[str, str], tmp_path: Path, triton: Triton
-) -> None:
-    file = labelled(tmp_path, 60)
-    out = tmp_path / "out"
-    here = evaluate(environ, str(file), *NAMES, "--guard", str(STAND_IN), "--out", str(out))
-    assert here.returncode == 0, here.stderr
-    there = evaluate({**environ, "QWARDEN_TRITON__URL": triton.grpc}, str(file), *NAMES, "--json")
-    assert there.returncode == 0, there.stderr
-    figures = json.loads(there.stdout)
+def test_a_figure_depends_on_where_the_guard_runs(shell: Shell, triton: Triton) -> None:
+    file = labelled(shell.folder, 30)
+    out = shell.folder / "out"
+    here = shell.under(QWARDEN_ENGINE__THREADS="1")(
+        "eval", file, *NAMES, "--guard", STAND_IN, "--out", out
+    )
+    assert here.code == 0, here.err
+    there = shell.under(QWARDEN_TRITON__URL=triton.grpc)("eval", file, *NAMES, "--json")
+    assert there.code == 0, there.err
+    figures = json.loads(there.out)
     written = json.loads((out / "eval.json").read_bytes())
     assert figures["guards"] == written["guards"]
     assert figures["confusion"] == written["confusion"]
     for mode in ("strict", "loose"):
         for name, value in figures["overall"][mode]["figures"].items():
             assert value == pytest.approx(written["overall"][mode]["figures"][name], abs=1e-3)
-    assert (figures["rows"], figures["answered"]) == (61, 60)
-    assert "the last turn is empty" in here.stdout
-    assert here.stdout == (out / "table.md").read_text(encoding="utf-8")
+    assert (figures["rows"], figures["answered"]) == (31, 30)
+    assert "the last turn is empty" in here.out
+    assert here.out == (out / "table.md").read_text(encoding="utf-8")
     assert {plot.stem for plot in out.glob("*.png")} == {"reliability", "roc", "scores"}
 
 
-def test_a_report_of_nothing_is_called_done(environ: dict[str, str], tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
+def test_a_report_of_nothing_is_called_done(shell: Shell) -> None:
+    file = shell.folder / "rows.jsonl"
     file.write_text('{"label": "Safe", "text": ""}')
-    ran = evaluate(environ, str(file), "--direct", "--json")
-    assert ran.returncode == 1
-    assert "no row was answered; most often because the last turn is empty" in ran.stderr
-    assert json.loads(ran.stdout)["answered"] == 0
+    ran = shell("eval", file, "--direct", "--json")
+    assert ran.code == 1
+    assert "no row was answered; most often because the last turn is empty" in ran.err
+    assert json.loads(ran.out)["answered"] == 0
 
 
 @pytest.mark.parametrize(
@@ -104,38 +90,29 @@ def test_a_report_of_nothing_is_called_done(environ: dict[str, str], tmp_path: P
     ],
 )
 def test_a_mistake_ends_in_a_traceback(
-    environ: dict[str, str],
-    tmp_path: Path,
-    *,
-    line: str,
-    words: list[str],
-    more: dict[str, str],
-    code: int,
-    said: str,
+    shell: Shell, *, line: str, words: list[str], more: dict[str, str], code: int, said: str
 ) -> None:
-    file = tmp_path / "rows.jsonl"
+    file = shell.folder / "rows.jsonl"
     file.write_text(line)
-    ran = evaluate({**environ, **more}, str(file), *words)
-    shown = ran.stdout + ran.stderr
+    ran = shell.under(**more)("eval", file, *words)
+    shown = ran.out + ran.err
     assert "Traceback" not in shown
     assert said in shown
-    assert ran.returncode == code
+    assert ran.code == code
 
 
 @pytest.mark.parametrize("missing", ["numpy", "matplotlib"])
 def test_a_missing_extra_is_found_after_the_work(
-    environ: dict[str, str], tmp_path: Path, missing: str
+    shell: Shell, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    file = labelled(tmp_path, 3)
-    (tmp_path / "sitecustomize.py").write_text(
-        "import importlib.util\n"
-        "found = importlib.util.find_spec\n"
-        f"importlib.util.find_spec = lambda name: None if name == {missing!r} else found(name)\n"
-    )
-    ran = evaluate(
-        {**environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), environ.get("PYTHONPATH", "")])},
-        str(file), *NAMES, "--direct", "--out", str(tmp_path / "out"),
-    )  # fmt: skip
-    assert ran.returncode == 3
-    assert f"{missing} is not installed" in ran.stderr
-    assert "qwarden[eval]" in ran.stderr
+    file = labelled(shell.folder, 3)
+    find = importlib.util.find_spec
+
+    def found(name: str, package: str | None = None) -> ModuleSpec | None:
+        return None if name == missing else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", found)
+    ran = shell("eval", file, *NAMES, "--direct", "--out", "out")
+    assert ran.code == 3
+    assert f"{missing} is not installed" in ran.err
+    assert "qwarden[eval]" in ran.err
