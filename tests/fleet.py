@@ -27,6 +27,14 @@ from qwarden.verify.account import Account
 from traffic import Made
 
 DEADLINE_S = 240.0
+SHORT_SESSION = {
+    "QWARDEN_KAFKA__SESSION_TIMEOUT_MS": "3000",
+    "QWARDEN_MODERATOR__REVOKE_S": "2",
+    "QWARDEN_STREAMER__REVOKE_S": "2",
+    "QWARDEN_REVIEW__REVOKE_S": "2",
+}
+"""So long a group waits for a member that was killed: where a test kills one and starts the next,
+it waits it out. Each revoke is under it."""
 POLICIES = Path(__file__).parent / "e2e" / "policies"
 
 

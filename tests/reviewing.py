@@ -48,12 +48,13 @@ TEXTS: dict[str, tuple[str, ...]] = {
 
 @dataclass
 class Reviewing:
-    """One service and its database."""
+    """One service and its database. `crowd`: behind each name, where tests share a service."""
 
     service: Service
     database: Database
     bootstrap: str
     settings: settings_module.Settings
+    crowd: str = ""
     _clients: list[httpx.AsyncClient] = field(default_factory=list)
 
     @property
@@ -62,7 +63,7 @@ class Reviewing:
 
     async def add(self, name: str, *roles: Role, **may: Any) -> Person:
         """One who works here from now on, as `escalated.person` has it."""
-        return await hired(self.database, name, *roles, **may)
+        return await hired(self.database, f"{name}{self.crowd}", *roles, **may)
 
     async def link_of(self, person: Person) -> str:
         """A sign-in link, good once."""
@@ -179,15 +180,28 @@ async def reviewing(
     await make_topics(kafka.bootstrap)
     told = settings_of(kafka.bootstrap, database_url, **more)
     service = Service(home, REVIEW_SERVICE, told)
-    settings = settings_module.load(told)
-    database = Database.open(database_url, 4)
-    running = Reviewing(service, database, kafka.bootstrap, settings)
     await asyncio.to_thread(service.start)
+    try:
+        async with working_at(service, told) as running:
+            yield running
+    finally:
+        await asyncio.to_thread(service.stop)
+
+
+@asynccontextmanager
+async def working_at(
+    service: Service, told: dict[str, str], crowd: str = ""
+) -> AsyncIterator[Reviewing]:
+    """A service that runs, told so, and its database."""
+    settings = settings_module.load(told)
+    url = settings.review.database_url
+    assert url is not None
+    database = Database.open(url.get_secret_value(), 4)
+    running = Reviewing(service, database, settings.kafka.bootstrap_servers, settings, crowd)
     try:
         yield running
     finally:
         await running.close()
-        await asyncio.to_thread(service.stop)
 
 
 async def publish(bootstrap: str, records: Iterable[Arrived]) -> None:
