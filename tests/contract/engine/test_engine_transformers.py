@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from qwarden.guard.answer import Answer, Assessment
 from qwarden.guard.conversation import Conversation, Task
@@ -26,6 +28,21 @@ pytestmark = pytest.mark.parts  # transformers is slow
 _ANSWER = re.compile(
     r"Safety: (Safe|Unsafe|Controversial)\nCategories: ([^\n]+)(?:\nRefusal: (Yes|No))?"
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Of `transformers` too: others compute on the same cores, and threads then wait for each
+    other, at each of many steps."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    return Reference(STAND_IN)
 
 
 def _compare(gen: Gen, reference: Reference, some: list[Conversation], floor: float) -> int:
@@ -51,20 +68,22 @@ def test_another_network_than_the_checkpoints_is_computed(
     """Random weights, so that every branch of the grammar is taken, lists included."""
     checkpoint = random_checkpoint(tmp_path, tied=tied, shards=shards)
     several = _compare(
-        engine(checkpoint, token_budget=700), Reference(checkpoint), conversations(), 0.9
+        engine(checkpoint, token_budget=700), Reference(checkpoint), conversations()[::2], 0.9
     )
     assert several > 0
 
 
-def test_stand_in_answers_another_thing_than_a_constrained_decode() -> None:
-    some = conversations()[::4]
-    _compare(stand_in(), Reference(STAND_IN), some, 0.9)
+def test_stand_in_answers_another_thing_than_a_constrained_decode(
+    reference: Reference,
+) -> None:
+    _compare(stand_in(), reference, conversations()[::5], 0.9)
 
 
-def test_stand_in_answers_another_thing_than_a_free_greedy_decode() -> None:
+def test_stand_in_answers_another_thing_than_a_free_greedy_decode(
+    reference: Reference,
+) -> None:
     """Rows whose free decode leaves the grammar are listed apart; a guard keeps it on most."""
-    reference, gen = Reference(STAND_IN), stand_in()
-    some = conversations()[::2]
+    gen, some = stand_in(), conversations()[1::4]
     left, compared = [], 0
     for conversation, answer in zip(some, gen.judge([c.to_json() for c in some]), strict=True):
         assert isinstance(answer, Assessment)
@@ -92,7 +111,7 @@ def test_stand_in_answers_another_thing_than_a_free_greedy_decode() -> None:
 
 
 def test_a_row_gets_another_answer_in_a_batch_than_alone() -> None:
-    rows = [c.to_json() for c in conversations()]
+    rows = [c.to_json() for c in conversations()[::2]]
     rows += [prompt("word " * 700).to_json(), response("x", "long " * 500).to_json()]
     gen = stand_in()
     together = gen.judge(rows)
@@ -121,7 +140,7 @@ def unsliced() -> list[Answer]:
     return engine(slice_tokens=100_000, token_budget=8192).judge(_LONG)
 
 
-@pytest.mark.parametrize("slice_tokens", [64, 100, 512])
+@pytest.mark.parametrize("slice_tokens", [64, 512])
 def test_slices_change_the_answer_of_a_long_row(slice_tokens: int, unsliced: list[Answer]) -> None:
     """Also where a slice is as small as can be, and beside shorter rows."""
     sliced = engine(slice_tokens=slice_tokens, token_budget=8192).judge(_LONG)
