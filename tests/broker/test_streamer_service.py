@@ -58,7 +58,8 @@ async def test_a_session_gets_its_verdicts_when_its_turns_end_and_a_flag_when_it
     own: Streams, tap: Tap
 ) -> None:
     bad, safe = name(), name()
-    async with own.streaming(MemoryStream()):
+    # Without a sample of what is allowed: one prompt of a hundred would be kept beside the answer.
+    async with own.streaming(MemoryStream(), QWARDEN_STREAMER__EVIDENCE_SAMPLE="0"):
         await own.publish(exchange(bad, BAD))
         await own.publish(exchange(safe, SAFE, language="en"))
         told = await own.told(tap, {bad: 2, safe: 2})
