@@ -186,7 +186,7 @@ class Streams:
             {
                 "QWARDEN_CONTENT_KEY": self.home.content_key(),
                 "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": self.kafka.bootstrap,
-                **fleet.SHORT_SESSION,
+                "QWARDEN_KAFKA__SESSION_TIMEOUT_MS": "6000",
                 "QWARDEN_HTTP__PORT": "0",
                 "QWARDEN_POLICY__PATH": str(self.policies),
                 "QWARDEN_STREAMER__GROUP_ID": self.group,
