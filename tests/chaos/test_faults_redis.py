@@ -67,11 +67,12 @@ class Round:
 
     async def __call__(self, name: str, count: int = EVENTS) -> tuple[float, dict[str, int]]:
         """Seconds that it took, and how many verdicts came from each place."""
+        await fleet.until(lambda: faults.is_ready(self._service), "both lanes have joined", 30)
         began = time.monotonic()
         origins = await self._own.publish(count, name)
         found = await fleet.outcomes(self._tap, origins, within_s=60)
         took_s = time.monotonic() - began
-        assert await faults.is_ready(self._service), "readiness asks for Redis"
+        assert self._service.not_ready() == [], "readiness asks for Redis"
         assert not found.dead and found.account.repeats() == 0
         places = [found.carried[origin] for origin in origins]
         return took_s, {place: places.count(place) for place in set(places)}
