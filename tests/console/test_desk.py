@@ -27,6 +27,16 @@ async def _ready(page: Page) -> None:
     await page.wait_for_selector("#main:not([aria-busy]) :is(.empty, .decision)")
 
 
+async def _unwished(console: Console, page: Page, wish: str) -> None:
+    """Takes one of the reviewer's wishes back, and goes to the desk."""
+    await page.goto(f"{console.service.url}/#/wishes")
+    await page.get_by_label(wish).uncheck()
+    async with page.expect_navigation():
+        await page.get_by_role("button", name="Save").click()
+    await page.goto(f"{console.service.url}/#/desk")
+    await _ready(page)
+
+
 async def _claim(page: Page) -> str:
     """Takes the next item by key; gives its id."""
     await page.keyboard.press("n")
@@ -308,12 +318,7 @@ async def test_keys_that_decide_an_item_that_is_not_on_the_page(console: Console
 async def test_an_enter_that_is_swallowed_while_the_text_is_asked_for(console: Console) -> None:
     await _seed(console, 1)
     page = await console.reviewer()
-    await page.goto(f"{console.service.url}/#/wishes")
-    await page.get_by_label("Hide text until I ask for it").uncheck()
-    async with page.expect_navigation():
-        await page.get_by_role("button", name="Save").click()
-    await page.goto(f"{console.service.url}/#/desk")
-    await _ready(page)
+    await _unwished(console, page, "Hide text until I ask for it")
     goes = asyncio.Event()
 
     async def late(route: Route) -> None:
@@ -600,12 +605,7 @@ async def test_text_that_is_seen_before_it_is_asked_for(console: Console) -> Non
 async def test_keys_that_act_where_one_does_not_want_them(console: Console) -> None:
     await _seed(console, 1)
     page = await console.reviewer()
-    await page.goto(f"{console.service.url}/#/wishes")
-    await page.get_by_label("Single keys act").uncheck()
-    async with page.expect_navigation():
-        await page.get_by_role("button", name="Save").click()
-    await page.goto(f"{console.service.url}/#/desk")
-    await _ready(page)
+    await _unwished(console, page, "Single keys act")
     await page.keyboard.press("n")
     await page.get_by_role("button", name="Take the next item").click()
     await page.wait_for_selector(".decision")

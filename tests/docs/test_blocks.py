@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +21,7 @@ import yaml
 
 from docs import shell
 from docs.pages import ROOT, Block, all_blocks
+from prometheuses import PROMTOOL, needs_promtool
 from qwarden import bootstrap
 from qwarden.contracts import topics
 from qwarden.contracts.chunk import decode_chunk
@@ -141,9 +141,8 @@ def _values_of_the_chart(block: Block, _: Path) -> list[str]:
 
 
 def _promql(block: Block, folder: Path) -> list[str]:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool is not here: apt install prometheus")
+    if PROMTOOL is None:
+        pytest.skip(needs_promtool.kwargs["reason"])
     rules = [
         {"record": f"a:question:{number}", "expr": question}
         for number, question in enumerate(block.text.strip().split("\n\n"))
@@ -151,7 +150,7 @@ def _promql(block: Block, folder: Path) -> list[str]:
     file = folder / "rules.yaml"
     file.write_text(json.dumps({"groups": [{"name": "page", "rules": rules}]}))
     ran = subprocess.run(
-        [promtool, "check", "rules", file], capture_output=True, text=True, check=False
+        [PROMTOOL, "check", "rules", file], capture_output=True, text=True, check=False
     )
     return [] if ran.returncode == 0 else [ran.stdout + ran.stderr]
 
