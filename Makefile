@@ -5,8 +5,8 @@ PY := .venv/bin/python
 # Where torch's CPU build comes from on a machine without an NVIDIA device: a seventh of the size.
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 VERSION := $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' services/qwarden/__init__.py)
-# Python's own caches stay in .qwarden too.
-export PYTHONPYCACHEPREFIX := $(CURDIR)/.qwarden/pycache
+# Where Python keeps no compiled files, a command or a service starts in 1.7 s of CPU in place of 0.7.
+unexport PYTHONDONTWRITEBYTECODE
 CODE := services triton_models tests bench
 
 .PHONY: help setup demo test check lint fast bench bench-gen bench-stream bench-policy bench-review bench-equality bench-near-ties bench-long bench-pipeline bench-autoscaling storm coverage mutants images

@@ -62,7 +62,6 @@ class Stage:
             env={
                 "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
                 "HOME": str(self.folder),
-                "PYTHONPYCACHEPREFIX": os.environ.get("PYTHONPYCACHEPREFIX", ""),
                 "POD": str(self.folder / "pod"),
                 "QWARDEN_STACK__HOME": str(self.folder / "none"),
                 **self.settings,

@@ -30,9 +30,9 @@ def quiet(message: str, fraction: float | None) -> None:
 class Child:
     """One program with its log file `.qwarden/logs/NAME.log`, in a process group of its own.
 
-    `env`: added to this process's environment; TMPDIR is the home's, and so are the
-    caches of the hub and of Python, where the environment names no other. `on_orphaned`: the signal
-    that its group gets when this process ends without stopping it.
+    `env`: added to this process's environment; TMPDIR is the home's, and so is the hub's cache,
+    where the environment names no other. `on_orphaned`: the signal that its group gets when this
+    process ends without stopping it.
     """
 
     def __init__(
@@ -47,11 +47,8 @@ class Child:
         self.name = name
         self.log = home.logs / f"{name}.log"
         self._command = list(command)
-        caches = {
-            "HF_HOME": str(home.cache("hub")),
-            "PYTHONPYCACHEPREFIX": str(home.cache("pycache")),
-        }
-        self._env = {**caches, **os.environ, "TMPDIR": str(home.tmp), **(env or {})}
+        hub = {"HF_HOME": str(home.cache("hub"))}
+        self._env = {**hub, **os.environ, "TMPDIR": str(home.tmp), **(env or {})}
         self._on_orphaned = on_orphaned
         self._process: subprocess.Popen[bytes] | None = None
         self._log_from = 0
