@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from qwarden import bootstrap
 from qwarden import settings as settings_module
 from qwarden.cli.dlq import group_of
-from qwarden.contracts.event import Event
+from qwarden.contracts.event import MAX_DEPTH, Event
 from qwarden.contracts.mapping import FIELDS, Expression, Topic
 from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.inference.backoff import Backoff
@@ -258,6 +258,13 @@ def test_a_field_that_cannot_be_written_ends_every_moderator_in_turn() -> None:
             of.event(document, None, max_bytes=900_000, headers={}, tenants=())
         assert found.value.error_class is ErrorClass.NOT_AN_EVENT
         assert why in found.value.reason
+
+
+def test_metadata_of_theirs_that_is_nested_too_deeply_is_blamed_on_a_field_that_is_good() -> None:
+    of = topic("name: t\ntenant: demo\nmapping: {event_id: id, text: b, metadata: m}\n", "t")
+    refused = refusal({"id": 1, "b": "b", "m": {"a": _nested(MAX_DEPTH)}}, of)
+    assert refused.reason.startswith("the value is nested too deeply")
+    assert (refused.event_id, refused.tenant) == ("1", "demo")
 
 
 def _nested(levels: int) -> list[Any]:

@@ -17,6 +17,8 @@ from qwarden.contracts.verdict import (
     Scores,
     Verdict,
     ViewScores,
+    decode_verdict,
+    encode,
 )
 from qwarden.guard.answer import Answer, Failure, Triple
 from qwarden.guard.row import View
@@ -246,6 +248,24 @@ def test_another_policy_in_force_gives_another_id_also_where_it_acts_alike() -> 
 
 def test_a_redelivery_gives_the_same_verdict() -> None:
     assert _judged(assessment(UNSAFE)) == _judged(assessment(UNSAFE))
+
+
+def test_a_verdict_is_read_otherwise_than_it_was_written() -> None:
+    for written in (
+        *verdicts.judged(THINKS, [assessment_of_views(SAFE, UNSAFE), assessment()], KEY.id),
+        *verdicts.expired(case(deadline="2020-01-01T00:00:00Z"), KEY.id),
+        *verdicts.withdrawn(case(deleted=True), KEY.id),
+    ):
+        assert decode_verdict(encode(written)) == written
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"action": "shout"}, {"schema_version": 2}, {"edit": "0"}, {"facts": None}]
+)
+def test_what_is_no_verdict_is_read_as_one(said: dict[str, Any]) -> None:
+    body = msgspec.to_builtins(_judged(assessment())) | said if said else {}
+    with pytest.raises(msgspec.ValidationError):
+        decode_verdict(msgspec.json.encode(body))
 
 
 def test_a_deletion_waits_for_a_guard_that_is_away() -> None:
