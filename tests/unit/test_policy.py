@@ -6,15 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from qwarden.contracts.verdict import SEVERITY, Action
 from qwarden.guard.answer import Safety, Triple
 from qwarden.guard.conversation import Task
 from qwarden.guard.debounce import RULES, Consecutive, Evaluation, Rule, Threshold
 from qwarden.guard.row import View
+from qwarden.policy.conditions import Bounds, Condition
 from qwarden.policy.document import DocumentError
 from qwarden.policy.file import PolicyFile
-from qwarden.policy.policy import Policy
+from qwarden.policy.policy import Policy, Undecided, body_of, version_under
 from qwarden.policy.reading import Circumstances, Reading, plain_of
 from qwarden.policy.sources import BUILT_IN, load, read_source
 from unit.builders import CONTROVERSIAL, SAFE, UNSAFE
@@ -104,6 +106,12 @@ def test_a_condition_holds_where_it_should_not(
         assert acts(policy, **other) == ("allow", "otherwise"), other
 
 
+def test_a_number_at_the_end_of_all_scores_is_none() -> None:
+    for bounds in ({"at_least": 0, "below": 1}, {"at_least": 1}):
+        said = Condition.model_validate({"score": {"safe": bounds}})
+        assert said.score["safe"] == Bounds.model_validate(bounds)
+
+
 def test_content_in_no_known_language_is_met_by_no_rule() -> None:
     policy = read(
         "name: house\nextends: strict\nrules: [{name: unread, when: {language: und}, then: review,"
@@ -130,7 +138,7 @@ def test_rules_that_differ_in_more_than_a_number_are_called_overlapping() -> Non
 def test_a_policy_without_a_last_rule_lets_content_pass_in_silence() -> None:
     policy = Policy(PolicyFile(name="house"))
     for decide in (policy.decide, policy.decide_or_tell):
-        with pytest.raises(AssertionError, match="no condition"):
+        with pytest.raises(AssertionError, match=r"^the last rule of a policy has no condition$"):
             decide(reading())
 
 
@@ -321,6 +329,158 @@ def test_a_score_beside_a_threshold_passes_for_certain() -> None:
     assert policy.is_near((0.695, 0.2, 0.105), 0.01)
     assert not policy.is_near((0.6, 0.2, 0.2), 0.01)
     assert not read().is_near((0.34, 0.33, 0.33), 0.01)
+
+
+TWO_OF_ONE_CLAUSE = (
+    "name: house\nlanguage: de\nrules:\n"
+    "- {name: a, when: {category: PII}, then: review, ground: terms, clause: c, text: {en: Later.},"
+    " queue: a, harm: 1, sla: 1h, meanwhile: show, on_breach: allow}\n"
+    "- {name: b, when: {category: Violent}, then: block, ground: terms, clause: c,"
+    " text: {en: No.}}\n"
+    "- {name: c, when: {safety: Unsafe}, then: block, ground: law, clause: c, text: {en: Law.}}\n"
+    "- {name: d, when: {safety: Controversial}, then: disclaim, ground: terms, clause: d,"
+    " text: {en: Careful.}}\n"
+    "- {name: otherwise, then: allow}\n"
+    "fallback: {queue: f, harm: 2, sla: 2h, meanwhile: show, on_breach: allow}\n"
+    "on_unjudged: block\n"
+    "on_expired: block\n"
+)
+
+
+def written(text: str) -> Policy:
+    """Without the checks, which ask for more rules than a test is about."""
+    return Policy(PolicyFile.model_validate(yaml.safe_load(text)))
+
+
+@pytest.mark.parametrize(
+    ("action", "ground", "clause", "text"),
+    [
+        (Action.BLOCK, "terms", "c", "No."),
+        (Action.REVIEW, "terms", "c", "Later."),
+        (Action.DISCLAIM, "terms", "c", "Later."),
+        (Action.BLOCK, "law", "c", "Law."),
+        (Action.BLOCK, "terms", "d", "Careful."),
+        (Action.BLOCK, "law", "d", None),
+    ],
+)
+def test_a_person_restricts_and_the_user_is_told_of_another_clause(
+    action: Action, ground: str, clause: str, text: str | None
+) -> None:
+    decided = written(TWO_OF_ONE_CLAUSE).by_person(action, ground, clause)
+    assert (decided.action, decided.rule, decided.handling) == (action, "by_override", None)
+    reason = decided.reason
+    assert reason is not None
+    assert (reason.ground, reason.clause, reason.default_language) == (ground, clause, "de")
+    assert reason.text("en") == text
+
+
+@pytest.mark.parametrize(
+    ("action", "ground", "clause"),
+    [(Action.ALLOW, "terms", "c"), (Action.BLOCK, None, "c"), (Action.BLOCK, "terms", None)],
+)
+def test_a_user_is_told_of_a_restriction_that_nobody_gave_a_ground_for(
+    action: Action, ground: str | None, clause: str | None
+) -> None:
+    decided = written(TWO_OF_ONE_CLAUSE).by_person(action, ground, clause)
+    assert (decided.action, decided.rule, decided.reason) == (action, "by_override", None)
+
+
+def test_a_text_in_a_wider_language_is_given_instead_of_the_closest() -> None:
+    text = HOUSE.replace("en: Help is near.", "zh: wide, zh-Hant: close, en: ' Help is near. '")
+    reason = read(text).decide(reading(UNSAFE, "Suicide & Self-Harm")).reason
+    assert reason is not None
+    assert [reason.text(each) for each in ("zh-Hant-TW", "zh-Hans", "en")] == [
+        "close", "wide", "Help is near.",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("on_breach", ["allow", "block", "raise"])
+def test_a_freeze_shows_what_is_late_or_changes_more_than_blocks(on_breach: str) -> None:
+    thawed = written(TWO_OF_ONE_CLAUSE.replace("on_breach: allow", f"on_breach: {on_breach}"))
+    frozen = thawed.standing(serial=7, frozen=True)
+    kept = "raise" if on_breach == "block" else on_breach
+    assert (frozen.frozen, frozen.serial, frozen.fallback.on_breach) == (True, 7, kept)
+    raised = thawed.fallback.model_copy(update={"on_breach": "raise"})
+    before, after = (each.decide(reading(UNSAFE)) for each in (thawed, frozen))
+    assert (before.action, after.action, after.rule) == (Action.BLOCK, Action.REVIEW, "c")
+    assert (after.handling, after.reason) == (raised, before.reason)
+    before, after = (each.decide(reading(UNSAFE, "PII")) for each in (thawed, frozen))
+    assert before.handling is not None and after.handling is not None
+    assert after.handling == before.handling.model_copy(update={"on_breach": kept})
+    assert frozen.handling_of("a") == after.handling
+    assert (after.action, after.rule, after.reason) == (Action.REVIEW, "a", before.reason)
+    about = reading().about
+    assert [thawed.unjudged(about).action, thawed.expired(about).action] == [Action.BLOCK] * 2
+    for decided, rule in (
+        (frozen.unjudged(about), "on_unjudged"),
+        (frozen.expired(about), "on_expired"),
+    ):
+        assert (decided.action, decided.rule, decided.handling) == (Action.REVIEW, rule, raised)
+    assert frozen.decide(reading(CONTROVERSIAL)) == thawed.decide(reading(CONTROVERSIAL))
+
+
+def test_a_frozen_policy_thaws_where_its_views_are_chosen_or_it_stands_as_before() -> None:
+    frozen = read().standing(serial=7, frozen=True)
+    assert frozen.standing(serial=7, frozen=True) is frozen
+    one = frozen.with_views([View.AS_SENT])
+    assert (one.serial, one.frozen, one.file.name) == (7, True, "house")
+    other = frozen.standing(serial=8, frozen=True)
+    assert (other.serial, other.frozen, other.version) == (8, True, frozen.version)
+    thawed = frozen.standing(serial=7, frozen=False)
+    assert (thawed.serial, thawed.frozen, thawed.version) == (7, False, read().version)
+
+
+def test_a_review_that_a_user_asked_for_takes_the_place_of_the_rules_own() -> None:
+    reported = read().decide(reading(UNSAFE, "Suicide & Self-Harm", origin="user_report"))
+    assert reported.rule == "in-danger"
+    assert reported.handling == read().handling_of("in-danger")
+    asked = read().decide(reading(origin="user_report"))
+    assert asked.handling == read().fallback
+    assert read().decide_or_tell(reading(origin="user_report")) == asked
+
+
+def test_a_rule_that_may_match_is_passed_over_or_hides_one_that_surely_does() -> None:
+    policy = written(TWO_OF_ONE_CLAUSE.replace("category: PII", "category: PII, safety: Safe"))
+    about = reading().about
+    unknown = Reading(about, Safety.SAFE, (0.98, 0.01, 0.01), None)
+    assert policy.decide_or_tell(unknown) == Undecided("a")
+    assert policy.decide(unknown).rule == "otherwise"
+    first = written(TWO_OF_ONE_CLAUSE.replace("category: PII", "safety: Safe"))
+    told = first.decide_or_tell(unknown)
+    assert not isinstance(told, Undecided) and told.rule == "a"
+
+
+def test_a_score_just_at_the_bound_of_the_noise_passes_for_certain() -> None:
+    policy = written(
+        "name: house\nrules:\n"
+        "- {name: x, when: {score: {unsafe: {at_least: 0.5, below: 0.75}}}, then: allow}\n"
+        "- {name: otherwise, then: allow}\n"
+    )
+    assert [policy.is_near((1 - each, 0.0, each), 0.125) for each in (
+        0.25, 0.375, 0.625, 0.875, 0.9375,
+    )] == [False, True, True, True, False]  # fmt: skip
+
+
+def test_a_release_gives_a_policy_that_nobody_has_changed_another_version() -> None:
+    file = PolicyFile.model_validate(
+        yaml.safe_load(
+            "name: pinned\nextends: strict\non_unjudged: block\nrules:\n"
+            "- {name: x, when: {safety: Unsafe, score: {unsafe: {at_least: 0.4}}}, then: block, "
+            "ground: law, clause: §1, text: {de: Nö}}\n- {name: otherwise, then: allow}\n"
+            "cases: [{name: c, given: {safety: Safe}, expect: {action: allow}}]\n"
+        )
+    )
+    said = (
+        '{"name":"pinned","on_unjudged":[{"then":"block"}],"rules":[{"clause":"§1","ground":"law",'
+        '"name":"x","text":{"de":"Nö"},"then":"block","when":{"safety":["Unsafe"],'
+        '"score":{"unsafe":{"at_least":0.4}}}},{"name":"otherwise","then":"allow"}]}'
+    )
+    assert body_of(file).decode() == said
+    assert (Policy(file).version, Policy(file, frozen=True).version) == (
+        "b39bcdf96651",
+        "e2008104323d",
+    )
+    assert version_under("b39bcdf96651", Action.BLOCK, "d" * 32) == "d26ccbcfffa9"
 
 
 WRONG = [
