@@ -22,8 +22,10 @@ from qwarden.contracts.control import (
     ALL_TENANTS,
     Freeze,
     InForce,
+    Policies,
     PolicyBody,
     Record,
+    Stands,
     body_key,
     freeze_key,
     in_force_key,
@@ -43,7 +45,14 @@ from qwarden.outcomes.lookup import Lookup
 from qwarden.outcomes.publication import Publication
 from qwarden.outcomes.source import Source
 from qwarden.policy.file import PolicyFile
-from qwarden.policy.in_force import Acting, Unusable, acting, read_body, version_in_force
+from qwarden.policy.in_force import (
+    Acting,
+    Unusable,
+    acting,
+    freezes_of,
+    read_body,
+    version_in_force,
+)
 from qwarden.policy.policy import Policy, body_of, version_of
 from qwarden.policy.reading import Circumstances, Reading
 from qwarden.policy.tenants import Freezes, Tenants, read_tenants
@@ -315,6 +324,145 @@ def test_a_body_of_another_hash_acts() -> None:
     now = acting(files(), table.policies, None)
     assert now.policies["forum"].version == VERSIONS[0]
     assert f"its hash is {VERSIONS[1]}" in now.faults["forum"]
+
+
+def table_of(*records: Record | Change) -> Table:
+    """What stands after these, the first at the offset 0."""
+    table = Table()
+    for offset, record in enumerate(records):
+        table.apply(*(record if isinstance(record, tuple) else change(record)), offset)
+    return table
+
+
+TO_ACTIVATE = "with: qwarden policy activate FILE"
+
+
+@pytest.mark.parametrize(
+    ("records", "name", "said"),
+    [
+        (
+            [body(1, "default"), in_force(1, "default", previous=1)],
+            "default",
+            "the policy 'default' is built in, and nothing acts instead of it",
+        ),
+        (
+            [(in_force_key("forum").encode(), b"{}")],
+            "forum",
+            "what says which version of the policy 'forum' acts cannot be read",
+        ),
+        (
+            [in_force(None, "nowhere")],
+            "nowhere",
+            "the file of the policy 'nowhere' is in force, and there is none here; activate it "
+            + TO_ACTIVATE,
+        ),
+        (
+            [in_force(1, "forum", previous=2)],
+            "forum",
+            f"the version {VERSIONS[1]} of the policy 'forum' is not on the control topic; bring "
+            f"it there {TO_ACTIVATE}",
+        ),
+        (
+            [msgspec.structs.replace(body(1, "forum"), version=VERSIONS[2]), in_force(2, "forum")],
+            "forum",
+            f"the version {VERSIONS[2]} of the policy 'forum' has another content: its hash is "
+            f"{VERSIONS[1]}",
+        ),
+        (
+            [
+                msgspec.structs.replace(
+                    body(1, "forum"), body={"name": "forum", "rules": [{"name": "x"}]}
+                ),
+                in_force(1, "forum"),
+            ],
+            "forum",
+            f"the version {VERSIONS[1]} of the policy 'forum' cannot be read: rules.0.then: Field "
+            "required",
+        ),
+        (
+            [
+                msgspec.structs.replace(body(1, "forum"), body={"name": "forums"}),
+                in_force(1, "forum"),
+            ],
+            "forum",
+            f"the version {VERSIONS[1]} of the policy 'forum' cannot be read: name: Value error, "
+            "the file is called forum.yaml; give both one name, not 'forums'",
+        ),
+        (
+            [body(3, "forum"), in_force(3, "forum", previous=3)],
+            "forum",
+            f"the version {version(3, 'forum')} of the policy 'forum' fails its checks: policy "
+            "forum: rules.0: no rule is left for what matches none of them; add a last rule "
+            "without `when`, such as {name: otherwise, then: allow}",
+        ),
+    ],
+)
+def test_a_version_that_cannot_act_has_no_reason(
+    records: list[Record | Change], name: str, said: str
+) -> None:
+    """And the policy of the service itself acts instead, at the pointer's offset."""
+    own = files().policies()[name].version
+    begins = acting(files(), table_of(*records).policies, None)
+    assert begins.faults == {name: said}
+    acts = begins.policies[name]
+    assert (acts.version, acts.serial) == (own, len(records) - 1)
+
+
+def test_a_service_begins_with_a_version_before_that_cannot_act_either() -> None:
+    for previous in (3, 4):
+        stands = table_of(body(3, "forum"), in_force(3, "forum", previous=previous)).policies
+        assert acting(files(), stands, None).policies["forum"].version == VERSIONS[0]
+
+
+def test_a_policy_without_a_file_stops_acting_when_its_pointer_is_withdrawn() -> None:
+    table = table_of(body(1, "nowhere"), in_force(1, "nowhere"))
+    before = acting(files(), table.policies, None)
+    table.apply(in_force_key("nowhere").encode(), None, 2)
+    runs, begins = (acting(files(), table.policies, each) for each in (before, None))
+    assert runs.policies["nowhere"].version == version(1, "nowhere")
+    assert not runs.tenants.lacking and begins.tenants.lacking == {"nowhere"}
+    assert not (runs.faults or begins.faults or runs.differing)
+
+
+def test_a_policy_acts_on_when_the_pointer_at_it_is_withdrawn_and_there_is_a_file() -> None:
+    table = table_of(body(1, "forum"), in_force(1, "forum"))
+    before = acting(files(), table.policies, None)
+    assert before.policies["forum"].version == VERSIONS[1]
+    assert before.differing == {"forum"}
+    table.apply(in_force_key("forum").encode(), None, 2)
+    assert acting(files(), table.policies, before).policies["forum"].version == VERSIONS[0]
+
+
+def test_a_body_is_looked_at_with_each_record_that_comes() -> None:
+    """And one that was replaced or withdrawn is not looked at anew."""
+    table, key = table_of(body(1, "forum"), in_force(1, "forum")), body_key("forum", VERSIONS[1])
+    first = acting(files(), table.policies, None)
+    table.apply(*change(freeze("demo", True)), 2)
+    second = acting(files(), table.policies, first)
+    assert second.read[key] is first.read[key]
+    assert second.read[key].policy is not None and second.read[key].fault == ""
+    replaced = msgspec.structs.replace(body(2, "forum"), version=VERSIONS[1])
+    for value in (change(replaced)[1], None):
+        table.apply(key.encode(), value, 3)
+        now = acting(files(), table.policies, second)
+        assert "forum" in now.faults
+        assert now.policies["forum"].version == VERSIONS[1]
+    assert key not in now.read
+
+
+def test_the_file_is_in_force_for_the_one_who_asks_and_has_none() -> None:
+    assert version_in_force("nowhere", table_of(in_force(None, "nowhere")).policies) is None
+
+
+def test_a_freeze_that_cannot_be_read_freezes_nobody() -> None:
+    stands = Policies({}, {}, {
+        freeze_key("a"): Stands(None, 5),
+        freeze_key("b"): Stands(freeze("b", False), 6),
+        freeze_key("c"): Stands(freeze("c", True), 7),
+    })  # fmt: skip
+    assert freezes_of(stands) == Freezes({"a": (5, True), "b": (6, False), "c": (7, True)})
+    everybody = Policies({}, {}, {freeze_key(ALL_TENANTS): Stands(freeze(ALL_TENANTS, True), 8)})
+    assert freezes_of(everybody) == Freezes({}, (8, True))
 
 
 # A moderator in which this happens between the admission of records and their answers.

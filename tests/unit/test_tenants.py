@@ -5,9 +5,14 @@ from __future__ import annotations
 import pytest
 
 from qwarden.contracts.refusal import ErrorClass, Refused
+from qwarden.contracts.verdict import Action
+from qwarden.guard.answer import Safety
 from qwarden.guard.row import View
 from qwarden.policy.document import DocumentError
-from qwarden.policy.tenants import Tenants, policy_of, read_tenants
+from qwarden.policy.file import FALLBACK
+from qwarden.policy.reading import Circumstances, Reading
+from qwarden.policy.sources import BUILT_IN
+from qwarden.policy.tenants import Freezes, Tenants, policy_of, read_tenants
 
 HOUSE = "name: house\nextends: strict\n"
 
@@ -81,6 +86,52 @@ def test_a_policy_keeps_its_own_views_where_all_are_to_judge_others() -> None:
     assert one.policies().keys() == tenants.policies().keys()
     versions = {policy.version for policy in one.policies().values()}
     assert not versions & {policy.version for policy in tenants.policies().values()}
+
+
+def test_what_a_tenants_file_says_of_lanes_is_another_tenants_or_nobodys() -> None:
+    own = "relay: false\nfresh_horizon_s: 5\ntokens_a_minute: 7\n"
+    tenants = _read(forum=_tenant("forum", own), plain=_tenant("plain"))
+    said = [
+        (tenant.relay, tenant.fresh_horizon_s, tenant.tokens_a_minute)
+        for tenant in (tenants.of(name, event_id="e") for name in ("forum", "plain", "newcomer"))
+    ]
+    assert said == [(False, 5, 7), (True, 600, None), (True, 600, None)]
+
+
+def test_what_is_judged_while_no_policy_is_in_force_is_seen_by_nobody() -> None:
+    text = "name: forum\npolicies: [later, house]\n"
+    tenants = read_tenants({"house": HOUSE}, {"forum": text}, strict=False, activated=True)
+    assert tenants.lacking == {"later"}
+    policy = tenants.of("forum", event_id="e").default
+    about = Circumstances("forum", "prompt")
+    for safety in Safety:
+        decided = policy.decide(Reading(about, safety, (0.4, 0.3, 0.3)))
+        assert (policy.name, decided.rule) == ("later", "not-in-force")
+        assert (decided.action, decided.handling) == (Action.REVIEW, FALLBACK)
+        assert decided.reason is not None
+        assert (decided.reason.ground, decided.reason.clause) == ("terms", "no policy is in force")
+
+
+def test_a_tenant_waits_for_a_policy_that_can_never_come() -> None:
+    with pytest.raises(DocumentError) as raised:
+        read_tenants({}, {"a": "name: a\npolicies: [House]\n"}, strict=False, activated=True)
+    assert str(raised.value) == (
+        "tenants/a.yaml:2:12: policies.0: no policy can be called 'House'; names are as forum-2"
+    )
+
+
+def test_a_freeze_hides_which_record_bore_on_a_policy_last() -> None:
+    policy = BUILT_IN["default"].standing(serial=4, frozen=False)
+    for of, everybody, serial, frozen in (
+        ({}, (0, False), 4, False),
+        ({"a": (5, True)}, (0, False), 5, True),
+        ({"a": (3, True)}, (6, False), 6, True),
+        ({"a": (5, False)}, (3, True), 5, True),
+        ({"b": (5, True)}, (0, False), 4, False),
+    ):
+        acts = Freezes(of, everybody).acting("a", policy)
+        assert (acts.serial, acts.frozen) == (serial, frozen)
+        assert Freezes(of, everybody).acting("a", policy) is acts
 
 
 WRONG = [
