@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import jsonschema
@@ -11,7 +12,7 @@ import pytest
 
 from qwarden.contracts import topics
 from qwarden.contracts.escalation import escalation_of
-from qwarden.contracts.headers import Header
+from qwarden.contracts.headers import MODERATOR, STREAMER, Header
 from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.contracts.schema import schema_of
 from qwarden.contracts.verdict import Action, Verdict
@@ -20,6 +21,7 @@ from qwarden.guard.answer import Answer, Failure
 from qwarden.moderator import verdicts
 from qwarden.moderator.case import Case
 from qwarden.outcomes.owing import owed_by_refusal, owed_by_relay, owed_by_verdict
+from qwarden.outcomes.source import MAX_ENVELOPE_BYTES
 from unit.builders import (
     CONTROVERSIAL,
     KEY,
@@ -194,6 +196,37 @@ def test_an_edit_for_review_opens_anew_and_does_not_only_close() -> None:
     assert review["content"]["messages"][0]["content"] == "How do I bake bread?"
 
 
+def test_people_are_asked_otherwise_than_the_rule_says() -> None:
+    given = case()
+    (verdict,) = verdicts.judged(given, [assessment(CONTROVERSIAL)], KEY.id)
+    assert given.policy is not None and verdict.policy is not None
+    rule = given.policy.handling_of(verdict.policy.rule)
+    assert rule is not None
+    how = ("queue", "harm", "sla_s", "meanwhile", "on_breach")
+    review = _body(owes(given, verdict, 0.0), R)
+    said = (rule.queue, rule.harm, rule.sla, rule.meanwhile, rule.on_breach)
+    assert tuple(review[name] for name in how) == said
+    closing = _body(_owed(case(edit=1), assessment(SAFE)), R)
+    assert [closing[name] for name in how] == [None] * 5
+
+
+def test_the_moderator_passes_for_who_wrote_an_outcome() -> None:
+    given = case()
+    (verdict,) = verdicts.judged(given, [assessment(CONTROVERSIAL)], KEY.id)
+    refused = Refused(ErrorClass.NOT_JSON, "it is none")
+    named: tuple[tuple[dict[str, Any], Header], ...]
+    named = (({}, MODERATOR), ({"by": STREAMER}, STREAMER))
+    for by, source_said in named:
+        owed = owed_by_verdict(
+            given.source, verdict, given.content, policy=given.policy, sample_rate=0, volatile=[],
+            **by,
+        ) + owed_by_refusal(
+            given.source, refused, consumer="c", max_bytes=900_000, volatile=[], **by
+        )  # fmt: skip
+        assert len(owed) == 4
+        assert all(source_said in message.headers for message in owed)
+
+
 def test_a_verdict_that_is_taken_back_leaves_open_what_was_asked_of_people() -> None:
     given = case(text=SECRET_WORDS)
     (allowed,) = verdicts.judged(given, [assessment(SAFE)], KEY.id)
@@ -350,6 +383,26 @@ def test_a_truncated_letter_says_so_and_how_large_the_whole_was() -> None:
     assert (sent["truncated"], sent["bytes"]) == (True, 2_000_000)
     assert value.startswith(sent["value"].encode())
     assert len(sent["value"]) == 64 * 1024
+
+
+@pytest.mark.parametrize(("more", "fits"), [(0, True), (1, False)])
+def test_a_letter_repeats_a_key_and_headers_that_do_not_fit(more: int, fits: bool) -> None:
+    room = MAX_ENVELOPE_BYTES - len(b"k") - len("h")
+    message, _ = _letter(b"{", key=b"k", headers=(("h", b"x" * (room + more)),))
+    assert message.key == (b"k" if fits else None)
+    assert ("traceparent" in dict(message.headers)) == fits
+
+
+def test_when_a_record_was_tried_is_not_said_of_it() -> None:
+    first, last = datetime(2026, 3, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC)
+    refused = Refused(ErrorClass.CRASHED, "it ends the guard")
+    (message,) = owed_by_refusal(
+        source(b"{}"), refused, consumer="c", max_bytes=900, volatile=[], tried=(first, last)
+    )
+    letter = json.loads(message.value)
+    assert letter["first_tried_at"] == "2026-03-01T00:00:00Z"
+    assert letter["last_tried_at"] == "2026-03-02T00:00:00Z"
+    assert _letter(b"{")[1].get("first_tried_at") is None
 
 
 def test_a_letter_is_not_cut_within_a_character() -> None:

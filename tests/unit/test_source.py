@@ -62,6 +62,9 @@ def test_a_key_and_headers_that_no_outcome_could_repeat_are_taken() -> None:
         over.check_envelope(event_id="e1", tenant="demo")
     told = refused.value
     assert (told.error_class, told.event_id, told.tenant) == (ErrorClass.TOO_LARGE, "e1", "demo")
+    with pytest.raises(Refused) as unnamed:
+        over.check_envelope()
+    assert (unnamed.value.event_id, unnamed.value.tenant) == ("", "")
     assert Source("t", 0, 0, 0, None, None, []).envelope_bytes() == 0
 
 
