@@ -59,3 +59,14 @@ def test_tenants_share_the_sessions_of_one_name() -> None:
     assert len({owner_of(f"tenant {n}", "session", addresses) for n in range(100)}) == 8
     differ = [owner_of("a" * n, "a" * (9 - n), addresses) for n in range(9)]
     assert len(set(differ)) > 1, "where the tenant ends and the session begins makes no difference"
+
+
+def test_a_client_of_another_version_sends_a_session_elsewhere() -> None:
+    """While a fleet is upgraded, both versions have the same replicas."""
+    addresses = [f"10.0.0.{n}:8001" for n in range(8)]
+    owners = [addresses.index(owner_of("demo", f"s{n}", addresses)) for n in range(24)]
+    assert owners == [5, 6, 1, 0, 1, 7, 7, 5, 7, 6, 1, 1, 0, 2, 5, 6, 2, 7, 6, 4, 3, 5, 1, 2]
+
+
+def test_half_a_surrogate_pair_in_a_name_ends_the_client() -> None:
+    assert owner_of("\ud800", "s\udc00", ["10.0.0.1:8001"]) == "10.0.0.1:8001"

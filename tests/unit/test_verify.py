@@ -391,6 +391,39 @@ def test_more_examples_are_shown_than_were_asked_for() -> None:
     assert account.judge(BOUNDS, examples=0).examples == ()
 
 
+def test_a_list_of_examples_has_no_end() -> None:
+    account = Account()
+    for offset in range(9):
+        event(account, offset)
+    assert [each.origin for each in account.judge(BOUNDS).examples] == [
+        f"content.events/0/{offset}" for offset in range(5)
+    ]
+
+
+def test_of_what_is_not_judged_only_the_last_is_counted() -> None:
+    account = Account()
+    for offset in (100, 101, 102):
+        event(account, offset)
+    for origin in ("content.events/0/100", "content.events/0/102", "content.events/0/7", "8"):
+        account.verdict(origin, verdict("1"))
+    report = account.judge(BOUNDS)
+    assert [(row.records, row.judged, row.ahead) for row in report.rows] == [(0, 0, 0), (3, 0, 2)]
+    assert report.unmatched == 2
+    first = Account()
+    event(first, 0)
+    assert found(first, {}) == {}, "of a group that has committed nothing the first record is due"
+
+
+@pytest.mark.parametrize(("length", "whole"), [(63, 63), (64, 64), (65, 32), (1000, 32)])
+def test_a_key_takes_as_much_memory_as_its_producer_likes(length: int, whole: int) -> None:
+    account = Account()
+    account.record(Place("content.events", 0, 0), key=b"k" * length, tasks=())
+    key = account.judge(BOUNDS).examples[0].key
+    assert key is not None
+    assert (len(key), key[:whole]) == (min(length, 64), "k" * whole)
+    assert key[whole:] != "k" * (len(key) - whole) or whole == length
+
+
 def test_a_verification_that_found_nothing_is_no_sentence() -> None:
     account = Account()
     account.verdict(event(account, 0), verdict("1"))
