@@ -93,7 +93,7 @@ GOOD = '{"task":"prompt","messages":[{"role":"user","content":"a"}]'
         ('"views":null', "views is a list of"),
         ('"views":[["as_sent"]]', "views is a list of"),
         ('"views":7', "views is a list of"),
-        ('"exact":1', "exact is true or false"),
+        ('"exact":1', "^exact is true or false$"),
         ('"exact":null', "exact is true or false"),
     ],
 )
