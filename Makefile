@@ -47,7 +47,8 @@ storm: setup ## The long fault suite, by its seed, an hour; ARGS="--help" says w
 
 coverage: setup ## The branches of the pure modules that fast tests take: the table; fails under 100 %
 	$(PY) -m coverage run --include="$$(PYTHONPATH=tests $(PY) -m pure)" \
-	  -m pytest -q -p no:xdist tests/unit tests/property tests/contract -m "not parts and not storm"
+	  -m pytest -q -p no:xdist tests/unit tests/property tests/contract tests/review \
+	  -m "not parts and not storm"
 	$(PY) -m coverage report
 
 mutants: setup ## Small changes of pure modules that no test notices; ARGS="qwarden.policy.cells" chooses
