@@ -26,7 +26,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -281,23 +281,29 @@ class Watch:
         return sign == "dead"
 
 
-def stubs_of(parent: int) -> dict[int, int | None]:
+def stubs_of(parent: int, among: Iterable[int] | None = None) -> dict[int, int | None]:
     """The Python stubs among a process's children: pid, and None while it lives, else the status
-    that it ended with, as `wait` gives it. Triton leaves a dead stub as a zombie."""
+    that it ended with, as `wait` gives it. Triton leaves a dead stub as a zombie.
+
+    `among`: the only processes that are looked at. To look at all of a machine's 180 at each poll
+    cost 5 % of a core (measured).
+    """
     found: dict[int, int | None] = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
+    for pid in _every_process() if among is None else among:
         try:
-            stat = (entry / "stat").read_text()
+            stat = Path(f"/proc/{pid}/stat").read_text()
         except OSError:
             continue
         name = stat[stat.index("(") + 1 : stat.rindex(")")]
         # proc_pid_stat(5): the state is field 3, the parent 4, the exit status 52.
         fields = stat[stat.rindex(")") + 2 :].split()
         if int(fields[1]) == parent and name == _STUB:
-            found[int(entry.name)] = int(fields[49]) if fields[0] in "ZX" else None
+            found[pid] = int(fields[49]) if fields[0] in "ZX" else None
     return found
+
+
+def _every_process() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
 
 
 def model_of(stub: int) -> str:
@@ -411,7 +417,7 @@ class Supervisor:
             Watch(model, state, self._probe, self._timing) for model, state in self._states.items()
         ]
         while not self._stop.wait(self._timing.poll):
-            now = stubs_of(triton.pid)
+            now = stubs_of(triton.pid, stubs)
             dead = {pid: now.get(pid) for pid in stubs if now.get(pid, 0) is not None}
             if triton.poll() is not None:
                 return () if triton.returncode in _FROM_OUTSIDE else every
