@@ -1,51 +1,54 @@
 """`make mutants ARGS="qwarden.policy.cells"`: which small changes of pure modules no test notices.
 
-mutmut changes one thing in one function at a time and runs the fast tests that reach the function,
-in a copy of the project under .qwarden/mutants. It changes nothing outside functions and nothing in
-functions with a decorator, properties among them: docs/mutants.md names those.
+mutmut changes one thing in one function at a time, and puts all changes of a module into one text,
+where a word chooses between them. So the module is imported and the tests are collected once: for
+each change a fork runs the tests that reach the function, until one fails. Nothing is changed
+outside functions, and in functions with a decorator, properties among them: docs/mutants.md names
+those. A change that only a cache's first caller would see survives, since a run without changes
+has filled the cache.
 
 A name is a module's or a room's; a path is a file of tests, and without any all are run that name
-one of the rooms. Prints a row of docs/mutants.md for each module, and what has survived; exits 1
-where anything has. To run some again after a new test: `mutmut run NAME…` in the copy.
+one of the rooms; what begins with `-` is handed to pytest. Prints a row of docs/mutants.md for each
+module and what has survived there; exits 1 where anything has, or was not reached.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
+import difflib
+import os
+import resource
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
+import textwrap
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import spec_from_file_location
 from pathlib import Path
-from typing import Final
+from types import CodeType
+from typing import Final, NoReturn
+
+import pytest
+from mutmut.mutation import trampoline
+from mutmut.mutation.file_mutation import MutatedFile, mutate_file_contents
+from mutmut.utils.format_utils import mangled_name_from_mutant_name
 
 import pure
-
-_COPIES: Final = pure.ROOT / ".qwarden" / "mutants"
-
-_MUTMUT: Final = str(Path(sys.executable).with_name("mutmut"))
 
 _SUITES: Final = ("tests/unit", "tests/property")
 """What is fast enough to run for every change."""
 
-# Where a test takes four times as long as it did, and some seconds, it is taken for endless: a
-# change of a loop's end costs that much. Tests are looked for by name, so git is not asked.
-_CONFIG: Final = """
-[tool.mutmut]
-source_paths = ["src"]
-only_mutate = {files}
-also_copy = ["deploy"]
-pytest_add_cli_args_test_selection = {tests}
-pytest_add_cli_args = [
-  "-m", "not parts and not storm", "-p", "no:cacheprovider", "-p", "no:xdist",
-  "--hypothesis-profile", "mutants",
-]
-timeout_multiplier = 4.0
-timeout_constant = 3.0
-use_git_change_detection = false
-track_dependencies = false
-"""
+_PYTEST: Final = (
+    "-q", "-c", str(pure.ROOT / "pyproject.toml"), "-m", "not parts and not storm",
+    "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile", "mutants",
+)  # fmt: skip
+
+# A change of a loop's end is taken for endless where its tests take four times the CPU that they
+# took, and some seconds. The clock would count what else the machine does.
+_TIMES: Final = 4.0
+_MORE_S: Final = 10.0
 
 
 def chosen(names: Iterable[str]) -> list[str]:
@@ -71,43 +74,171 @@ def tests_of(modules: Iterable[str]) -> list[str]:
     )
 
 
-def copied(modules: Sequence[str], tests: Sequence[str]) -> Path:
-    """The folder of a fresh copy. The code is in `src`: there modules have the names by which tests
-    import them, from which mutmut tells which test reaches what."""
-    copy = _COPIES / modules[0]
-    shutil.rmtree(copy, ignore_errors=True)
-    for package, folder in pure.FOLDERS.items():
-        shutil.copytree(folder / package, copy / "src" / package)
-    for name in ("tests", "deploy"):
-        (copy / name).symlink_to(pure.ROOT / name)
-    files = [f"src/{name.replace('.', '/')}.py" for name in modules]
-    config = _CONFIG.format(files=json.dumps(files), tests=json.dumps(tests))
-    (copy / "pyproject.toml").write_text((pure.ROOT / "pyproject.toml").read_text() + config)
-    return copy
+class Changed(SourceFileLoader):
+    """A module with all its changes, each of which is a function beside the one that it changes."""
+
+    def __init__(self, name: str, path: Path) -> None:
+        super().__init__(name, str(path))
+        self.made: MutatedFile = mutate_file_contents(str(path), path.read_text())
+
+    def get_code(self, fullname: str) -> CodeType:
+        """What is imported in the module's place."""
+        return compile(self.made.code, self.path, "exec", dont_inherit=True)
+
+    def diff(self, mutant: str) -> str:
+        """What a change changes."""
+        function = mangled_name_from_mutant_name(mutant)
+        before, after = (
+            self._text_of(each).replace(each, function).splitlines()
+            for each in (f"{function}__mutmut_orig", mutant)
+        )
+        return "\n".join([mutant, *list(difflib.unified_diff(before, after, n=1, lineterm=""))[3:]])
+
+    def _text_of(self, function: str) -> str:
+        span = self.made.line_span_by_function_name[function]
+        lines = self.made.code.splitlines()[span.start - 1 : span.end]
+        return textwrap.dedent("\n".join(lines))
+
+
+class _Finder(MetaPathFinder):
+    """Has Python import changed modules in place of those in the folders."""
+
+    def __init__(self, changed: Iterable[Changed]) -> None:
+        self._changed = {each.name: each for each in changed}
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
+        found = self._changed.get(fullname)
+        return spec_from_file_location(fullname, loader=found) if found else None
+
+
+@dataclass(eq=False, slots=True)
+class _Test:
+    item: pytest.Item
+    cpu_s: float
+    kills: int = 0
+
+    def fails(self) -> bool:
+        failed = self.item.session.testsfailed
+        self.item.ihook.pytest_runtest_protocol(item=self.item, nextitem=None)
+        return self.item.session.testsfailed > failed
+
+    def rank(self) -> tuple[float, float]:
+        """What has killed most for its CPU is asked first, then what is quick."""
+        return -self.kills / (self.cpu_s + 0.01), self.cpu_s
+
+
+class _Run:
+    """Takes the place of pytest's loop over the tests. `left` is how many changes none noticed, and
+    None where it has not come to an end."""
+
+    def __init__(self, changed: Sequence[Changed]) -> None:
+        self._changed = changed
+        self._reaching: Mapping[str, list[_Test]] = {}
+        self.left: int | None = None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtestloop(self, session: pytest.Session) -> bool | None:
+        if session.testsfailed:
+            return None  # a file that is no test: pytest says so
+        self._reaching = _reaching(session.items)
+        print("\n\n| module | mutants | killed | survived | not reached |\n|---|---|---|---|---|")
+        self.left = sum(self._left_of(each) for each in self._changed)
+        session.testsfailed = 0
+        return True
+
+    def _left_of(self, changed: Changed) -> int:
+        mutants = changed.made.mutant_names
+        survived, unreached = [], []
+        for done, mutant in enumerate(mutants):
+            if done and done % 50 == 0:
+                print(f"{changed.name}: {done} of {len(mutants)}", file=sys.stderr)
+            function = mangled_name_from_mutant_name(mutant)
+            tests = self._reaching.get(f"{changed.name}.{function}")
+            if not tests:
+                unreached.append(function)
+            elif not _killed(f"{changed.name}.{mutant}", sorted(tests, key=_Test.rank)):
+                survived.append(mutant)
+        left = len(survived) + len(unreached)
+        killed = len(mutants) - left
+        row = (f"`{changed.name}`", len(mutants), killed, len(survived), len(unreached))
+        print("|", " | ".join(map(str, row)), "|")
+        for mutant in survived:
+            print(changed.diff(mutant), end="\n\n")
+        for function in dict.fromkeys(unreached):
+            print(f"{function} is not reached", end="\n\n")
+        sys.stdout.flush()
+        return left
+
+
+def _reaching(items: Iterable[pytest.Item]) -> Mapping[str, list[_Test]]:
+    """By the name of a function, the tests that reach it and pass without any change."""
+    found = defaultdict(list)
+    reached: set[str] = set()
+    vars(trampoline)["record_trampoline_hit"] = lambda name, caller: reached.add(name)
+    trampoline.set_mutant_under_test("stats")
+    for item in items:
+        reached.clear()
+        test = _Test(item, cpu_s=0.0)
+        began = time.process_time()
+        if test.fails():
+            print(f"\nleft out, since it fails without any change: {item.nodeid}")
+            continue
+        test.cpu_s = time.process_time() - began
+        for function in reached:
+            found[function].append(test)
+    return found
+
+
+def _killed(mutant: str, tests: Sequence[_Test]) -> bool:
+    """Whether one of these tests fails with this change, or finds no end."""
+    limit_s = int(_MORE_S + _TIMES * sum(each.cpu_s for each in tests))
+    reads, writes = os.pipe()
+    process = os.fork()
+    if not process:
+        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))
+        _try(mutant, tests, writes)
+    os.close(writes)
+    with os.fdopen(reads) as pipe:
+        killer = pipe.read()
+    _, status = os.waitpid(process, 0)
+    if killer:
+        tests[int(killer)].kills += 1
+    return status != 0
+
+
+def _try(mutant: str, tests: Sequence[_Test], killer: int) -> NoReturn:
+    """The fork's part: ends the process, with 1 where a test fails, whose number it writes."""
+    tests[0].item.config.pluginmanager.unregister(name="terminalreporter")
+    trampoline.set_mutant_under_test(mutant)
+    for number, test in enumerate(tests):
+        try:
+            failed = test.fails()
+        except BaseException:  # the fork must never go on where its parent does
+            failed = True
+        if failed:
+            os.write(killer, str(number).encode())
+            os._exit(1)
+    os._exit(0)
+
+
+def run(files: Mapping[str, Path], arguments: Sequence[str]) -> int:
+    """Changes these modules under the tests that pytest finds with these arguments. The exit status
+    is 0, 1 where a change was not noticed, and pytest's where it could not run."""
+    changed = [Changed(name, path) for name, path in files.items()]
+    sys.meta_path.insert(0, _Finder(changed))
+    loop = _Run(changed)
+    status = int(pytest.main([*_PYTEST, *arguments], plugins=[loop]))
+    return status if loop.left is None else int(loop.left > 0)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Changes what is named, and says what has come of it."""
-    modules = chosen(each for each in arguments if "/" not in each)
+    modules = chosen(each for each in arguments if "/" not in each and each[0] != "-")
     if not modules:
         sys.exit('name what to change: make mutants ARGS="qwarden.policy.cells"')
-    copy = copied(modules, [each for each in arguments if "/" in each] or tests_of(modules))
-
-    def said(*asked: str) -> list[str]:
-        return subprocess.check_output([_MUTMUT, *asked], cwd=copy, text=True).splitlines()
-
-    subprocess.run([_MUTMUT, "run"], cwd=copy, check=True)
-    became = dict(line.strip().rsplit(": ", 1) for line in said("results", "--all", "true"))
-    print("| module | mutants | killed | survived | not reached |\n|---|---|---|---|---|")
-    for module in modules:
-        own = Counter(how for name, how in became.items() if name.startswith(f"{module}.x"))
-        killed = own["killed"] + own["timeout"]
-        survived, unreached = own["survived"], own["no tests"]
-        print(f"| `{module}` | {own.total()} | {killed} | {survived} | {unreached} |")
-    left = [name for name, how in became.items() if how not in ("killed", "timeout")]
-    for name in left:
-        print(*said("show", name), "", sep="\n")
-    return 1 if left else 0
+    tests = [each for each in arguments if "/" in each] or tests_of(modules)
+    options = [each for each in arguments if each[0] == "-" and "/" not in each]
+    return run({name: pure.file_of(name) for name in modules}, [*options, *tests])
 
 
 if __name__ == "__main__":
