@@ -55,28 +55,35 @@ def test_a_keeper_knows_less_or_more_than_stands_below_the_commit(seed: int) -> 
 
 
 @pytest.mark.parts
-def test_no_keeper_is_misled_in_thirty_thousand_steps() -> None:
-    results = [play(seed, STEPS, keeps=True) for seed in range(200, 220)]
-    print(f"\n30000 steps, {sum(result.rereads for result in results)} records read again")
+def test_no_keeper_is_misled_in_twelve_thousand_steps() -> None:
+    results = [play(seed, STEPS, keeps=True) for seed in range(200, 208)]
+    print(f"\n12000 steps, {sum(result.rereads for result in results)} records read again")
 
 
-@pytest.mark.parts
-def test_no_interleaving_in_a_hundred_thousand_steps_loses_or_misorders_a_record() -> None:
-    results = [play(seed, STEPS) for seed in range(100, 167)]
+# The slowest of the planted bugs is red within 15,000 steps.
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        pytest.param(range(100, 114), marks=pytest.mark.parts, id="21000 steps"),
+        pytest.param(range(114, 181), marks=pytest.mark.storm, id="100500 steps"),
+    ],
+)
+def test_no_interleaving_of_many_loses_or_misorders_a_record(seeds: range) -> None:
+    results = [play(seed, STEPS) for seed in seeds]
     steps = sum(result.steps for result in results)
     records = sum(result.records for result in results)
     repeats = sum(result.repeats for result in results)
     kills = sum(result.taken["kill"] for result in results)
     print(f"\n{steps} steps, {records} records, {kills} kills, {repeats} published again")
-    assert steps >= 100_000
+    assert kills > len(seeds)
 
 
 @pytest.mark.parts
-def test_no_rolling_restart_in_twenty_thousand_steps_publishes_twice() -> None:
-    results = [play(seed, 1_000, orderly=True) for seed in range(100, 120)]
+def test_no_rolling_restart_in_ten_thousand_steps_publishes_twice() -> None:
+    results = [play(seed, 1_000, orderly=True) for seed in range(100, 110)]
     rebalances = sum(result.taken["join"] + result.taken["leave"] for result in results)
     records = sum(result.records for result in results)
-    print(f"\n20000 steps, {records} records, {rebalances} joins and leaves, none published again")
+    print(f"\n10000 steps, {records} records, {rebalances} joins and leaves, none published again")
     assert sum(result.repeats for result in results) == 0
 
 

@@ -308,7 +308,7 @@ def _others(says: Expected, item: Any, own: set[str]) -> bool:
 
 
 @pytest.mark.long
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(data=told_twice())
 def test_what_stands_open_hangs_on_the_order_in_which_records_come(
     told: Telling, data: tuple[Story, list[list[Arrived]], list[list[Arrived]]]
@@ -324,7 +324,7 @@ def test_what_stands_open_hangs_on_the_order_in_which_records_come(
 
 
 @pytest.mark.long
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(data=told_twice())
 def test_what_comes_again_changes_something(
     told: Telling, data: tuple[Story, list[list[Arrived]], list[list[Arrived]]]

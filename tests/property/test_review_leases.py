@@ -375,5 +375,5 @@ class LeasesMachine(RuleBasedStateMachine):
         return list(await self.tx.execute(select(schema.items)))
 
 
-LeasesMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=30)
+LeasesMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=30)
 TestLeases = LeasesMachine.TestCase

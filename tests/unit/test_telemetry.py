@@ -67,12 +67,12 @@ def _values(metric: Metric, label: str) -> set[str]:
 
 
 @pytest.mark.long
-def test_ten_thousand_made_up_words_are_ten_thousand_series() -> None:
+def test_a_thousand_made_up_words_are_a_thousand_series() -> None:
     tenants = TenantLabels(frozenset({"demo"}), most=50)
     outcomes = Outcomes(Publication(0.0, "test", 1000), OFF, tenants, headers.MODERATOR)
     # A process has one set of tenants' labels; the tests before this one have had theirs.
     before = {metric.name: _values(metric, "tenant") for metric in DESCRIBED}
-    for n, verdict in enumerate(verdicts(10_000)):
+    for n, verdict in enumerate(verdicts(1_000)):
         outcomes.count(verdict)
         refused = Refused(ErrorClass.NOT_JSON, "no JSON", tenant=f"tenant {n}")
         outcomes.dead_letter(SOURCE, refused, 0.0)

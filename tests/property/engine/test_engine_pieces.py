@@ -65,7 +65,7 @@ def _text(task: Task, piece: Encoded) -> str:
 @given(
     st.sampled_from(Task),
     st.lists(_word, min_size=1, max_size=8),
-    st.integers(60, 500),
+    st.integers(60, 250),  # of each some words: to thirty pieces
     st.integers(310, 700),
 )
 def test_a_token_of_a_long_turn_is_in_no_piece(
