@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unittest import mock
 
+import httpx
 import hypothesis
 import pytest
 
@@ -50,6 +53,12 @@ hypothesis.settings.register_profile(
     phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
 )
 hypothesis.settings.load_profile("suite")
+
+# A client of httpx reads the web's authorities, 50 ms of CPU, also where it speaks plain HTTP, and
+# many tests ask a service again and again: they are read once.
+mock.patch(
+    "httpx._transports.default.create_ssl_context", functools.cache(httpx.create_ssl_context)
+).start()
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # There is a worker for each core: with more threads torch would wait for itself.

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from databases import Sqlite
 from issuers import Issuer, NotToBeHad, installed
 from qwarden.review.store.database import Database
 from qwarden.stack.home import Home
@@ -39,10 +40,10 @@ def issuer(issuers: Issuer) -> Issuer:
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
+async def database(sqlite: Sqlite) -> AsyncIterator[Database]:
     """Of one kind: what is kept of people is tested on both elsewhere."""
-    opened = Database.open(f"sqlite:///{tmp_path / 'review.db'}", 4)
-    await opened.migrate()
+    sqlite.fresh()
+    opened = sqlite.open()
     yield opened
     await opened.close()
 
