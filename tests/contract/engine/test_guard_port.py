@@ -34,6 +34,9 @@ pytestmark = pytest.mark.parts
 
 Open = Callable[[], AbstractAsyncContextManager[Guard]]
 
+IN_PROCESS = EngineSettings(checkpoint=str(STAND_IN), threads=1, token_budget=256)
+"""Each test starts one, and a start forwards a full micro-batch, and each of its rows alone."""
+
 
 @pytest.fixture(params=["triton", "in-process", "memory"])
 def opened(request: pytest.FixtureRequest) -> Open:
@@ -47,7 +50,7 @@ def opened(request: pytest.FixtureRequest) -> Open:
         if kind == "triton":
             made = TritonGuard(url, timeout_s=60)
         elif kind == "in-process":
-            made = InProcessGuard(EngineSettings(checkpoint=str(STAND_IN)))
+            made = InProcessGuard(IN_PROCESS)
         else:
             made = MemoryGuard(_as_a_guard)
         try:
@@ -221,7 +224,7 @@ async def test_a_deadline_that_passes_is_an_outage_or_ends_the_guard(opened: Ope
 async def test_an_engine_that_cannot_read_a_row_ends_its_callers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    guard = InProcessGuard(EngineSettings(checkpoint=str(STAND_IN)))
+    guard = InProcessGuard(IN_PROCESS)
     await guard.revision()
 
     def fails(*_: object) -> None:

@@ -139,7 +139,7 @@ def test_another_size_of_append_gives_other_logits(both: Both, size: int) -> Non
     assert set(expected.risk.argmax(1).tolist()) == {0, 1, 2}
 
 
-@pytest.mark.parametrize("size", [1, 3, 16, 64, 5000])
+@pytest.mark.parametrize("size", [1, 16, 5000])
 def test_another_size_of_append_gives_other_logits_of_the_stand_in(
     stand_in: Both, size: int
 ) -> None:
@@ -292,7 +292,7 @@ def test_bfloat16_loses_more_than_its_rounding(both: Both) -> None:
         assert float((ours - theirs).abs().mean()) <= 0.02 * float(theirs.std())
 
 
-@pytest.mark.parametrize("size", [1, 3, 16, 64, 72])
+@pytest.mark.parametrize("size", [1, 16, 72])
 def test_another_size_of_append_gives_other_logits_at_the_shape_of_06b(
     shape_06b: Callable[[], Both], size: int
 ) -> None:
@@ -305,12 +305,13 @@ def test_another_size_of_append_gives_other_logits_at_the_shape_of_06b(
 
 @pytest.fixture(scope="module")
 def shape_06b(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Both]:
-    """The sizes of Qwen3-0.6B, but for its vocabulary, which is nothing to what is compared."""
+    """The sizes of Qwen3-0.6B, but for its vocabulary and 26 of its 28 layers, which are nothing
+    to what is compared: in two networks they were 4 GiB, and most of this file's time."""
     made: list[Both] = []
 
     def make() -> Both:
         if not made:
-            sizes = {**SHAPE_06B, "vocab_size": 12_000}
+            sizes = {**SHAPE_06B, "vocab_size": 12_000, "num_hidden_layers": 2}
             folder = tmp_path_factory.mktemp("shape")
             directory = random_stream_checkpoint(folder, inner=512, dtype="bfloat16", **sizes)
             made.append(Both(directory))
