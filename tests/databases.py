@@ -1,4 +1,4 @@
-"""The review service's databases: SQLite and a real PostgreSQL, a new one for each test."""
+"""The review service's databases: SQLite and a real PostgreSQL, an empty one for each test."""
 
 from __future__ import annotations
 
@@ -10,14 +10,35 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from qwarden.review.store.database import Database
+from qwarden.review.store.schema import compatibility, metadata
 from qwarden.stack import postgres as postgres_part
 from qwarden.stack.home import Home
 from qwarden.stack.postgres import Postgres
 
 CONNECTIONS = 10
+
+_OTHERS_GO = (
+    "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname ="
+    " current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
+)
+_SCHEMA = (
+    "SELECT concat_ws(' ', (SELECT version_num FROM alembic_version),"
+    " (SELECT oldest FROM compatibility), string_agg(relname || '.' || attname, ' '"
+    " ORDER BY relname, attnum)) FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid"
+    " WHERE relnamespace = 'public'::regnamespace"
+)
+_EMPTY = (
+    "".join(
+        f'DELETE FROM "{each.name}";'
+        for each in metadata.sorted_tables
+        if each is not compatibility
+    )
+    + "SELECT setval(oid, 1, false) FROM pg_class"
+    " WHERE relkind = 'S' AND relnamespace = 'public'::regnamespace"
+)
 
 
 class Databases:
@@ -26,6 +47,27 @@ class Databases:
     def __init__(self, server: Postgres) -> None:
         self.server = server
         self._has_template = False
+        self._shared: tuple[str, Database, str] | None = None
+
+    async def emptied(self) -> tuple[str, Database]:
+        """The one that tests share, with nothing in it and nobody else at it, and its address.
+
+        To make one for a test and drop it took 0.27 s of CPU, to empty it takes 0.04; and its
+        engine keeps the statements which it has compiled, as the one of `Sqlite` does.
+        """
+        shared, self._shared = self._shared, None
+        if shared is not None:
+            url, database, schema = shared
+            if await _is_emptied(database, schema):
+                self._shared = shared
+                return url, Database(database._engine, "postgresql")
+            await database.close()
+            await self.drop(url)
+        url = await self.fresh()
+        database = Database.open(url, CONNECTIONS)
+        async with database.reading() as tx:
+            self._shared = url, database, await _schema(tx)
+        return url, Database(database._engine, "postgresql")
 
     async def fresh(self) -> str:
         """The address of a new migrated one."""
@@ -57,6 +99,23 @@ class Databases:
         async with engine.connect() as connection:
             await connection.execute(text(statement))
         await engine.dispose()
+
+
+async def _schema(tx: AsyncConnection) -> str:
+    found: str = (await tx.execute(text(_SCHEMA))).scalar_one()
+    return found
+
+
+async def _is_emptied(database: Database, schema: str) -> bool:
+    """Empties a database, or leaves it as it is where a test has given it another schema."""
+    async with database.writing() as tx:
+        await tx.execute(text(_OTHERS_GO))
+        if await _schema(tx) != schema:
+            return False
+        driver = (await tx.get_raw_connection()).driver_connection
+        assert driver is not None
+        await driver.execute(_EMPTY)  # many statements at once, which SQLAlchemy does not send
+    return True
 
 
 @pytest.fixture(scope="session")
@@ -110,21 +169,26 @@ BOTH = ("sqlite", pytest.param("postgres", marks=pytest.mark.parts))
 
 
 @pytest.fixture(params=BOTH)
-async def database_url(request: pytest.FixtureRequest, sqlite: Sqlite) -> AsyncIterator[str]:
-    """The address of a new migrated database, of either kind."""
+async def migrated(
+    request: pytest.FixtureRequest, sqlite: Sqlite
+) -> AsyncIterator[tuple[str, Database]]:
+    """A migrated database with nothing in it, of either kind, and its address."""
     if request.param == "sqlite":
-        yield sqlite.fresh()
+        found = sqlite.fresh(), sqlite.open()
     else:
         databases: Databases = request.getfixturevalue("databases")
-        url = await databases.fresh()
-        yield url
-        await databases.drop(url)
+        found = await databases.emptied()
+    yield found
+    await found[1].close()
 
 
 @pytest.fixture
-async def database(database_url: str, sqlite: Sqlite) -> AsyncIterator[Database]:
-    """A new migrated database, of either kind; closed after the test."""
-    is_file = database_url == sqlite.url
-    opened = sqlite.open() if is_file else Database.open(database_url, CONNECTIONS)
-    yield opened
-    await opened.close()
+def database_url(migrated: tuple[str, Database]) -> str:
+    """The address of the test's `database`."""
+    return migrated[0]
+
+
+@pytest.fixture
+def database(migrated: tuple[str, Database]) -> Database:
+    """A migrated database with nothing in it, of either kind; closed after the test."""
+    return migrated[1]
