@@ -21,7 +21,7 @@ WITHOUT_BROWSER = ("test_words.py", "test_draft.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests here share one loop: the browser and the service live as long as it."""
+    """All tests here share one loop: the browser and the service live in it."""
     here = Path(__file__).parent
     for item in items:
         if item.path.parent == here and item.path.name not in WITHOUT_BROWSER:
@@ -37,7 +37,9 @@ def chromium() -> str:
     return found
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+# Of a module: those of a session lived on, idle, through all that came after these tests, and the
+# service alone took 7 % of a core for that.
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def browser(chromium: str) -> AsyncIterator[Browser]:
     expect.set_options(timeout=WAIT_MS)
     async with async_playwright() as playwright:
@@ -46,7 +48,7 @@ async def browser(chromium: str) -> AsyncIterator[Browser]:
         await running.close()
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def service(
     parts_home: Home, kafka: Kafka, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Reviewing]:
