@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +18,7 @@ from aiokafka.errors import KafkaError
 from confluent_kafka import admin as librdkafka
 
 from certificates import Authority
-from fleet import until
+from commands import Shell
 from moderators import Guard
 from platforms.tokens import CLIENT, ISSUER, SECRET, TokenIssuer
 from qwarden import bootstrap
@@ -176,17 +173,17 @@ async def test_everything_that_a_fleet_does_connects(platform: Platform, way: st
             [json.dumps(event).encode()],
             lambda partition, offset: sent.append(offset),
         )
-        found: list[str] = []
 
-        async def judged() -> bool:
+        async def judged() -> None:
             async with kafka_tools.reading(
-                settings.kafka, topics.VERDICTS, from_beginning=True, follow=False
+                settings.kafka, topics.VERDICTS, from_beginning=True, follow=True
             ) as records:
-                found[:] = [json.loads(each.value)["event_id"] async for each in records]
-            return way in found
+                async for each in records:
+                    if json.loads(each.value)["event_id"] == way:
+                        return
 
         try:
-            await until(judged, f"a verdict by {way}")
+            await asyncio.wait_for(judged(), 60)
             assert service.lanes[0].delivery.failure is None
         finally:
             service.stop()
@@ -257,17 +254,24 @@ REFUSED: list[tuple[str, str, dict[str, str], str]] = [
 ]
 
 
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an authority that nobody trusts, and of what it has signed."""
+    folder = tmp_path_factory.mktemp("others")
+    Authority(folder, "another").issue("foreign")
+    return folder
+
+
 @pytest.mark.parametrize(
     ("way", "more", "sentence"), [each[1:] for each in REFUSED], ids=[each[0] for each in REFUSED]
 )
 async def test_a_broker_that_lets_nobody_in_is_told_from_one_that_is_away(
-    platform: Platform, tmp_path: Path, way: str, more: dict[str, str], sentence: str
+    platform: Platform, others: Path, way: str, more: dict[str, str], sentence: str
 ) -> None:
-    Authority(tmp_path, "another").issue("foreign")
     port = platform.kafka.address("SCRAM").rpartition(":")[2]
     words = {
-        "another": tmp_path / "another.pem",
-        "foreign": tmp_path / "foreign",
+        "another": others / "another.pem",
+        "foreign": others / "foreign",
         "localhost": f"localhost:{port}",
         "oauth": platform.kafka.address("OAUTH"),
         "plain": platform.kafka.bootstrap,
@@ -296,18 +300,11 @@ async def test_a_broker_that_is_away_is_said_to_be_away(platform: Platform) -> N
             pass
 
 
-def test_a_command_ends_with_the_sentence(platform: Platform) -> None:
+def test_a_command_ends_with_the_sentence(platform: Platform, tmp_path: Path) -> None:
     environ = platform.environ("SCRAM-SHA-512", SASL_PASSWORD="another")
-    ran = subprocess.run(
-        [sys.executable, "-m", "qwarden", "topics", "create"],
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    said = " ".join(ran.stderr.split())
-    assert ran.returncode == 3, said
+    ran = Shell(tmp_path, environ)("topics", "create")
+    said = " ".join(ran.err.split())
+    assert ran.code == 3, said
     assert "refuses fleet by SCRAM-SHA-512" in said and "QWARDEN_KAFKA__SASL_PASSWORD" in said
     assert "Traceback" not in said
 

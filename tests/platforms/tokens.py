@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 import ssl
 import threading
@@ -23,6 +24,12 @@ CLIENT = "qwarden"
 SECRET = "a secret: with % signs"
 
 
+@functools.cache
+def _key() -> RSAKey:
+    """Of all issuers: to make one takes as long as a test."""
+    return RSAKey.generate_key(2048, {"kid": "one", "use": "sig", "alg": "RS256"})
+
+
 @dataclass
 class TokenIssuer:
     """`life_s`: of its tokens. `keys`: a file with what they are verified with, which brokers read.
@@ -36,7 +43,7 @@ class TokenIssuer:
     answers: tuple[int, dict[str, Any]] | None = None
 
     def __post_init__(self) -> None:
-        self._key = RSAKey.generate_key(2048, {"kid": "one", "use": "sig", "alg": "RS256"})
+        self._key = _key()
         self.keys = self.folder / "keys.json"
         self.keys.write_text(json.dumps({"keys": [self._key.as_dict(private=False)]}))
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
