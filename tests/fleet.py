@@ -85,6 +85,31 @@ async def make_topic(bootstrap: str, name: str, partitions: int, **configs: str)
         await admin.close()
 
 
+def clear(kafka: Kafka) -> None:
+    """Deletes all topics, and with them what groups have committed; returns when they are gone.
+    Starts the broker where a test that failed has left it dead."""
+    if not kafka.alive:
+        kafka.start()
+    asyncio.run(_clear(kafka.bootstrap))
+
+
+async def _clear(bootstrap: str) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
+    await admin.start()
+
+    async def gone() -> bool:
+        # Kafka's own stay: groups and transactions go on in them.
+        there = [name for name in await admin.list_topics() if not name.startswith("__")]
+        if there:
+            await admin.delete_topics(there)
+        return not there
+
+    try:
+        await until(gone, "all topics are deleted")
+    finally:
+        await admin.close()
+
+
 async def publish(
     bootstrap: str, topic: str, records: Iterable[tuple[bytes | None, bytes | None]]
 ) -> list[str]:

@@ -7,7 +7,6 @@ import asyncio
 import io
 import json
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,17 +78,16 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
+def own(own_kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Fleetlet:
     home = Home(tmp_path_factory.mktemp("mapping"))
-    with Kafka(home) as kafka:
-        policies = policies_in(home.root)
-        (policies / "topics").mkdir()
-        for name, text in FILES.items():
-            (policies / "topics" / f"{name}.yaml").write_text(text)
-        made = Fleetlet(kafka, home, policies)
-        asyncio.run(made.make_topics())
-        asyncio.run(make_theirs(made))
-        yield made
+    policies = policies_in(home.root)
+    (policies / "topics").mkdir()
+    for name, text in FILES.items():
+        (policies / "topics" / f"{name}.yaml").write_text(text)
+    made = Fleetlet(own_kafka, home, policies)
+    asyncio.run(made.make_topics())
+    asyncio.run(make_theirs(made))
+    return made
 
 
 async def make_theirs(made: Fleetlet) -> None:

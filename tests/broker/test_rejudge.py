@@ -7,9 +7,8 @@ import asyncio
 import json
 import signal
 import subprocess
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -42,7 +41,10 @@ from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
 from unit.builders import CONTROVERSIAL, SAFE, assessment, decision
 
-WRONG_BLOCKS = 5000
+WRONG_BLOCKS = 1200
+RATE = 400
+"""A second: an undo takes three, and is killed after one."""
+PEOPLES = 300
 EVERYBODY = ("forum", "people", "frozen", "edited", "asked", "gone")
 ALL_TO_REVIEW = (
     "then: review, queue: general, harm: 3, sla: 1d, meanwhile: show, on_breach: allow, "
@@ -84,19 +86,18 @@ class Sure(Guard):
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
+def own(own_kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Fleetlet:
     home = Home(tmp_path_factory.mktemp("rejudge"))
     folder = home.root / "policies"
     files = {f"policies/{name}.yaml": text_of(name, "block", "wrong") for name in EVERYBODY}
     files |= {f"policies/{name}.yaml": open_in_outages(name) for name in ("asked", "gone")}
     files |= {f"tenants/{n}.yaml": f"name: {n}\npolicies: [{n}]\nrelay: false\n" for n in EVERYBODY}
-    with Kafka(home) as kafka:
-        made = Fleetlet(kafka, home, folder)
-        for name, text in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text)
-        asyncio.run(made.make_topics())
-        yield made
+    made = Fleetlet(own_kafka, home, folder)
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    asyncio.run(made.make_topics())
+    return made
 
 
 def version_of_text(name: str, text: str) -> str:
@@ -173,11 +174,9 @@ def shell(own: Fleetlet, tmp_path: Path) -> Shell:
     return Shell(tmp_path, settings)
 
 
-def test_a_wrong_block_stands_or_is_undone_twice_after_a_kill(
-    own: Fleetlet, shell: Shell, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """5,000 blocks of a rule that was wrong, and some that are not to be touched. The command is
-    killed in the middle and called again."""
+def test_a_wrong_block_stands_or_is_undone_twice_after_a_kill(own: Fleetlet, shell: Shell) -> None:
+    """Blocks of a rule that was wrong, and some that are not to be touched. The command is killed
+    in the middle and called again."""
     events = [each | {"tenant": "forum"} for each in many(WRONG_BLOCKS)]
     spared = [event("forum", each) for each in ("decided", "withdrawn", "edited")]
     later = [event("forum", "withdrawn", deleted=True), event("forum", "edited", edit=1)]
@@ -202,16 +201,11 @@ def test_a_wrong_block_stands_or_is_undone_twice_after_a_kill(
     assert (dry["undecided"], dry["impossible"]) == ({}, {})
     assert {each.verdict_id for _, each in asyncio.run(verdicts_of(own, "forum"))} == before.keys()
 
-    apply = ("rejudge", "--apply", dry["plan"], "--rate", 2000)
-    started = time.monotonic()
+    apply = ("rejudge", "--apply", dry["plan"], "--rate", RATE)
     done = asyncio.run(killed_in_the_middle(own, shell.begun(*apply)))
-    again = shell.begun(*apply)
-    _, said = again.communicate(timeout=120)
-    took = time.monotonic() - started
-    assert again.returncode == 0, said
-    assert f"{done:,} of them are superseded already" in said
-    with capsys.disabled():
-        print(f"\n{WRONG_BLOCKS} blocks undone in {took:.1f} s, killed once after {done}")
+    again = shell(*apply)
+    assert again.code == 0, again.err
+    assert f"{done:,} of them are superseded already" in again.err
 
     after = asyncio.run(verdicts_of(own, "forum"))
     check_undone(before, after, WRONG_BLOCKS + 1)
@@ -245,22 +239,21 @@ def check_undone(before: dict[str, Verdict], after: list[tuple[int, Verdict]], c
 def test_people_see_nothing_of_what_was_allowed_wrongly(own: Fleetlet, shell: Shell) -> None:
     """Evidence has nothing of it: its contents are where it came from."""
     began = just_now()
-    events = [each | {"tenant": "people"} for each in many(1000)]
+    events = [each | {"tenant": "people"} for each in many(PEOPLES)]
     asyncio.run(moderated(own, "people", Sure(), events))
     stricter = text_of("people", "block").replace("then: allow", ALL_TO_REVIEW)
     asyncio.run(activate(own, "people", stricter))
     wrong = version_of_text("people", text_of("people", "block", "wrong"))
     dry = shell("rejudge", "--policy", wrong, "--rule", "rest", "--from", began, "--json").line
-    assert [(flow["new"], flow["verdicts"]) for flow in dry["flows"]] == [("review", 1000)]
-    running = shell.begun("rejudge", "--apply", dry["plan"], "--rate", 100_000)
-    _, said = running.communicate(timeout=120)
-    assert running.returncode == 0, said
+    assert [(flow["new"], flow["verdicts"]) for flow in dry["flows"]] == [("review", PEOPLES)]
+    said = shell("rejudge", "--apply", dry["plan"], "--rate", 100_000)
+    assert said.code == 0, said.err
     stands = standing(asyncio.run(verdicts_of(own, "people")))
-    assert Counter(each.action for each in stands.values()) == {"review": 1000}
+    assert Counter(each.action for each in stands.values()) == {"review": PEOPLES}
     items = items_of(own, "people")
     assert {each.kind for each in items} == {Kind.REVIEW}
     texts = {each.content.messages[0].content for each in items if each.content}
-    assert texts == {f"text {n}" for n in range(1000)}
+    assert texts == {f"text {n}" for n in range(PEOPLES)}
     assert shell("verify", "--to-end", "--json").line["ok"]
 
 
@@ -338,21 +331,18 @@ def test_a_plan_that_was_edited_or_is_not_one_is_applied(own: Fleetlet, shell: S
     assert len(asyncio.run(verdicts_of(own, "edited"))) == 2
 
 
-@pytest.mark.parametrize(("answer", "verdicts"), [("n", 1), ("y", 2)])
-def test_a_person_who_says_no_is_not_heard(
-    own: Fleetlet, shell: Shell, answer: str, verdicts: int
-) -> None:
+def test_a_person_who_says_no_is_not_heard(own: Fleetlet, shell: Shell) -> None:
     began = just_now()
-    tenant = f"unknown-{answer}"  # which the built-in policy acts on
-    asyncio.run(moderated(own, f"asked-{answer}", Doubtful(), [event(tenant, "n1")]))
-    said = shell(
-        "rejudge", "--policy", BUILT_IN["default"].version, "--rule", "controversial",
-        "--from", began, "--tenant", tenant, "--with", "strict", "--now",
-        stdin=f"{answer}\n".encode(),
-    )  # fmt: skip
-    assert said.code == 0
-    assert f"{tenant}: review -> block, by the rule controversial of strict" in said.out
-    assert len(asyncio.run(verdicts_of(own, tenant))) == verdicts
+    tenant = "unknown"  # which the built-in policy acts on
+    asyncio.run(moderated(own, "no-or-yes", Doubtful(), [event(tenant, "n1")]))
+    for answer, verdicts in ((b"n\n", 1), (b"y\n", 2)):
+        said = shell(
+            "rejudge", "--policy", BUILT_IN["default"].version, "--rule", "controversial",
+            "--from", began, "--tenant", tenant, "--with", "strict", "--now", stdin=answer,
+        )  # fmt: skip
+        assert said.code == 0
+        assert f"{tenant}: review -> block, by the rule controversial of strict" in said.out
+        assert len(asyncio.run(verdicts_of(own, tenant))) == verdicts
 
 
 # Where the guard is asked, and where nothing can be done.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from aiokafka import AIOKafkaProducer
@@ -36,17 +37,15 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+def made(own_kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """A broker with topics made by the command, as the chart's Job runs it, twice."""
-    home = Home(tmp_path_factory.mktemp("topics"))
-    with Kafka(home) as kafka:
-        settings = {
-            "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap,
-            "QWARDEN_MODERATOR__MAX_EVENT_BYTES": str(LARGEST),
-        }
-        shell = Shell(home.root, settings)
-        how = ("topics", "create", "--partitions", "3", "--kept-hours", "5000", "--retention-hours")
-        yield Made(kafka.bootstrap, shell(*how, "240", "--json"), shell(*how, "9"))
+    settings = {
+        "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": own_kafka.bootstrap,
+        "QWARDEN_MODERATOR__MAX_EVENT_BYTES": str(LARGEST),
+    }
+    shell = Shell(tmp_path_factory.mktemp("topics"), settings)
+    how = ("topics", "create", "--partitions", "3", "--kept-hours", "5000", "--retention-hours")
+    return Made(own_kafka.bootstrap, shell(*how, "240", "--json"), shell(*how, "9"))
 
 
 async def test_a_topic_that_the_broker_keeps_otherwise_than_was_asked(made: Made) -> None:
@@ -96,24 +95,24 @@ async def test_the_largest_record_of_a_topic_that_its_lane_does_not_take(made: M
 
 
 async def test_a_late_record_that_its_lane_does_not_take_is_a_dead_letter(
-    tmp_path_factory: pytest.TempPathFactory,
+    own_kafka: Kafka, tmp_path: Path
 ) -> None:
     """A backlog that somebody else has made smaller: what fits is relayed, what does not is judged
     in place."""
-    home = Home(tmp_path_factory.mktemp("small-backlog"))
-    with Kafka(home) as kafka:
-        own = Fleetlet(kafka, home, policies_in(home.root))
-        await fleet.make_topic(kafka.bootstrap, topics.BACKLOG, 1, max_message_bytes="2000")
-        await own.make_topics()
-        async with (
-            Tap(kafka.bootstrap, *fleet.OUTPUTS) as tap,
-            Tap(kafka.bootstrap, topics.BACKLOG) as lane,
-            own.moderating("small-backlog", Guard()),
-        ):
-            short = await own.publish(5, "short", age_s=7 * 3600)
-            long = await own.publish(5, "long", age_s=7 * 3600, seed="x" * 2000)
-            found = await fleet.outcomes(tap, short + long)
-            assert not found.dead
-            await lane.read_to_the_end()
-            relayed = {fleet.origin_of(each) for each in lane.records[topics.BACKLOG]}
-            assert relayed == set(short)
+    await asyncio.to_thread(fleet.clear, own_kafka)
+    own = Fleetlet(own_kafka, Home(tmp_path), policies_in(tmp_path))
+    bootstrap = own_kafka.bootstrap
+    await fleet.make_topic(bootstrap, topics.BACKLOG, 1, max_message_bytes="2000")
+    await own.make_topics()
+    async with (
+        Tap(bootstrap, *fleet.OUTPUTS) as tap,
+        Tap(bootstrap, topics.BACKLOG) as lane,
+        own.moderating("small-backlog", Guard()),
+    ):
+        short = await own.publish(5, "short", age_s=7 * 3600)
+        long = await own.publish(5, "long", age_s=7 * 3600, seed="x" * 2000)
+        found = await fleet.outcomes(tap, short + long)
+        assert not found.dead
+        await lane.read_to_the_end()
+        relayed = {fleet.origin_of(each) for each in lane.records[topics.BACKLOG]}
+        assert relayed == set(short)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -32,7 +32,6 @@ from qwarden.outcomes.source import Source
 from qwarden.policy.tenants import Tenants
 from qwarden.policy.topics import read_topics
 from qwarden.settings import Settings
-from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
 from qwarden.verify.reader import Scope, opened
 from qwarden.verify.report import Report
@@ -59,15 +58,13 @@ SECRET = "nobody else may read this"
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The settings for a broker of these tests' own, since the topics' names are fixed."""
-    home = tmp_path_factory.mktemp("verify")
-    with Kafka(Home(home)) as part:
-        yield {
-            "QWARDEN_STACK__HOME": str(home),
-            "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": part.bootstrap,
-            "QWARDEN_KAFKA__GROUP_ID": GROUP,
-        }
+def own(own_kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The settings for the broker."""
+    return {
+        "QWARDEN_STACK__HOME": str(tmp_path_factory.mktemp("verify")),
+        "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": own_kafka.bootstrap,
+        "QWARDEN_KAFKA__GROUP_ID": GROUP,
+    }
 
 
 def settings_of(own: dict[str, str]) -> Settings:
