@@ -15,6 +15,7 @@ module and what has survived there; exits 1 where anything has, or was not reach
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import resource
 import sys
@@ -45,10 +46,10 @@ _PYTEST: Final = (
     "-p", "no:cacheprovider", "-p", "no:xdist", "--hypothesis-profile", "mutants",
 )  # fmt: skip
 
-# A change of a loop's end is taken for endless where its tests take four times the CPU that they
-# took, and some seconds. The clock would count what else the machine does.
+# A change of a loop's end is taken for endless where a test takes four times the CPU that it took,
+# and some seconds. The clock would count what else the machine does.
 _TIMES: Final = 4.0
-_MORE_S: Final = 10.0
+_MORE_S: Final = 3.0
 
 
 def chosen(names: Iterable[str]) -> list[str]:
@@ -116,6 +117,11 @@ class _Test:
     item: pytest.Item
     cpu_s: float
     kills: int = 0
+
+    def limit(self) -> None:
+        """Has the system end the process where the test finds no end."""
+        limit_s = math.ceil(time.process_time() + _MORE_S + _TIMES * self.cpu_s)
+        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, resource.RLIM_INFINITY))
 
     def fails(self) -> bool:
         failed = self.item.session.testsfailed
@@ -191,11 +197,9 @@ def _reaching(items: Iterable[pytest.Item]) -> Mapping[str, list[_Test]]:
 
 def _killed(mutant: str, tests: Sequence[_Test]) -> bool:
     """Whether one of these tests fails with this change, or finds no end."""
-    limit_s = int(_MORE_S + _TIMES * sum(each.cpu_s for each in tests))
     reads, writes = os.pipe()
     process = os.fork()
     if not process:
-        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, limit_s + 1))
         _try(mutant, tests, writes)
     os.close(writes)
     with os.fdopen(reads) as pipe:
@@ -211,6 +215,7 @@ def _try(mutant: str, tests: Sequence[_Test], killer: int) -> NoReturn:
     tests[0].item.config.pluginmanager.unregister(name="terminalreporter")
     trampoline.set_mutant_under_test(mutant)
     for number, test in enumerate(tests):
+        test.limit()
         try:
             failed = test.fails()
         except BaseException:  # the fork must never go on where its parent does
