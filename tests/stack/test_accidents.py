@@ -68,3 +68,10 @@ def test_a_policy_that_is_no_yaml_is_found_after_half_a_minute_of_starting(shell
     assert said.code == 2
     assert "policies/shop.yaml:2:1: " in said.err
     assert not (shell.folder / "stack").exists()
+
+
+def test_a_home_that_is_a_file_ends_every_command_in_a_traceback(shell: Shell) -> None:
+    (shell.folder / "stack").write_text("a file")
+    said = shell("tail", "moderation.verdicts", "--no-follow")
+    assert said.code == 3
+    assert "Kafka does not answer" in said.err

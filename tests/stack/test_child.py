@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,6 +24,7 @@ Until = Callable[[Callable[[], bool]], None]
 VALKEY_OWNER = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from qwarden.stack.home import Home
 from qwarden.stack.valkey import Valkey
 valkey = Valkey(Home(Path(sys.argv[1])))
@@ -33,6 +36,7 @@ time.sleep(600)
 GRANDCHILD_OWNER = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from qwarden.stack.child import Child
 from qwarden.stack.home import Home
 child = Child(Home(Path(sys.argv[1])), "shell", ["sh", "-c", "sleep 600 & echo $!; wait"])
@@ -109,3 +113,15 @@ def test_a_restart_does_not_report_the_words_of_the_run_before(home: Home, tmp_p
     child.wait(10)
     assert child.tail() == "second"
     assert child.log.read_text() == "firstsecond"
+
+
+def test_a_full_disk_is_looked_for_in_a_log_that_does_not_name_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    child = Child(home, "shell", ["sh", "-c", "exit 1"])
+    child.start()
+    child.wait(10)
+    assert "is full" not in str(child.failure("shell ended", "Start it again."))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=4096))
+    said = str(child.failure("shell ended", "Start it again."))
+    assert said.startswith(f"shell ended. The disk under {home.logs} is full: free some. Start it")

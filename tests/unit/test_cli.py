@@ -290,3 +290,35 @@ def test_help_leaves_something_unsaid() -> None:
             assert parameter.name == "help" or parameter.help, f"{words}: {parameter.name}"
             if parameter.param_type_name == "argument":
                 assert words.removesuffix(" files") in command.help, words
+
+
+GROUPS = ("", "topics", "config", "policy", "dlq", "review", "review user", "review golden")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_list_of_commands_breaks_off_in_the_middle_of_a_sentence(
+    shell: Shell, group: str
+) -> None:
+    listed = shell(*group.split(), "--help").out.partition("Commands:\n")[2]
+    assert listed
+    assert "..." not in listed
+
+
+def test_a_file_cannot_be_judged_before_a_stack_has_run(
+    guard: Guard, file: Path, tmp_path: Path
+) -> None:
+    file.write_bytes(EVENTS)
+    new = Shell(tmp_path, {})
+    first, second = (new("moderate", file, "--direct") for _ in range(2))
+    assert first.code == 0, first.err
+    assert first.line["content_hash"] == second.line["content_hash"]
+
+
+def test_a_home_that_cannot_be_written_hides_which_setting_lacks(
+    guard: Guard, file: Path, tmp_path: Path
+) -> None:
+    file.write_bytes(EVENTS)
+    (tmp_path / "stack").write_text("a file")
+    said = Shell(tmp_path, {})("moderate", file, "--direct")
+    assert said.code == 2
+    assert said.err.startswith("QWARDEN_CONTENT_KEY: is not set")

@@ -9,6 +9,7 @@ Exit codes: 0 done, 1 the answer is no, 2 wrong use, 3 a dependency is missing, 
 
 from __future__ import annotations
 
+import inspect
 import sys
 
 import typer
@@ -72,6 +73,21 @@ for name, daily in review_lead.COMMANDS.items():
     review.app.command(name)(daily)
 review.app.command("replay")(review_replay.replay)
 app.add_typer(review.app, name="review")
+
+
+def _listed_whole(group: typer.Typer) -> None:
+    """Has the lists of commands show the first sentence of each, over more lines where it is long:
+    of itself typer breaks off in the middle of one."""
+    for command in group.registered_commands:
+        text = inspect.getdoc(command.callback) or ""
+        command.short_help = " ".join(text.split("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+    for named in group.registered_groups:
+        assert named.typer_instance is not None
+        named.short_help = str(named.typer_instance.info.help).rstrip(".")
+        _listed_whole(named.typer_instance)
+
+
+_listed_whole(app)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import importlib.util
 import os
@@ -39,6 +40,16 @@ def keyless(chosen: Mapping[str, str]) -> Settings:
     """The settings that these variables make, for a command that hashes nothing and so needs no
     content key."""
     return settings_module.load({"QWARDEN_CONTENT_KEY": "00" * 32, **chosen})
+
+
+def keyed(chosen: Mapping[str, str]) -> Settings:
+    """The settings that these variables make, for a command that hashes what it judges: with the
+    content key of the local stack's folder, running or not, where they name none."""
+    key = {}
+    if "QWARDEN_CONTENT_KEY" not in chosen:
+        with contextlib.suppress(OSError):  # what `load` says then is what to do
+            key = {"QWARDEN_CONTENT_KEY": home().content_key()}
+    return settings_module.load({**key, **chosen})
 
 
 def who() -> str:

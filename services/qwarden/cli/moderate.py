@@ -10,9 +10,8 @@ from typing import Annotated
 
 import typer
 
-from qwarden import settings as settings_module
 from qwarden.cli.asking import ask
-from qwarden.cli.environment import keyless, needs_eval_extra
+from qwarden.cli.environment import keyed, keyless, needs_eval_extra
 from qwarden.cli.files import appending, lines_of, made
 from qwarden.cli.options import Chunk, Direct, GuardName
 from qwarden.cli.terminal import WRONG_USE, bar, end, err
@@ -74,7 +73,7 @@ def moderate(
 
     environ = guard_environ(direct, guard)
     environ.pop("QWARDEN_REDIS__URL", None)
-    settings = settings_module.load(environ)
+    settings = keyed(environ)
     telemetry.log_as_json("warning")
 
     tenants = bootstrap.tenants_of(settings)

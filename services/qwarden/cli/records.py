@@ -70,8 +70,11 @@ def publish(
 ) -> None:
     """Publish each line of a file as one record.
 
+    \b
     An event needs event_id, tenant, and messages or text:
     {"event_id": "1", "tenant": "demo", "text": "Hello"}
+
+    \b
     With --topic content.chunks a line is a piece of a running session:
     {"session": "1", "seq": 0, "tenant": "demo", "role": "user", "text": "Hello", "end": "turn"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,9 @@ Progress = Callable[[str, float | None], None]
 """Told what a part does now, and the share that is done (0 to 1) where it is known."""
 
 _POLL_S = 0.05
+
+_FULL_BYTES = 16 * 1024 * 1024
+"""Free bytes below which a disk is why a program ended: Kafka takes 10 MiB for an index."""
 
 
 def quiet(message: str, fraction: float | None) -> None:
@@ -170,6 +174,8 @@ class Child:
 
     def failure(self, what: str, fix: str) -> StackError:
         """Return the error that says `what` went wrong, the fix, and the log's last lines."""
+        if shutil.disk_usage(self.log.parent).free < _FULL_BYTES:
+            fix = f"The disk under {self.log.parent} is full: free some. {fix}"
         tail = self.tail()
         said = f" It said last:\n{tail}\n" if tail else " "
         return StackError(f"{what}. {fix}{said}".rstrip(" "), log=self.log)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -114,25 +115,28 @@ class Demo:
         Raises what `ended` raises (`StackError` where a part of the stack died), with `once`
         `Interrupted` where it ended first, and `KafkaError`.
         """
+        # Its lines about a broker that is gone are many a second; the stack says it in one.
+        logging.getLogger("aiokafka").setLevel(logging.CRITICAL)
         async with AsyncExitStack() as stack:
-            showing = []
+            read = {}
             for topic in SHOWN:
-                records = await stack.enter_async_context(
+                read[topic] = await stack.enter_async_context(
                     kafka.reading(self._settings.kafka, topic, from_beginning=False, follow=True)
                 )
-                showing.append(asyncio.create_task(self._show(topic, records), name=topic))
+            showing = [
+                asyncio.create_task(self._show(topic, records), name=topic)
+                for topic, records in read.items()
+            ]
+            complete = asyncio.create_task(self._complete.wait(), name="complete")
+            stack.push_async_callback(_end, complete, *showing)
             self._out.print(render.verdict_heading())
             await self._publish()
-            complete = asyncio.create_task(self._complete.wait(), name="complete")
             limit = ALL_ANSWERED_S if once else None
             await self._first((complete, ended, *showing), limit)
             self._sum_up()
             if not once and not ended.done():
                 self._where_next(await self._sign_in_links())
                 await self._first((ended, *showing), None)
-            for task in (complete, *showing):
-                task.cancel()
-            await asyncio.gather(complete, *showing, return_exceptions=True)
         if once and not self._complete.is_set() and ended.done():
             raise Interrupted("The samples were interrupted before each had its outcome.")
         return not self._account.missing() and not self._account.contradicted()
@@ -242,3 +246,10 @@ Addresses        {self._home.root}/stack.json
 The guards are stand-ins, toys. Ctrl-C ends everything.""",
             markup=False,
         )
+
+
+async def _end(*tasks: asyncio.Task[Any]) -> None:
+    """End tasks before what they read is closed: else each would say so with a traceback."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

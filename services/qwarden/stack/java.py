@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -122,8 +123,10 @@ def _download(folder: Path, progress: Progress) -> list[Path]:
         for pom in (folder / "repository").rglob("*.pom"):
             if pom.stat().st_size == 0 or not pom.read_bytes().rstrip().endswith(b">"):
                 pom.unlink()
+        full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+        fix = f"Free some disk in {folder}" if full else "Check the network"
         raise StackError(
-            f"Kafka's jars could not be downloaded ({error}). Check the network and try again: "
+            f"Kafka's jars could not be downloaded ({error}). {fix} and try again: "
             "what has arrived is kept. Or give a broker of your own with "
             "QWARDEN_KAFKA__BOOTSTRAP_SERVERS."
         ) from error

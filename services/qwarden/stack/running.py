@@ -103,7 +103,7 @@ def _read(home: Home) -> list[Process] | None:
     try:
         noted: dict[str, Any] = json.loads(home.pid_file.read_text(encoding="utf-8"))
         return [Process(each["pid"], each["began"]) for each in noted.values()] or None
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
