@@ -1,4 +1,4 @@
-"""A broker, a Valkey and a Triton of the path's own, with the topics made."""
+"""A broker, a Valkey and a Triton, with the topics made."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from qwarden.stack.valkey import Valkey
 
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory, triton: Triton) -> Iterator[Fleet]:
+def path(
+    tmp_path_factory: pytest.TempPathFactory, own_kafka: Kafka, triton: Triton
+) -> Iterator[Fleet]:
     home = Home(tmp_path_factory.mktemp("path"))
-    with Kafka(home) as kafka, Valkey(home) as valkey:
-        made = Fleet(home, kafka, valkey, triton)
+    with Valkey(home) as valkey:
+        made = Fleet(home, own_kafka, valkey, triton)
         asyncio.run(made.make_topics(8))
         yield made
