@@ -62,7 +62,7 @@ async def acts(database: Database, item_id: str) -> list[str]:
 
 @pytest.mark.parts  # twenty people and as many items as they can take
 async def test_two_of_many_claimers_get_one_item(database: Database) -> None:
-    count = 500 if database.dialect == "postgresql" else 60
+    count = 100 if database.dialect == "postgresql" else 40
     people = [await who(database, f"r{n}") for n in range(20)]
     await has(database, *(open_item(n, queue=f"q{n % 3}") for n in range(count)))
     got: list[tuple[str, str]] = []

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 import escalated
 from qwarden import settings as settings_module
 from qwarden.policy.tenants import Freezes
+from qwarden.review import sweeping
 from qwarden.review.store import audit, intake, leases, overrides
 from qwarden.review.store.audit import Act
 from qwarden.review.store.database import Database
@@ -59,10 +60,12 @@ async def test_a_breach_blocks_where_nothing_automatic_may(
         assert await queued(database) == (queue, published)
 
 
-@pytest.mark.parts  # 1,200 rows
-async def test_two_processes_seal_one_log(database: Database) -> None:
+async def test_two_processes_seal_one_log(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "_ROWS", 10)
     async with database.writing() as tx:
-        for number in range(1200):
+        for number in range(35):
             await audit.write(tx, Act.SAW, actor="a", at=escalated.NOW + number)
     rounds = [seals(duty(database, "seal", holder * 32))() for holder in "12"]
     await asyncio.gather(*rounds)
@@ -70,7 +73,7 @@ async def test_two_processes_seal_one_log(database: Database) -> None:
         verified = await audit.verify(tx)
         unplaced = select(func.count()).where(log.c.position.is_(None))
         assert (await tx.execute(unplaced)).scalar_one() == 0
-    assert (verified.rows, verified.broken_at) == (1200, None)
+    assert (verified.rows, verified.broken_at) == (35, None)
 
 
 async def test_one_step_that_fails_stops_the_others(
