@@ -81,7 +81,7 @@ class Reviewing:
         """The API as this one has it on a terminal: with a token."""
         token = await token_of(self.database, person)
         client = httpx.AsyncClient(
-            base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=30
+            base_url=self.url, headers={"Authorization": f"Bearer {token}"}, timeout=60
         )
         self._clients.append(client)
         return client

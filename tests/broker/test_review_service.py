@@ -178,10 +178,10 @@ async def test_a_decision_goes_out_too_early_or_never(shared: Reviewing, group: 
 async def test_a_killed_service_loses_or_doubles_an_item(running: Reviewing, group: str) -> None:
     """Killed while it takes records and while somebody holds an item."""
     lead = await running.client("lena", Role.LEAD, tenants=[group])
-    arrived = escalations(400, tenant=group, name=group)
+    arrived = escalations(250, tenant=group, name=group)
     await running.seed(arrived[:50])
     claim = await claimed(lead)
-    for part in range(3):
+    for part in range(2):
         await publish(running.bootstrap, arrived[50 + part * 100 : 150 + part * 100])
         running.service.kill()
         await asyncio.to_thread(running.service.start)
@@ -194,7 +194,7 @@ async def test_a_killed_service_loses_or_doubles_an_item(running: Reviewing, gro
                 {"limit": 200})).json()  # fmt: skip
         seen += [each["item_id"] for each in page["items"]]
         after = page["next"]
-    assert len(seen) == len(set(seen)) == 400
+    assert len(seen) == len(set(seen)) == 250
     assert (await decided(lead, claim))["decisions"] == 1
 
 
