@@ -187,7 +187,7 @@ async def test_a_decision_sent_for_an_item_that_somebody_else_has(console: Conso
 async def test_a_whole_day_that_needs_a_mouse_or_more_than_four_keys_an_item(
     console: Console,
 ) -> None:
-    count = 20
+    count = 9
     await _seed(console, count)
     page = await console.reviewer()
     await _ready(page)
