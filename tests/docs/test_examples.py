@@ -7,7 +7,6 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -37,13 +36,12 @@ def _blocks(kind: str) -> list[Block]:
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
+def own(own_kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Fleetlet:
     """A broker, with the policies that `make demo` has."""
     home = Home(tmp_path_factory.mktemp("readme"))
-    with Kafka(home) as broker:
-        made = Fleetlet(broker, home, ROOT / "deploy" / "policies")
-        asyncio.run(made.make_topics())
-        yield made
+    made = Fleetlet(own_kafka, home, ROOT / "deploy" / "policies")
+    asyncio.run(made.make_topics())
+    return made
 
 
 async def _events(own: Fleetlet) -> dict[str, Event]:

@@ -11,6 +11,7 @@ import pytest
 import redis.asyncio as redis_client
 
 import fleet
+from commands import Shell
 from proxy import Proxy
 from qwarden import kafka as kafka_tools
 from qwarden.contracts import headers, topics
@@ -20,8 +21,8 @@ from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
 from qwarden.stack.local import STAND_IN
 from qwarden.stack.ports import free_ports
-from qwarden.stack.service import Service, create_topics
-from qwarden.stack.triton import Triton, available
+from qwarden.stack.service import Service
+from qwarden.stack.triton import Triton
 from qwarden.stack.valkey import Valkey
 
 TEXT = "A text that comes again and again."
@@ -71,33 +72,26 @@ class Line:
 
 @pytest.mark.timeout(900)
 async def test_another_model_finds_no_answer_of_the_old_one_and_the_old_one_finds_its_own_again(
-    tmp_path: Path,
+    own_kafka: Kafka, triton: Triton, tmp_path: Path
 ) -> None:
-    reason = available()
-    if reason is not None:
-        pytest.skip(reason)
+    """`triton` is the old one."""
     home = Home(tmp_path / "parts")
     (port,) = free_ports(1)
-    checkpoint = {"QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN)}
-    with (
-        Kafka(home) as kafka,
-        Valkey(home) as valkey,
-        Triton(Home(tmp_path / "old"), checkpoint) as old,
-        Triton(Home(tmp_path / "new"), {**checkpoint, "QWARDEN_ENGINE__FLOOR": "0.8"}) as new,
-    ):
+    other = {"QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN), "QWARDEN_ENGINE__FLOOR": "0.8"}
+    with Valkey(home) as valkey, Triton(home, other) as new:
         settings = {
             "QWARDEN_CONTENT_KEY": home.content_key(),
-            "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": kafka.bootstrap,
+            "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": own_kafka.bootstrap,
             "QWARDEN_REDIS__URL": valkey.url,
             "QWARDEN_REDIS__TIMEOUT_S": "5",
             "QWARDEN_TRITON__URL": f"127.0.0.1:{port}",
             # What one process remembers is not what the fleet shares.
             "QWARDEN_MODERATOR__MEMORY_ENTRIES": "0",
         }
-        create_topics(home, settings)
+        assert (await Shell(tmp_path, settings).run("topics", "create")).code == 0
         line = Line(settings, valkey)
         ports = {name: int(part.grpc.rpartition(":")[2]) for name, part in
-                 (("old", old), ("new", new))}  # fmt: skip
+                 (("old", triton), ("new", new))}  # fmt: skip
         async with Proxy(port, ports["old"]) as service_name:
             moderator = Service(home, "moderator", settings)
             await asyncio.to_thread(moderator.start)
