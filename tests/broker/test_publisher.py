@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -56,14 +56,17 @@ class Post:
 
 @dataclass
 class Letter:
-    """An outcome of so many bytes; what is refused of it is `small` bytes to the dead letters."""
+    """An outcome of so many bytes; what is refused of it is `small` bytes to the dead letters.
+    `decides`: called when it is decided."""
 
     post: Post
     number: int
     owed: Owed
     small: int = 10
+    decides: Callable[[], None] = lambda: None
 
     def goes(self) -> bool:
+        self.decides()
         return True
 
     def settle(self) -> None:
@@ -147,3 +150,25 @@ async def test_what_waits_for_a_broker_that_is_away_cannot_be_seen(kafka: Kafka)
             await asyncio.to_thread(kafka.start)
         await post.all_settled(2)
     assert await ends(post) == (2, 0)
+
+
+async def test_the_first_of_many_outcomes_leaves_when_the_last_is_decided(kafka: Kafka) -> None:
+    """Nobody else gets a turn either: polls, probes, and the broker's own answers."""
+    post = Post(kafka)
+    await fleet.make_topic(kafka.bootstrap, post.out, 1)
+    await fleet.make_topic(kafka.bootstrap, post.dead, 1)
+    turned, seen = asyncio.Event(), list[bool]()
+    owed = (Message(post.out, b"k", b"x", []),)
+
+    def has_a_turn_soon() -> None:
+        asyncio.get_running_loop().call_soon(turned.set)
+
+    async with post.publishing(known=1_000_000) as publisher:
+        publisher.publish([Letter(post, 0, owed)])
+        await post.all_settled(1)  # the topic's leader is known, so that `send` waits for nothing
+        first = Letter(post, 1, owed, decides=has_a_turn_soon)
+        last = Letter(post, 999, owed, decides=lambda: seen.append(turned.is_set()))
+        publisher.publish([first, *[Letter(post, n, owed) for n in range(2, 999)], last])
+        await post.all_settled(1000)
+    assert seen == [True]
+    assert post.settled == list(range(1000))

@@ -40,9 +40,11 @@ fault (Kafka 4 refuses what is stamped more than an hour ahead)."""
 _LOCAL = (KafkaTimeoutError, UnknownTopicOrPartitionError)
 """The message is in no batch: there was no room for it, or its topic has no leader now."""
 
-_CHUNK = 500
-"""Outcomes sent before their acknowledgements are awaited together: so many that the task which
-awaits them costs nothing beside them, and so few that none waits long for the last one."""
+_CHUNK = 100
+"""Outcomes that are decided and sent before the event loop gets a turn, some 10 ms of it, and whose
+acknowledgements are awaited together. Measured: of 4,000 at once the first is acknowledged in a
+third of the time that it takes without such turns, at the same CPU (0.5 s with chunks of 100 or
+500, or one of all)."""
 _RETRY_S = 0.2
 _MOST_RETRY_S = 5.0
 """How often a broker that refuses or is away is asked again: half as often each time, and still
@@ -177,6 +179,9 @@ class Publisher:
                     await self._mend()
                 else:
                     await self._send_chunk()
+                    # `send` gives nobody a turn while there is room: without one here nothing
+                    # leaves before all is decided, and nothing is polled or answered either.
+                    await asyncio.sleep(0)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
