@@ -197,14 +197,14 @@ def _described(
     return collector
 
 
-def counter(name: str, text: str, *labels: Label, of: Sequence[str], unit: str = "") -> Counter:
+def counter(name: str, text: str, *labels: Label, of: Sequence[str]) -> Counter:
     """A counter of prometheus_client's, described."""
-    return _described(partial(Counter, name, text), Kind.COUNTER, name, text, labels, unit, of)
+    return _described(partial(Counter, name, text), Kind.COUNTER, name, text, labels, "", of)
 
 
-def tally(name: str, text: str, *labels: Label, of: Sequence[str], unit: str = "") -> Tally:
+def tally(name: str, text: str, *labels: Label, of: Sequence[str]) -> Tally:
     """A counter that every record adds to, described."""
-    return _described(partial(Tally, name, text), Kind.COUNTER, name, text, labels, unit, of)
+    return _described(partial(Tally, name, text), Kind.COUNTER, name, text, labels, "", of)
 
 
 def gauge(name: str, text: str, *labels: Label, of: Sequence[str], unit: str = "") -> Gauge:

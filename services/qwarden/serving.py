@@ -92,6 +92,8 @@ class Serving:
         self._needed = needed
         self._end = asyncio.Event()
         self._failed = False
+        self._parts: set[asyncio.Task[None]] = set()
+        """Those that run: a loop keeps no task by itself."""
         self._publisher: Publisher | None = None
         self._waits_for: str | None = None
         """What of Kafka's it waits for before it can begin: a broker, or topics."""
@@ -156,6 +158,7 @@ class Serving:
         """Runs a part of the service beside its lanes. One that fails ends the process: nobody
         would miss it."""
         task = asyncio.create_task(running)
+        self._parts.add(task)
         task.add_done_callback(self._part_ended)
         return task
 
@@ -166,6 +169,7 @@ class Serving:
         self.stop()
 
     def _part_ended(self, task: asyncio.Task[None]) -> None:
+        self._parts.discard(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
             self.part_failed(error)

@@ -381,14 +381,6 @@ def test_a_certificate_ends_before_anybody_was_told(
     assert only(found).result is result and sentence in only(found).sentence
 
 
-def test_a_key_of_another_certificate_is_taken() -> None:
-    found = Findings("certificates")
-    certificates.judge_own_key(found, "a", fits=True)
-    assert found.all == []
-    certificates.judge_own_key(found, "a", fits=False)
-    assert only(found).result is Result.WRONG
-
-
 # The cache and the database.
 
 

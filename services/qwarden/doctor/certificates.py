@@ -8,6 +8,7 @@ from qwarden.doctor.finding import Findings
 SOON_S = 30 * 86_400.0
 """A month is time to renew one by hand; the alert comes nine days later."""
 NOW_S = 3 * 86_400.0
+"""What ends within a weekend ends before anybody looks again."""
 
 
 def judge(found: Findings, about: str, ends: float, *, now: float) -> None:
@@ -21,9 +22,3 @@ def judge(found: Findings, about: str, ends: float, *, now: float) -> None:
         found.note(about, f"it ends in {span(left_s)}; renew it, and restart who reads it")
     else:
         found.good(about, f"it ends in {span(left_s)}")
-
-
-def judge_own_key(found: Findings, about: str, *, fits: bool) -> None:
-    """Whether a private key is that of the certificate beside it."""
-    if not fits:
-        found.wrong(about, "the private key is not this certificate's; name the pair that belongs")

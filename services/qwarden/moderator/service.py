@@ -53,7 +53,6 @@ class ModeratorService(Serving):
         """A run that halts, until the halt is read like everybody's, or a person's resume."""
         self._resumed_at: int | None = None
         """When that run was seen, as `Control.resumed_at` says it."""
-        self._writing_halt: asyncio.Task[None] | None = None
         self._guard_known = False
         # What may be in flight is the process's: each topic of the fresh lane has its part of it.
         share = len(moderator.topics)
@@ -135,7 +134,7 @@ class ModeratorService(Serving):
         self._hold_or_release()
         by = f"{self._settings.kafka.group_id}@{socket.gethostname()}"
         halt = Halt(reason=run.reason, at=datetime.now(UTC), by=by)
-        self._writing_halt = self.spawn(self._write(run, halt, self._resumed_at))
+        self.spawn(self._write(run, halt, self._resumed_at))
 
     async def _write(self, run: Run, halt: Halt, resumed_at: int | None) -> None:
         """From then on what is read decides: the halt, or that a person has withdrawn it since.

@@ -35,7 +35,7 @@ _WORD = {Safety.SAFE: "#222222", Safety.CONTROVERSIAL: "#9A6700", Safety.UNSAFE:
 _CELLS = 96
 """Characters a line; a wide one, as Chinese has them, takes two cells."""
 _WIDTH_IN, _LEFT_IN, _RIGHT_IN = 13.0, 0.75, 0.25
-_LINE_IN, _GAP_IN, _WORDS_IN = 0.62, 0.52, 0.3
+_LINE_IN, _GAP_IN = 0.62, 0.52
 _HEAD_IN, _SECTION_IN, _FOOT_IN = 0.95, 0.42, 0.15
 _DPI = 130
 _MOST_LINES = 60
