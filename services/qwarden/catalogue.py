@@ -156,6 +156,7 @@ def _cell(text: str) -> str:
 
 
 _MOST_SHOWN = 12
+"""Values of a label that the page names; of a label with more it says how many there are."""
 
 _HEAD = """\
 # Metrics

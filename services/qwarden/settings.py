@@ -105,6 +105,8 @@ class Kafka(Certified):
     """How long after its last poll a moderator counts as hung and loses its partitions. It polls at
     least every other second, in an outage too, so that only a blocked process comes near it."""
     request_timeout_ms: Annotated[int, Field(ge=1000)] = 30_000
+    """How long a request to a broker may take before its connection is given up. Over the seconds
+    in which a partition changes its leader, under each service's hung_s."""
 
     @field_validator("oauth_token_url")
     @classmethod
@@ -417,10 +419,13 @@ class Review(Consuming):
     """Where people's browsers reach the service: in sign-in links and in what OpenID Connect
     returns to. With https:// its cookies are for https alone."""
     records_in_flight: Annotated[int, Field(ge=1)] = 4000
+    """Eight full polls."""
     bytes_in_flight: Annotated[int, Field(ge=1)] = 64 * 1024 * 1024
+    """Of their values."""
     poll_records: Annotated[int, Field(ge=1)] = 500
     """Records a poll at most: one transaction each. A thousand rows take PostgreSQL some 50 ms."""
     uncommitted_records: Annotated[int, Field(ge=1)] = 20_000
+    """Delivered and not committed, at most: what a crash has read again, a second of the database."""
     keep_days: Annotated[int, Field(ge=1)] = 180
     """The appeal window: how long the ledger keeps verdicts with their content (the EU's Digital
     Services Act gives users at least six months, Art. 20(1))."""
@@ -504,6 +509,7 @@ class Oidc(Group):
     session_s: Annotated[float, Field(gt=0)] = 3600.0
     """How long until claims are read anew, by signing in again: how late a removed role is seen."""
     timeout_s: Seconds = 5.0
+    """Of a request to the issuer: a person waits for it between two pages."""
 
 
 class Telemetry(Group):

@@ -62,6 +62,7 @@ RECORDS: dict[str, type[msgspec.Struct]] = {
 """Each kind of record by the name of its schema."""
 
 _VERSION = 1
+"""Of the contracts: another one is another `$id`, beside this one's."""
 
 # What a struct cannot say: an event without any of these has nothing to judge or to withdraw.
 _EVENT_HAS = [

@@ -208,6 +208,7 @@ def verdict_id(
 
 
 _VERDICT_ID = hashlib.blake2b(digest_size=16, person=b"qwarden.verdict")
+"""128 bits: no two verdicts of any fleet have one id by chance."""
 
 
 # A large fleet's tenants, tasks and policies that are at work at a time.

@@ -9,6 +9,7 @@ from qwarden.doctor.durations import mebibytes, span
 from qwarden.doctor.finding import Findings
 
 _OLDEST = 6
+"""Redis 6 brought users and TLS (2020); what is older gets no repairs any more."""
 
 
 def judge(

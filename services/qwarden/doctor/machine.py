@@ -22,6 +22,7 @@ _SHARED_BYTES = 64 * 2**20
 """What a Python model of Triton takes at its start, once for each; a pod has this much unless it
 is given a memory volume."""
 _DISK_BYTES = 256 * 2**20
+"""Under this the local stack's broker, its logs and SQLite soon stand still, each in its way."""
 
 
 def look_at_room(found: Findings, folders: Iterable[Path]) -> None:

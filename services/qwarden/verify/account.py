@@ -40,6 +40,7 @@ Bounds = Mapping[Partition, int]
 _LONGEST_KEY = 64
 """Bytes of a key that are kept: of a longer one its beginning and its hash."""
 _DIGEST_BYTES = 16
+"""Of the hash: no two keys of a topic share 128 bits, and half of the 64 are left to be read."""
 
 
 class Place(NamedTuple):

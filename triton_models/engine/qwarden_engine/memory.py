@@ -9,7 +9,7 @@ from qwarden_engine.checkpoint import Config
 MIB = 1024 * 1024
 
 _BYTES = {"float32": 4, "bfloat16": 2, "int8": 1}
-
+"""Of one number."""
 
 COPIES = 2
 """Times the token budget that rows which go on behind `Safety:` are copied out into at once, padded

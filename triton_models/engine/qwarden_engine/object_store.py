@@ -24,6 +24,7 @@ TIMEOUT_S = 60.0
 
 _EMPTY = hashlib.sha256(b"").hexdigest()
 _PIECE = 1 << 20
+"""Bytes that are read at a time: weights of gigabytes never stand in memory as a whole."""
 
 
 class StoreError(Exception):

@@ -35,6 +35,7 @@ ANSWER_LABELS = ("Safety:", "Categories:", "Refusal:")
 """How the lines of an answer start (model card of Qwen3Guard-Gen)."""
 
 _CUT_SLACK = 32
+"""Tokens that a piece may have more than its part of the whole text had."""
 _THINK = ("<think>", "</think>")
 _NOBODY = Turn("user", "")
 _BLOCK = re.compile(r"<(?:BEGIN|END) [A-Z][A-Z ]*>")
@@ -274,7 +275,6 @@ class Template:
         task, last = conversation.task, conversation.turns[-1]
         before = [] if task is Task.PROMPT else [_NOBODY]
         around = self._encode_one(task, [*before, Turn(last.role, "x")], 0).tokens
-        # Cut at a token, a text can have some tokens more than the piece had.
         room = limit - around - _CUT_SLACK
         if room <= OVERLAP:
             raise TooLong(f"the guard's context leaves only {limit} tokens for a turn")

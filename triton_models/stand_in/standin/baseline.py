@@ -24,7 +24,7 @@ from .labels import PROMPT_CATEGORIES, RESPONSE_CATEGORIES, SAFETIES
 from .measure import Judged
 from .row import Row
 
-BUCKETS: Final = 1 << 20
+BUCKETS: Final = 1 << 20  # of hashed features: the 20 bits that `_of_text` keeps
 KEEP: Final = 4_000  # characters of one text
 PASSES: Final = 3
 BATCH: Final = 256

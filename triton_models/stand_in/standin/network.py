@@ -19,7 +19,7 @@ from torch.nn import functional
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 CONTEXT: Final = 32_768  # tokens
-EPSILON: Final = 1e-6
+EPSILON: Final = 1e-6  # this and the next as in Qwen3's own configuration
 ROPE_BASE: Final = 1_000_000.0
 
 

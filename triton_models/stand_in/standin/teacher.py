@@ -19,7 +19,7 @@ from .baseline import Baseline
 from .row import Row
 from .rows import Sampler
 
-FOLDS: Final = 3
+FOLDS: Final = 3  # no teacher judges what it learned from, and each learns from two thirds
 DRAWS: Final = 110_000  # rows that each teacher learns from
 
 

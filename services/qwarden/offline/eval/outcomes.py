@@ -13,6 +13,7 @@ from qwarden.offline.eval.labelled import Labelled
 from qwarden.offline.eval.metrics import Flags, Floats, Ints
 
 CONTROVERSIAL, UNSAFE = 1, 2
+"""Safety as a number, in arrays: the more severe the higher, and Safe is 0."""
 
 
 class Mode(enum.StrEnum):

@@ -18,6 +18,8 @@ from qwarden.offline.eval.metrics import Flags, Floats, Ints, ratio
 PS: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 RUNS: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 ANSWER_RUNS: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64)
+"""The probabilities and lengths of runs (tokens) that are tried: close together where a step
+changes much, and no further than a run that most texts are too short for."""
 
 
 @dataclass(frozen=True, slots=True)

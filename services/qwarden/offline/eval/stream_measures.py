@@ -131,6 +131,7 @@ LATE: tuple[tuple[str, float], ...] = (
 """The report's bins of tokens behind the sentence, each up to its number."""
 BINS: tuple[str, ...] = (AHEAD, HIT, *(name for name, _ in LATE), MISSED)
 SOON = 128
+"""Tokens behind the sentence: the report's own figure for detection in time."""
 
 
 def bin_of(after: int | None) -> str:

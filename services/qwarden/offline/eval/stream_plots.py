@@ -30,6 +30,8 @@ _LABEL_STYLE = {Safety.SAFE: "--", Safety.CONTROVERSIAL: ":", Safety.UNSAFE: "-"
 _INK = "#222222"
 _DPI = 150
 _FARTHEST = 512
+"""Tokens that the axis goes to on either side of the sentence: twice the last bin of the report's
+that has an end, so that what comes later is seen to come late."""
 
 
 def draw_stream(report: StreamReport, outcomes: Sequence[Outcome], folder: Path) -> None:

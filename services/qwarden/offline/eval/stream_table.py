@@ -15,6 +15,7 @@ from qwarden.offline.eval.table import bracket, markdown, number, table, text_of
 
 _FEW = " *"
 _WIDEST_NAME = 40
+"""Characters; what is longer is cut, so that the figures beside it stay on its line."""
 _RULES = {
     Debounce.REPORT: "report's rule",
     Debounce.SCRIPT: "script's rule",

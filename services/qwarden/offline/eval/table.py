@@ -14,7 +14,9 @@ from qwarden.render import plain
 _UNDEFINED = "-"
 _FEW = " *"
 _WIDEST_NAME = 40
+"""Characters; what is longer is cut, so that the figures beside it stay on its line."""
 _REASONS = 5
+"""Different ones that are printed; all of them stand in the report."""
 _FIGURES = ("P", "R", "F1", "FPR", "AUC", "AP", "ECE")
 
 

@@ -29,6 +29,7 @@ _LEAST = 0.004
 """What is thinner would not be seen."""
 _WIDTH = 0.05
 _LEFT, _RIGHT = 0.2, 0.8
+"""Of the picture's width: a column, and where the two stand, with room for words beside them."""
 _DPI = 150
 
 

@@ -23,6 +23,7 @@ from qwarden.review.store.audit import Act
 router = APIRouter(prefix="/v1", tags=["ledger"])
 
 _MOST = 100
+"""Rows of one answer, each with its whole content."""
 
 
 class LedgerRow(BaseModel):

@@ -15,6 +15,7 @@ from qwarden.review.store.statistics import Statistics
 router = APIRouter(prefix="/v1", tags=["quality"])
 
 Days = Annotated[int, Query(ge=1, le=365)]
+"""Up to a year, which is longer than the ledger keeps by default."""
 
 
 @router.get("/quality")

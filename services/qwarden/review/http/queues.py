@@ -33,6 +33,7 @@ router = APIRouter(prefix="/v1", tags=["queue"])
 
 _PAGE = 50
 _MOST = 200
+"""Items a page: some screens of the console's list, and the most that one request reads."""
 
 
 @router.get("/queues")

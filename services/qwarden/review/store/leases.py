@@ -29,6 +29,7 @@ from qwarden.settings import Review
 
 _GIVEN_BACK = "It was given back."
 _TOKEN_BYTES = 24
+"""192 bits, 32 characters: nobody guesses the lease of somebody else."""
 
 
 class Why(enum.StrEnum):

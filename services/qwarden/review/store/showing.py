@@ -39,6 +39,7 @@ kind."""
 _EARLIER = 20
 """Verdicts of a subject that are shown: more than one looks through while an item waits."""
 _PAST = 10
+"""Decisions of equal content that are shown: the latest say how it is judged now."""
 
 _content = msgspec.json.Decoder(Content)
 
