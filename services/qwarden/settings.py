@@ -425,7 +425,7 @@ class Review(Consuming):
     poll_records: Annotated[int, Field(ge=1)] = 500
     """Records a poll at most: one transaction each. A thousand rows take PostgreSQL some 50 ms."""
     uncommitted_records: Annotated[int, Field(ge=1)] = 20_000
-    """Delivered and not committed, at most: what a crash has read again, a second of the database."""
+    """Delivered and not committed, at most: what a crash has read again: a second of work."""
     keep_days: Annotated[int, Field(ge=1)] = 180
     """The appeal window: how long the ledger keeps verdicts with their content (the EU's Digital
     Services Act gives users at least six months, Art. 20(1))."""
