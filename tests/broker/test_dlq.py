@@ -27,7 +27,6 @@ from qwarden.control.kafka import KafkaControl
 from qwarden.outcomes.owing import owed_by_refusal
 from qwarden.outcomes.source import Source
 from qwarden.settings import Kafka as KafkaSettings
-from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
 
 T = TypeVar("T")
@@ -50,20 +49,19 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaSettings]:
-    """A broker of these tests' own: the topics have their real names."""
-    with Kafka(Home(tmp_path_factory.mktemp("dlq"))) as part:
-        settings = KafkaSettings(bootstrap_servers=part.bootstrap)
-        run(
-            kafka_tools.create_topics(
-                settings,
-                partitions=PARTITIONS,
-                replication_factor=1,
-                min_insync_replicas=1,
-                max_event_bytes=MAX_BYTES,
-            )
+def broker(own_kafka: Kafka) -> KafkaSettings:
+    """The topics have their real names."""
+    settings = KafkaSettings(bootstrap_servers=own_kafka.bootstrap)
+    run(
+        kafka_tools.create_topics(
+            settings,
+            partitions=PARTITIONS,
+            replication_factor=1,
+            min_insync_replicas=1,
+            max_event_bytes=MAX_BYTES,
         )
-        yield settings
+    )
+    return settings
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -30,34 +30,33 @@ from qwarden.stack.kafka import Kafka
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
+def own(own_kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Fleetlet:
     home = Home(tmp_path_factory.mktemp("service"))
-    with Kafka(home) as kafka:
-        made = Fleetlet(kafka, home, policies_in(home.root))
-        asyncio.run(made.make_topics())
-        yield made
+    made = Fleetlet(own_kafka, home, policies_in(home.root))
+    asyncio.run(made.make_topics())
+    return made
 
 
 async def test_new_content_waits_behind_an_outage_s_backlog(own: Fleetlet, group: str) -> None:
-    old = await own.publish(3000, "old", age_s=3600)
+    old = await own.publish(1200, "old", age_s=3600)
     new = await own.publish(50, "new")
     guard = Guard()
-    guard.seconds_a_row = 0.001
+    guard.seconds_a_row = 0.003
     async with Tap(own.kafka.bootstrap, *fleet.OUTPUTS) as tap, own.moderating(group, guard):
         found = await fleet.outcomes(tap, new)
-        assert len(found.verdicts.keys() & set(old)) < 1500, "the old ones went first"
+        assert len(found.verdicts.keys() & set(old)) < 600, "the old ones went first"
         found = await fleet.outcomes(tap, set(old) - found.verdicts.keys())
         assert found.account.repeats() == 0
 
 
 async def test_a_tenant_that_floods_delays_the_others(own: Fleetlet, group: str) -> None:
     guard = Guard()
-    guard.seconds_a_row = 0.002
+    guard.seconds_a_row = 0.003
     async with Tap(own.kafka.bootstrap, *fleet.OUTPUTS) as tap, own.moderating(group, guard):
-        flood = await own.publish(1500, "flood", tenant="flood")
+        flood = await own.publish(800, "flood", tenant="flood")
         calm = await own.publish(50, "calm")
         found = await fleet.outcomes(tap, calm)
-        assert len(found.verdicts.keys() & set(flood)) < 750, "the flood went first"
+        assert len(found.verdicts.keys() & set(flood)) < 400, "the flood went first"
         found = await fleet.outcomes(tap, set(flood) - found.verdicts.keys())
         assert found.account.repeats() == 0
 
@@ -217,7 +216,7 @@ async def test_a_loop_that_never_comes_to_its_first_poll_counts_as_alive(
 async def test_one_tenant_s_broken_records_halt_everybody(own: Fleetlet, group: str) -> None:
     async with Tap(own.kafka.bootstrap, *fleet.OUTPUTS) as tap, own.moderating(group, Guard()) as m:
         broken = await fleet.publish(
-            own.kafka.bootstrap, topics.CONTENT, [(b"k", b"{broken") for _ in range(2000)]
+            own.kafka.bootstrap, topics.CONTENT, [(b"k", b"{broken") for _ in range(400)]
         )
         good = await own.publish(20, "good")
         found = await fleet.outcomes(tap, broken + good)
@@ -232,8 +231,8 @@ async def test_an_outage_dead_letters_or_stops_those_who_need_not_wait(
     async with Tap(own.kafka.bootstrap, *fleet.OUTPUTS) as tap, own.moderating(group, guard):
         await fleet.outcomes(tap, await own.publish(10, "before"))
         guard.away = True
-        waits = await own.publish(500, "waits")
-        answered = await own.publish(500, "answered", tenant="answers")
+        waits = await own.publish(100, "waits")
+        answered = await own.publish(100, "answered", tenant="answers")
         found = await fleet.outcomes(tap, answered)
         assert {verdict.cause for verdict in found.verdicts.values()} == {"outage"}
         assert set(found.verdicts) == set(answered), "what may wait was judged without a guard"
@@ -313,7 +312,7 @@ async def test_a_topic_that_was_made_again_is_read_from_old_offsets_or_never(
     bootstrap = own.kafka.bootstrap
     async with Tap(bootstrap, *fleet.OUTPUTS) as tap:
         async with own.moderating(group, Guard()) as one:
-            await fleet.outcomes(tap, await own.publish(400, "old"))
+            await fleet.outcomes(tap, await own.publish(160, "old"))
             old = await fleet.ends_of(bootstrap, topics.CONTENT)
 
             async def all_is_committed() -> bool:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -66,16 +66,15 @@ class Unsafe(Guard):
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
+def own(own_kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Fleetlet:
     home = Home(tmp_path_factory.mktemp("overrides"))
     tenants = home.root / "policies" / "tenants"
     tenants.mkdir(parents=True)
     for name in ("forum", "other"):
         (tenants / f"{name}.yaml").write_text(f"name: {name}\npolicies: [default]\nrelay: false\n")
-    with Kafka(home) as kafka:
-        made = Fleetlet(kafka, home, home.root / "policies")
-        asyncio.run(made.make_topics())
-        yield made
+    made = Fleetlet(own_kafka, home, home.root / "policies")
+    asyncio.run(made.make_topics())
+    return made
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -68,7 +68,7 @@ class Unsafe(Guard):
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
+def own(own_kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Fleetlet:
     home = Home(tmp_path_factory.mktemp("policies"))
     folder = home.root / "policies"
     files = {
@@ -76,13 +76,12 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
         "tenants/forum.yaml": "name: forum\npolicies: [forum, only-here]\nrelay: false\n",
         "tenants/other.yaml": "name: other\npolicies: [strict]\nrelay: false\n",
     }
-    with Kafka(home) as kafka:
-        made = Fleetlet(kafka, home, folder)
-        for name, text in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text)
-        asyncio.run(made.make_topics())
-        yield made
+    made = Fleetlet(own_kafka, home, folder)
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    asyncio.run(made.make_topics())
+    return made
 
 
 @dataclass

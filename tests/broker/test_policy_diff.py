@@ -9,7 +9,7 @@ import json
 import signal
 import sys
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -34,7 +34,6 @@ from qwarden.policy.diff import Comparison
 from qwarden.policy.diff_report import Report
 from qwarden.policy.sources import BUILT_IN
 from qwarden.settings import Settings
-from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
 from qwarden.stretch import stretch_of
 from unit.builders import admission, verdict, withdrawal
@@ -45,14 +44,12 @@ RATE = 0.25
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The settings for a broker of these tests' own, since the topics' names are fixed."""
-    home = tmp_path_factory.mktemp("diff")
-    with Kafka(Home(home)) as part:
-        yield {
-            "QWARDEN_STACK__HOME": str(home),
-            "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": part.bootstrap,
-        }
+def own(own_kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The settings for the broker."""
+    return {
+        "QWARDEN_STACK__HOME": str(tmp_path_factory.mktemp("diff")),
+        "QWARDEN_KAFKA__BOOTSTRAP_SERVERS": own_kafka.bootstrap,
+    }
 
 
 def settings_of(own: dict[str, str]) -> Settings:

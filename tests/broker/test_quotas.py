@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
 
 import pytest
 
@@ -59,16 +58,15 @@ class Wavering(Guard):
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
+def own(own_kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Fleetlet:
     home = Home(tmp_path_factory.mktemp("quotas"))
     folder = home.root / "policies"
     for name, text in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
-    with Kafka(home) as kafka:
-        made = Fleetlet(kafka, home, folder)
-        asyncio.run(made.make_topics())
-        yield made
+    made = Fleetlet(own_kafka, home, folder)
+    asyncio.run(made.make_topics())
+    return made
 
 
 async def owns(service: ModeratorService, partitions: int) -> None:
