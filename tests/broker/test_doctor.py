@@ -52,13 +52,11 @@ NOW = datetime.datetime.now(datetime.UTC)
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
-    """A broker of these tests' own, since the topics' names are fixed, and they are spoilt."""
+def own(own_kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Fleetlet:
     home = Home(tmp_path_factory.mktemp("doctor"))
-    with Kafka(home) as part:
-        made = Fleetlet(part, home, policies_in(home.root))
-        asyncio.run(make(made, *topics.ALL))
-        yield made
+    made = Fleetlet(own_kafka, home, policies_in(home.root))
+    asyncio.run(make(made, *topics.ALL))
+    return made
 
 
 @pytest.fixture
@@ -683,14 +681,15 @@ def _certificate(folder: Path, name: str, days: float) -> Path:
     """A self-signed one with its key beside it, that ends in so many days."""
     key = ec.generate_private_key(ec.SECP256R1())
     called = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)  # a whole run may be long past the import
     made = (
         x509.CertificateBuilder()
         .subject_name(called)
         .issuer_name(called)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - datetime.timedelta(days=400))
-        .not_valid_after(NOW + datetime.timedelta(days=days))
+        .not_valid_before(now - datetime.timedelta(days=400))
+        .not_valid_after(now + datetime.timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
