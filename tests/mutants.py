@@ -238,11 +238,12 @@ def run(files: Mapping[str, Path], arguments: Sequence[str]) -> int:
 
 def main(arguments: Sequence[str]) -> int:
     """Changes what is named, and says what has come of it."""
-    modules = chosen(each for each in arguments if "/" not in each and each[0] != "-")
+    options = [each for each in arguments if each.startswith("-")]
+    named = [each for each in arguments if each not in options]
+    modules = chosen(each for each in named if "/" not in each)
     if not modules:
         sys.exit('name what to change: make mutants ARGS="qwarden.policy.cells"')
-    tests = [each for each in arguments if "/" in each] or tests_of(modules)
-    options = [each for each in arguments if each[0] == "-" and "/" not in each]
+    tests = [each for each in named if "/" in each] or tests_of(modules)
     return run({name: pure.file_of(name) for name in modules}, [*options, *tests])
 
 
