@@ -33,11 +33,13 @@ fast:
 	$(PY) -m pytest -q -n 2 --dist loadscope -m "not parts and not long and not storm" --ignore-glob "*/engine" \
 	  tests/unit tests/property tests/review tests/review_api tests/chart tests/contract tests/docs
 
+# By the alphabet, since the longest modules are not those of the most tests, and unit stands last.
+BY_MODULE := -n 2 --dist loadscope --no-loadscope-reorder
 # Alone, since they make faults and say by when what follows must have come.
 ALONE := tests/chaos tests/alerts tests/autoscaling tests/stack tests/broker/test_delivery.py
 
 test: check ## Everything: also real Kafka, Valkey, Triton, PostgreSQL and Chromium
-	$(PY) -m pytest -q -n 2 --dist loadscope tests -m "(parts or long) and not storm" $(ALONE:%=--ignore=%)
+	$(PY) -m pytest -q $(BY_MODULE) tests -m "(parts or long) and not storm" $(ALONE:%=--ignore=%)
 	$(PY) -m pytest -q $(ALONE) -m "parts and not storm"
 
 storm: setup ## The long fault suite, by its seed, an hour; ARGS="--help" says which parts
