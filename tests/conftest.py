@@ -42,13 +42,18 @@ LONG = "engine"
 """The folders whose tests import torch: five seconds and 3 GiB a worker before the first one."""
 
 # No test is timed: on a busy machine any example may be late. The suite's examples are the same on
-# each run, so that it is red for a change alone; `make storm` looks for new ones. `make mutants`
-# asks whether a test fails, and for no smaller example.
-hypothesis.settings.register_profile("suite", deadline=None, derandomize=True)
-hypothesis.settings.register_profile("hunt", deadline=None, max_examples=5000)
+# each run, so that it is red for a change alone; `make check` tries a tenth of them, `make storm`
+# looks for new ones, ten times as many. `make mutants` asks whether a test fails, and for no
+# smaller example.
+_UNTIMED = hypothesis.settings(
+    deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.register_profile("suite", _UNTIMED, derandomize=True)
+hypothesis.settings.register_profile("check", _UNTIMED, derandomize=True, max_examples=10)
+hypothesis.settings.register_profile("hunt", _UNTIMED, max_examples=1000)
 hypothesis.settings.register_profile(
     "mutants",
-    deadline=None,
+    _UNTIMED,
     derandomize=True,
     phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
 )

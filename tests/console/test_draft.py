@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import qwarden.review
+from examples import examples
 from qwarden.guard.taxonomy import CATEGORIES
 from qwarden.review import ruling
 from qwarden.review.ruling import REASONS, Said
@@ -85,7 +86,7 @@ def pressed() -> Iterator[Pressed]:
         yield ask
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     policy=clauses,
     notice=st.none() | clauses.filter(bool).map(lambda each: each[0]),
@@ -116,7 +117,7 @@ def test_a_draft_that_can_be_sent_and_is_refused(
             assert each["lacks"] in ("action", "reason", "words", "clause")
 
 
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(policy=clauses.filter(bool))
 def test_a_clause_that_its_key_never_reaches(
     pressed: Pressed, policy: list[dict[str, Any]]

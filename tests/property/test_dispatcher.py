@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden.guard.answer import Answer, Assessment, Failure, Unanswered
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.port import GuardUnavailable, Trouble
@@ -93,7 +94,7 @@ def _answer(row: bytes) -> Answer:
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     st.lists(st.sampled_from(["g", "g", "g", "f", "n"]), min_size=1, max_size=30),
     _phases(),

@@ -11,6 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from contract.conformance.cases import fixtures
+from examples import examples
 from qwarden.contracts import topics
 from qwarden.contracts.headers import Header
 from qwarden.contracts.refusal import MAX_REASON_CHARACTERS, Refused
@@ -146,7 +147,7 @@ _headers = st.lists(
 
 
 @pytest.mark.long
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(st.none() | st.binary(max_size=60), st.none() | st.binary(max_size=8), _headers)
 def test_no_bytes_stop_the_moderator(
     value: bytes | None, key: bytes | None, headers: list[Header]
@@ -155,14 +156,14 @@ def test_no_bytes_stop_the_moderator(
 
 
 @pytest.mark.long
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 @given(_json.map(json.dumps).map(str.encode) | _event_like(), _headers)
 def test_no_json_stops_the_moderator(value: bytes, headers: list[Header]) -> None:
     _has_an_outcome_that_fits(source(value, headers=tuple(headers)))
 
 
 @pytest.mark.long
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500))
 @given(_mutated(), _headers)
 @example(b'{"event_id":"e","tenant":"demo","text":"\\ud800\\ud800"}', [])
 @example(b'{"tenant":"demo","text":"a"}', [("ce_id", b"")])

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden.delivery.group_lag import Log, Standing, retention_of
 
 STEPS = st.lists(
@@ -45,7 +46,7 @@ class _Partition:
 
 
 @pytest.mark.long
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(STEPS)
 def test_a_figure_of_a_group_is_another_than_its_log_says(
     steps: list[tuple[str, int, int, float, bool]],

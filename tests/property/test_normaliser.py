@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden.guard.normaliser import normalised
 
 _PIECES = (
@@ -30,7 +31,7 @@ _words = st.text("abcdefghijklmnopqrstuvwxyz", min_size=4, max_size=12)
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=1500)
+@settings(max_examples=examples(1500))
 @given(_texts)
 @example("k.i.l l.s.t.u")
 @example("s.t.u.k i l l y")
@@ -41,7 +42,7 @@ def test_a_normalised_text_is_normalised_to_another(text: str) -> None:
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=examples(500))
 @given(_texts)
 def test_a_text_gets_longer_or_loses_all_there_is_to_judge(text: str) -> None:
     read = normalised(text)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden.contracts.control import Override
 from qwarden.contracts.decision import ACTIONS
 from qwarden.contracts.refusal import Refused
@@ -157,7 +158,7 @@ HOW = st.sampled_from(["judged", "judged", "outage", "expired"])
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=examples(300))
 @given(cases(), HOW, st.data())
 def test_what_a_person_decided_is_not_what_is_done(
     given_case: Case, how: str, data: st.DataObject
@@ -194,7 +195,7 @@ def test_what_a_person_decided_is_not_what_is_done(
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=examples(300))
 @given(cases(), cases(), HOW, HOW, st.data())
 def test_two_verdicts_of_one_id_do_different_things(
     one: Case, other: Case, how: str, how_other: str, data: st.DataObject

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden.contracts.verdict import Action
 from qwarden.guard.answer import Safety, Triple, safety_of
 from qwarden.guard.conversation import Task
@@ -88,7 +89,7 @@ def readings(rules: list[Condition]) -> Iterator[Reading]:
 
 
 @pytest.mark.long
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(st.lists(CONDITIONS, min_size=2, max_size=5))
 def test_a_rule_that_some_content_reaches_is_called_unreachable(rules: list[Condition]) -> None:
     space = Space.of(rules)
@@ -106,7 +107,7 @@ def test_a_rule_that_some_content_reaches_is_called_unreachable(rules: list[Cond
 
 
 @pytest.mark.long
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(st.lists(CONDITIONS, min_size=2, max_size=4))
 def test_a_rule_that_no_content_reaches_passes_the_checks(rules: list[Condition]) -> None:
     """Without scores, whose cells are not free of each other, the two say the same."""
@@ -154,7 +155,7 @@ def test_what_comes_into_force_is_another_policy_than_what_was_checked(file: Pol
 
 
 @pytest.mark.long
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=examples(12))
 @given(POLICIES)
 def test_something_automatic_ends_in_block_under_a_freeze(file: PolicyFile) -> None:
     thawed, frozen = Policy(file), Policy(file, frozen=True)
@@ -172,7 +173,7 @@ def test_something_automatic_ends_in_block_under_a_freeze(file: PolicyFile) -> N
 
 
 @pytest.mark.long
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15))
 @given(POLICIES, st.data())
 def test_an_undecided_row_is_guessed(file: PolicyFile, data: st.DataObject) -> None:
     """What is told of a record that lacks something is what any value of it would have given."""

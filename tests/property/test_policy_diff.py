@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden.contracts.escalation import is_sampled, must_be_kept
 from qwarden.contracts.verdict import Action, Basis, Scores, Verdict, encode
 from qwarden.guard.answer import Assessment, Safety
@@ -210,7 +211,7 @@ def neighbours(row: Recorded) -> Iterator[Recorded]:
 
 
 @pytest.mark.long
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(policies("old"), policies("new"), rows())
 def test_records_of_one_cell_are_told_apart_by_a_rule(
     old: Policy, new: Policy, row: Recorded

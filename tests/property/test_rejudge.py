@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden.contracts.verdict import Action, Basis, Verdict, encode
 from qwarden.guard.taxonomy import CATEGORIES
 from qwarden.policy.file import PolicyFile
@@ -112,7 +113,7 @@ def row_of(said: Verdict, offset: int = 0) -> Row:
 
 
 @pytest.mark.long
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(rows(), policies())
 def test_a_new_verdict_says_what_the_policy_does_not(row: Row, policy: Policy) -> None:
     word = Judge({"demo": policy}, None).word_with(row, row.verdict.facts.metadata)

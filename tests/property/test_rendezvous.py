@@ -7,6 +7,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden.inference.rendezvous import owner_of
 
 SESSIONS = [(f"tenant {n % 3}", f"session {n}") for n in range(2000)]
@@ -28,7 +29,7 @@ def test_two_clients_send_one_session_to_two_replicas(
     assert owner_of(tenant, session, [owner, *addresses[::2]]) == owner
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=examples(20))
 @given(_addresses.filter(lambda addresses: len(addresses) > 1))
 def test_a_replica_that_comes_moves_more_than_its_share(addresses: list[str]) -> None:
     *were, new = addresses

@@ -17,6 +17,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from escalated import NOW, closing, escalation, evidence, identity, verdict, withdrawal
+from examples import examples
 from qwarden.contracts.decision import ACTIONS
 from qwarden.contracts.escalation import Escalation, Kind, escalation_of
 from qwarden.contracts.verdict import Action, Basis, Facts, Verdict
@@ -308,7 +309,7 @@ def _others(says: Expected, item: Any, own: set[str]) -> bool:
 
 
 @pytest.mark.long
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(data=told_twice())
 def test_what_stands_open_hangs_on_the_order_in_which_records_come(
     told: Telling, data: tuple[Story, list[list[Arrived]], list[list[Arrived]]]
@@ -324,7 +325,7 @@ def test_what_stands_open_hangs_on_the_order_in_which_records_come(
 
 
 @pytest.mark.long
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(data=told_twice())
 def test_what_comes_again_changes_something(
     told: Telling, data: tuple[Story, list[list[Arrived]], list[list[Arrived]]]

@@ -25,6 +25,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from escalated import NOW, open_item, person, put_items
+from examples import examples
 from qwarden.review.person import Person, Role
 from qwarden.review.refusals import Conflict, Refusal, Stale
 from qwarden.review.store import leases, schema
@@ -375,5 +376,5 @@ class LeasesMachine(RuleBasedStateMachine):
         return list(await self.tx.execute(select(schema.items)))
 
 
-LeasesMachine.TestCase.settings = settings(max_examples=20, stateful_step_count=30)
+LeasesMachine.TestCase.settings = settings(max_examples=examples(20), stateful_step_count=30)
 TestLeases = LeasesMachine.TestCase

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden.contracts.chunk import Chunk
 from qwarden.guard.conversation import Task
 from qwarden.streamer.sessions import Cause, Fate, Key, Open, Over, Sessions, Start, Taken
@@ -244,7 +245,7 @@ def log_of(seed: int, sessions: int, *, disorder: float, torn: float = 0) -> lis
     st.integers(0, 10**9), st.integers(1, 8), st.sampled_from([0.0, 0.05, 0.3]),
     st.sampled_from([0.0, 0.2]),
 )  # fmt: skip
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400))
 def test_a_reader_that_dies_gives_the_verdicts_of_one_that_does_not(
     seed: int, sessions: int, disorder: float, torn: float
 ) -> None:
@@ -269,7 +270,7 @@ def test_a_reader_that_dies_gives_the_verdicts_of_one_that_does_not(
 
 @pytest.mark.long
 @given(st.integers(0, 10**9), st.integers(1, 8), st.sampled_from([0.0, 0.05, 0.3]))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_every_session_ends_once_and_is_applied_in_order(
     seed: int, sessions: int, disorder: float
 ) -> None:
@@ -286,7 +287,7 @@ def test_every_session_ends_once_and_is_applied_in_order(
 
 
 @given(st.integers(0, 10**9), st.integers(1, 8))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 def test_chunks_in_order_leave_nothing_incomplete(seed: int, sessions: int) -> None:
     log = log_of(seed, sessions, disorder=0.0)
     reader = Reader([Record(r.offset, 1000, r.chunk) for r in log], random.Random(seed), dies=False)
@@ -296,7 +297,7 @@ def test_chunks_in_order_leave_nothing_incomplete(seed: int, sessions: int) -> N
 
 @pytest.mark.long
 @given(st.integers(0, 10**9), st.integers(1, 4), st.sampled_from([0.0, 0.3]))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300))
 def test_a_session_of_which_a_chunk_was_refused_passes_for_complete(
     seed: int, sessions: int, disorder: float
 ) -> None:

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden.guard.answer import Categories, Triple
 from qwarden.guard.conversation import Task
 from qwarden.guard.stream import Append, Appended, Part, Scored, Segment, Status
@@ -255,7 +256,7 @@ def points(parts: Sequence[Part]) -> int:
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     st.lists(scripts(), min_size=1, max_size=8),
     _events,
@@ -296,7 +297,7 @@ def test_a_score_is_lost_comes_twice_or_is_another_than_without_interruption(
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     st.lists(scripts(), min_size=2, max_size=6),
     st.integers(0, 9),
@@ -329,7 +330,7 @@ def test_an_append_that_fails_the_guard_takes_others_with_it_or_waits_for_ever(
         assert heard == uninterrupted(script)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=examples(60))
 @given(scripts(), _events, st.integers(1, 12), st.integers(0, 2**32))
 def test_a_full_context_is_not_heard_of_or_takes_back_what_was_scored(
     script: list[list[Part]], events: list[tuple[float, Any]], context: int, seed: int

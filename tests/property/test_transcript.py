@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden.contracts.chunk import Chunk
 from qwarden.guard.conversation import Task, refusal_of
 from qwarden.guard.stream import Part, Segment
@@ -80,7 +81,7 @@ def written(chunks: list[Chunk]) -> tuple[Transcript, list[Part]]:
 
 
 @given(sessions(), st.integers(0, 10**6), st.integers(0, 10**6))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 def test_where_chunks_are_cut_changes_what_is_sent_or_said(
     turns: list[Turn], one: int, other: int
 ) -> None:
@@ -101,7 +102,7 @@ def test_where_chunks_are_cut_changes_what_is_sent_or_said(
 
 
 @given(sessions(), st.integers(0, 10**6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 def test_a_place_in_a_text_is_of_another_chunk(turns: list[Turn], seed: int) -> None:
     chunks = chunks_of(turns, random.Random(seed))
     transcript, _ = written(chunks)

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden.contracts.escalation import escalation_of, must_be_kept
 from qwarden.contracts.verdict import Verdict
 from qwarden.delivery.window import Partition
@@ -238,7 +239,7 @@ NO_REVISIONS = Chances(revisions=False, unfinished=False)
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=examples(400))
 @given(fleets(Chances()))
 def test_a_fleet_that_loses_nothing_is_accused(fleet: Fleet) -> None:
     faults = {each: count for each, count in found(fleet, fleet.log).items() if each in FAULTS}
@@ -246,7 +247,7 @@ def test_a_fleet_that_loses_nothing_is_accused(fleet: Fleet) -> None:
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=examples(100))
 @given(fleets(CALM))
 def test_a_fleet_that_nothing_happened_to_repeats_something(fleet: Fleet) -> None:
     repeats = len({r.origin for lane in fleet.lanes.values() for r in lane if r.replay_of})
@@ -254,7 +255,7 @@ def test_a_fleet_that_nothing_happened_to_repeats_something(fleet: Fleet) -> Non
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=examples(100))
 @given(fleets(NO_REVISIONS), st.sampled_from(["verdict", "escalation", "evidence"]))
 def test_an_outcome_that_is_missing_is_not_missed(fleet: Fleet, topic: str) -> None:
     finding = {
@@ -279,7 +280,7 @@ def test_an_outcome_that_is_missing_is_not_missed(fleet: Fleet, topic: str) -> N
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=examples(100))
 @given(fleets(NO_REVISIONS))
 def test_a_record_whose_only_trace_is_lost_is_not_missed(fleet: Fleet) -> None:
     origins = sorted({each.origin for each in fleet.log})
@@ -292,7 +293,7 @@ def test_a_record_whose_only_trace_is_lost_is_not_missed(fleet: Fleet) -> None:
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=examples(100))
 @given(fleets(Chances(unfinished=False)))
 def test_a_second_value_under_one_id_passes_for_a_repeat(fleet: Fleet) -> None:
     carriers = [each for each in fleet.log if each.verdict]
@@ -306,7 +307,7 @@ def test_a_second_value_under_one_id_passes_for_a_repeat(fleet: Fleet) -> None:
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=examples(100))
 @given(fleets(Chances(unfinished=False)))
 def test_a_repeat_or_a_second_id_is_a_fault_or_goes_unseen(fleet: Fleet) -> None:
     verdicts = [each for each in fleet.log if each.topic == "verdict" and each.verdict]
@@ -333,7 +334,7 @@ def test_a_repeat_or_a_second_id_is_a_fault_or_goes_unseen(fleet: Fleet) -> None
 
 
 @pytest.mark.long
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=examples(100))
 @given(fleets(CALM))
 def test_two_records_of_one_key_that_changed_places_are_overlooked(fleet: Fleet) -> None:
     replayed = {r.origin for lane in fleet.lanes.values() for r in lane if r.replay_of}

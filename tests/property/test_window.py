@@ -10,6 +10,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from examples import examples
 from qwarden.delivery.window import Partition, Window
 
 pytestmark = pytest.mark.long
@@ -245,4 +246,4 @@ class WindowMachine(RuleBasedStateMachine):
 
 
 TestWindow = WindowMachine.TestCase
-TestWindow.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+TestWindow.settings = settings(max_examples=examples(200), stateful_step_count=30)

@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from at_work import ALLOW, BLOCK, DISCLAIM, LIMITS, Work, rows_of
 from escalated import NOW, closing, escalation, evidence, identity, verdict, withdrawal
+from examples import examples
 from qwarden.contracts import topics
 from qwarden.review.person import Person
 from qwarden.review.refusals import Conflict, NotFound
@@ -416,7 +417,7 @@ _EVENT = st.tuples(st.integers(0, 2), st.integers(0, 1), st.sampled_from(("one",
 
 
 @pytest.mark.parts  # thirty stories, each of some twenty transactions: seconds
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     st.lists(st.tuples(_EVENT, _SAID), max_size=5), st.lists(_EVENT, min_size=1, max_size=4), _SAID
 )

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from examples import examples
 from qwarden_engine import attention
 from qwarden_engine.attention import (
     OfSlabOnCpu,
@@ -100,7 +101,7 @@ def _near(ours: Tensor, plain: list[Tensor], values: list[Tensor], dtype: torch.
 
 
 @_DTYPES
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(
     shape=_shapes,
     rows=_rows(),
@@ -189,7 +190,7 @@ def _flash(
     return Part(out, weight)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(_shapes, _rows(), st.integers(1, 9), st.integers(0, 2**32))
 def test_rows_get_each_others_keys_on_cuda(
     shape: _Shape, rows: tuple[tuple[int, tuple[int, ...]], ...], width: int, seed: int
@@ -234,7 +235,7 @@ def test_rows_get_each_others_keys_on_cuda(
 
 
 @_DTYPES
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(
     _shapes,
     st.lists(st.tuples(st.integers(0, 30), st.integers(0, 6)), min_size=1, max_size=4),
@@ -280,7 +281,7 @@ def _stretches(draw: st.DrawFn) -> list[Stretch]:
 
 
 @_DTYPES
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(_shapes, _stretches(), st.integers(0, 2**32))
 def test_a_session_sees_another_or_tokens_to_come(
     dtype: torch.dtype, shape: _Shape, stretches: list[Stretch], seed: int
@@ -307,7 +308,7 @@ def test_a_session_sees_another_or_tokens_to_come(
     _near(cuda.float(), plain, [values], dtype)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25))
 @given(_shapes, st.integers(1, 30), st.integers(1, 60), st.integers(0, 2**32))
 def test_a_parts_weight_is_another_number_than_its_log_sum_exp(
     shape: _Shape, queries: int, keys: int, seed: int
@@ -330,7 +331,7 @@ def test_a_part_without_weight_changes_the_whole() -> None:
         assert torch.equal(attention.merged(parts), heavy.out)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(_rows())
 def test_a_run_joins_rows_that_differ(rows: tuple[tuple[int, tuple[int, ...]], ...]) -> None:
     runs = Packing.of(rows).runs

@@ -7,6 +7,7 @@ import functools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden.guard.conversation import Conversation, Task, Turn
 from qwarden_engine.checkpoint import Checkpoint, open_checkpoint
 from qwarden_engine.template import Encoded, Template
@@ -59,7 +60,7 @@ def _conversation(task: Task, contents: list[str]) -> Conversation:
     return Conversation(task, tuple(Turn(roles[n % 2], contents[n]) for n in range(length)))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.sampled_from(Task), st.lists(_content, min_size=2, max_size=5))
 def test_the_cut_changes_a_token(task: Task, contents: list[str]) -> None:
     conversation = _conversation(task, contents)
@@ -71,7 +72,7 @@ def test_the_cut_changes_a_token(task: Task, contents: list[str]) -> None:
     assert encoded.dropped_turns == 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200))
 @given(st.sampled_from(Task), st.lists(_hostile, min_size=2, max_size=5))
 def test_content_yields_an_added_token(task: Task, contents: list[str]) -> None:
     """A thought stands between two of them, which are the template's own structure."""
@@ -87,7 +88,7 @@ def test_content_yields_an_added_token(task: Task, contents: list[str]) -> None:
     assert task is not Task.THINKING or of_content[-1] == structure[1]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.sampled_from(Task), st.lists(_anything, min_size=2, max_size=9), st.integers(8, 80))
 def test_a_shortened_conversation_passes_its_limit(
     task: Task, contents: list[str], limit: int

@@ -6,6 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from examples import examples
 from qwarden_engine.conviction import GOOD, LIMIT, Record
 
 _NAMES = [f"row {at}" for at in range(5)]
@@ -84,7 +85,7 @@ class _Lives(RuleBasedStateMachine):
             assert self.record.wants_good_first(row) == (suspected and events.endswith("d"))
 
 
-_Lives.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+_Lives.TestCase.settings = settings(max_examples=examples(100), stateful_step_count=40)
 TestARowIsConvictedForAnothersDeath = _Lives.TestCase
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden_engine.checkpoint import open_checkpoint
 from qwarden_engine.template import Template, broken
 from unit.engine.checkpoints import STAND_IN
@@ -52,7 +53,7 @@ def _has_marker(content: str) -> bool:
     )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500))
 @given(_content)
 def test_a_marker_is_left_or_a_text_without_one_is_changed(content: str) -> None:
     other = broken(_markers(), content)

@@ -16,6 +16,7 @@ from hypothesis.stateful import (
     rule,
 )
 
+from examples import examples
 from qwarden_engine.packing import (
     BATCHES_A_SLICE,
     SMALLEST_SLICE,
@@ -184,11 +185,11 @@ class _Packing(RuleBasedStateMachine):
         assert not (self.queue or self.again or self.sliced)
 
 
-_Packing.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)
+_Packing.TestCase.settings = settings(max_examples=examples(100), stateful_step_count=30)
 TestAJobIsLostOrForwardedTwice = _Packing.TestCase
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(_slicings, st.integers(1, 40_000))
 def test_a_slice_is_too_small_or_never_the_last(slicing: Slicing, more: int) -> None:
     """Slices never grow, but for the last one, which takes a rest that is too small to be one."""

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden.guard.conversation import Conversation, Task, Turn
 from qwarden_engine.checkpoint import Checkpoint, open_checkpoint
 from qwarden_engine.template import OVERLAP, Encoded, Template, TooLong
@@ -61,7 +62,7 @@ def _text(task: Task, piece: Encoded) -> str:
     return text[len(before) : len(text) - len(behind)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(
     st.sampled_from(Task),
     st.lists(_word, min_size=1, max_size=8),
@@ -100,7 +101,7 @@ def test_a_token_of_a_long_turn_is_in_no_piece(
     assert f"is {len(pieces)} pieces" in str(error)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30))
 @given(st.sampled_from(Task), _word, st.integers(200, 1500), st.integers(310, 600))
 def test_a_turn_without_a_place_to_cut_passes_the_limit(
     task: Task, word: str, count: int, limit: int

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from examples import examples
 from qwarden_engine.checkpoint import open_checkpoint
 from qwarden_engine.stream.pieces import RUN, Piece, Pieces
 from qwarden_engine.template import without_added_tokens
@@ -56,7 +57,7 @@ def _whole(text: str) -> tuple[list[Piece], int]:
     return pieces.take(text) + pieces.end(), pieces.cuts
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(_text, _cuts)
 def test_tokens_depend_on_where_a_text_is_cut(text: str, cuts: list[int]) -> None:
     whole, _ = _whole(text)
@@ -71,7 +72,7 @@ def test_tokens_depend_on_where_a_text_is_cut(text: str, cuts: list[int]) -> Non
     assert given + pieces.end() == whole
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(_short)
 def test_tokens_depend_on_that_a_text_came_character_by_character(text: str) -> None:
     pieces = Pieces(_plain())
@@ -79,7 +80,7 @@ def test_tokens_depend_on_that_a_text_came_character_by_character(text: str) -> 
     assert given + pieces.end() == _whole(text)[0]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(st.one_of(_short, _text))
 def test_a_text_without_a_long_run_is_not_encoded_as_a_whole_is(text: str) -> None:
     given, cuts = _whole(text)
@@ -87,7 +88,7 @@ def test_a_text_without_a_long_run_is_not_encoded_as_a_whole_is(text: str) -> No
         assert [p.id for p in given] == _plain().encode(text, add_special_tokens=False).ids
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(_text)
 def test_a_token_is_placed_where_its_characters_are_not(text: str) -> None:
     """Tokens that share characters, together, say what stands there, and no character is left

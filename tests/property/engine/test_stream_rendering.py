@@ -9,6 +9,7 @@ import msgspec
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden.guard.stream import Part, Segment
 from qwarden_engine.checkpoint import open_checkpoint
 from qwarden_engine.stream.chat import Chat, Fed, Kind, Writer
@@ -68,7 +69,7 @@ def _written(parts: list[Part]) -> tuple[list[Fed], int]:
     return [fed for part in parts for fed in writer.write(part)], writer.cuts
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(_exchanges, _cuts)
 def test_a_session_depends_on_its_pieces(texts: list[tuple[Kind, str]], cuts: list[int]) -> None:
     assert _written(_parts(texts, cuts)) == _written(_parts(texts, []))
@@ -85,7 +86,7 @@ def _is_marked(text: str) -> bool:
     return any(marker in text for marker in _markers())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(_exchanges, st.integers(1, 7))
 def test_a_session_is_not_the_rendering_of_the_whole(
     texts: list[tuple[Kind, str]], length: int
@@ -99,7 +100,7 @@ def test_a_session_is_not_the_rendering_of_the_whole(
         assert _chat().whole_ids(texts)[: len(fed)] == [each.id for each in fed]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100))
 @given(_exchanges, _cuts)
 def test_a_character_that_is_judged_has_no_token(
     texts: list[tuple[Kind, str]], cuts: list[int]

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from examples import examples
 from qwarden.guard.stream import Status
 from qwarden_engine.stream.sessions import Key, Room, Session, Sessions
 
@@ -158,7 +159,7 @@ class Machine(RuleBasedStateMachine):
         assert len(self.real.dropped) == len(had_tokens)
 
 
-Machine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+Machine.TestCase.settings = settings(max_examples=examples(100), stateful_step_count=40)
 TestMachine = Machine.TestCase
 
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from examples import examples
 from qwarden_engine.checkpoint import Config
 from qwarden_engine.stream.slab import STEP, Slab, Slot
 
@@ -74,7 +75,7 @@ class _Sessions:
             assert torch.equal(slab.values[:, :, some], -marks[:, None].expand(2, 2, -1, 3))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150))
 @given(_acts, st.sampled_from((5 * STEP, 12 * STEP + 17, 20 * STEP)))
 def test_a_session_reads_what_another_has_written(
     acts: list[tuple[str, int, int]], tokens: int
