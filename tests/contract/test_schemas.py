@@ -10,8 +10,8 @@ from typing import Any, Literal
 import jsonschema
 import pytest
 
+from contract.compatibility import breaking_changes
 from contract.conformance.cases import HERE
-from qwarden.contracts.compatibility import breaking_changes
 from qwarden.contracts.schema import COMMAND, RECORDS, schema_files, schema_of
 
 Writer = Literal["others", "us"]

@@ -1,4 +1,4 @@
-"""Whether a changed schema still serves those who were built on the one before. Pure.
+"""Whether a changed schema still serves those who were built on the one before.
 
 Direction matters. Others write events: whatever was an event must stay one. Others read verdicts:
 whatever is written must be what they know. Fields that a schema does not name are ignored on both
