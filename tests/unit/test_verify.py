@@ -350,6 +350,136 @@ def test_what_is_no_origin_is_taken_for_one(text: str) -> None:
     assert account.judge(BOUNDS).unmatched == 1
 
 
+# What is counted, and what is passed over.
+
+
+def test_a_lost_dead_letter_hides_behind_the_verdict_on_its_replay() -> None:
+    account = Account()
+    origin = event(account, 0)
+    relay(account, 0, origin, replay_of="moderation.dead-letters/0/0")
+    account.verdict(origin, verdict("1"))
+    assert found(account) == {Finding.NO_VERDICT: 1}
+    account.dead_letter(origin)
+    assert found(account) == {}
+
+
+@pytest.mark.parametrize(("replays", "letters", "repeats"), [(0, 2, 1), (1, 2, 0), (1, 4, 2)])
+def test_a_dead_letter_that_was_published_again_is_no_duplicate(
+    replays: int, letters: int, repeats: int
+) -> None:
+    account = Account()
+    origin = event(account, 0)
+    for offset in range(replays):
+        relay(account, offset, origin, replay_of="moderation.dead-letters/0/0")
+    for _ in range(letters):
+        account.dead_letter(origin)
+    assert account.repeats() == repeats
+
+
+@pytest.mark.parametrize(("escalations", "evidence"), [(3, 1), (1, 3)])
+def test_an_escalation_or_evidence_that_was_published_again_is_no_duplicate(
+    escalations: int, evidence: int
+) -> None:
+    account = Account()
+    origin = event(account, 0)
+    account.verdict(origin, verdict("1", **REVIEW))
+    for _ in range(escalations):
+        account.escalation(origin, verdict("1", **REVIEW))
+    for _ in range(evidence):
+        account.evidence(origin, verdict("1", **REVIEW))
+    assert found(account) == {Finding.DUPLICATED: 2}
+
+
+@pytest.mark.parametrize("whole", [verdict("2", **REVIEW), withdrawal("2")])
+def test_of_two_torn_outcomes_the_one_that_lacks_more_is_told(whole: Verdict) -> None:
+    account = Account()
+    origin = event(account, 0)
+    account.verdict(origin, verdict("1", **REVIEW))
+    account.escalation(origin, whole)
+    account.evidence(origin, whole)
+    assert found(account) == {Finding.NO_VERDICT: 1, Finding.REVISED: 1}
+
+
+def test_an_undo_that_is_read_first_hides_the_verdict_that_it_undoes() -> None:
+    account = Account()
+    origin = event(account, 0)
+    account.verdict(origin, verdict("2", **UNDONE))
+    account.escalation(origin, verdict("2", **UNDONE))
+    account.verdict(origin, verdict("1"))
+    assert found(account) == {}
+
+
+def test_a_second_verdict_on_a_task_is_a_key_out_of_order() -> None:
+    account = Account()
+    first, second = event(account, 0), event(account, 1)
+    publish(account, first, verdict("1"), 0)
+    publish(account, second, verdict("2"), 1)
+    publish(account, first, verdict("3"), 2)
+    assert found(account) == {Finding.REVISED: 1}
+
+
+def swapped(account: Account, offset: int, key: bytes | None, at: tuple[int, int]) -> None:
+    """Two records of a key, of which the second was published first."""
+    for number in (1, 0):
+        place = Place("content.events", 0, offset + number)
+        account.record(place, key=key, tasks=("prompt",))
+        account.verdict(str(place), verdict(str(place)), (at[0], at[1] + 1 - number))
+
+
+def test_what_has_no_key_or_no_place_or_is_not_due_is_told_to_be_out_of_order() -> None:
+    account = Account()
+    swapped(account, 0, None, (0, 0))
+    swapped(account, 99, b"its second record is not due", (0, 10))
+    for number, origin in enumerate(("no place", "nor this one")):
+        relay(account, number, origin)
+        publish(account, origin, verdict(origin), 21 - number)
+    assert found(account) == {}
+    known = {Partition("content.events", 0): 100}
+    expected = Account(["content.events/0/0", "content.events/0/1"])
+    for number in (0, 1):
+        publish(expected, f"content.events/0/{number}", verdict(str(number)), 1 - number)
+    assert found(expected, known) == {}
+    expected.expect("content.events/0/2")
+    assert expected.judge(known).examples[0].key is None
+
+
+def test_a_key_out_of_order_hides_behind_what_is_passed_over() -> None:
+    """Behind a record without a key, one with a dead letter, one of a key that was told of, and one
+    that was judged before it was relayed."""
+    account = Account()
+    swapped(account, 0, None, (0, 0))
+    account.dead_letter(event(account, 2))
+    swapped(account, 3, b"a", (0, 10))
+    place = Place("content.events", 0, 5)
+    account.record(place, key=b"a", tasks=("prompt",))
+    publish(account, str(place), verdict("5"), 20)
+    swapped(account, 6, b"b", (0, 30))
+    for offset in (0, 1):
+        relay(account, offset, event(account, 10 + offset))
+    for at, origin in enumerate(("content.events/0/11", "content.events/0/10") * 2):
+        publish(account, origin, verdict(origin), 40 + at)
+    for number in (1, 0):
+        origin = event(account, 20 + number)
+        account.record(
+            Place("content.backlog", 0, 5 + number), key=b"c", tasks=("prompt",), origin=origin
+        )
+        publish(account, origin, verdict(origin), 51 - number)
+    report = account.judge(BOUNDS)
+    assert [(row.topic, row.partition, row.found[Finding.DISORDERED]) for row in report.rows] == [
+        ("content.backlog", 0, 1),
+        ("content.events", 0, 2),
+    ]
+
+
+def test_a_topic_that_grew_hides_that_a_key_is_out_of_order_since_then() -> None:
+    account = Account()
+    origin = event(account, 0)
+    account.verdict(origin, verdict("1"), (0, 900))
+    swapped(account, 1, b"k", (5, 0))
+    swapped(account, 3, b"k", (5, 2))
+    assert found(account) == {Finding.DISORDERED: 1}
+
+
 # What people see.
 
 
