@@ -450,6 +450,26 @@ def test_a_body_is_looked_at_with_each_record_that_comes() -> None:
     assert key not in now.read
 
 
+def test_a_body_that_fails_its_checks_is_checked_with_each_record_that_comes() -> None:
+    table = table_of(body(3, "forum"), in_force(3, "forum"))
+    first = acting(files(), table.policies, None)
+    table.apply(*change(freeze("demo", True)), 2)
+    second = acting(files(), table.policies, first)
+    ((key, read),) = first.read.items()
+    assert second.read[key] is read and read.policy is None
+    assert second.faults == first.faults == {"forum": read.fault}
+
+
+def test_a_file_that_comes_into_force_again_cannot_act() -> None:
+    table = table_of(body(1, "forum"), in_force(1, "forum"))
+    before = acting(files(), table.policies, None)
+    table.apply(*change(in_force(None, "forum")), 2)
+    for each in (before, None):
+        now = acting(files(), table.policies, each)
+        assert not now.faults and not now.differing
+        assert (now.policies["forum"].version, now.policies["forum"].serial) == (VERSIONS[0], 2)
+
+
 def test_the_file_is_in_force_for_the_one_who_asks_and_has_none() -> None:
     assert version_in_force("nowhere", table_of(in_force(None, "nowhere")).policies) is None
 
