@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from qwarden.contracts.verdict import SEVERITY, Action
 from qwarden.guard.answer import Safety, Triple
 from qwarden.guard.conversation import Task
 from qwarden.guard.debounce import RULES, Consecutive, Evaluation, Rule, Threshold
-from qwarden.guard.row import View
+from qwarden.guard.row import View, tail_of
 from qwarden.policy.conditions import Bounds, Condition
 from qwarden.policy.document import DocumentError
 from qwarden.policy.file import PolicyFile
-from qwarden.policy.policy import Policy, Undecided, body_of, version_under
+from qwarden.policy.policy import Policy, Undecided, body_of, version_of, version_under
 from qwarden.policy.reading import Circumstances, Reading, plain_of
 from qwarden.policy.sources import BUILT_IN, load, read_source
 from unit.builders import CONTROVERSIAL, SAFE, UNSAFE
@@ -227,7 +228,20 @@ def test_what_is_not_judged_is_dealt_with_as_the_circumstances_say() -> None:
     ]
     actions = [each and each.action.value for each in said]
     assert actions == ["allow", None, None, "review"]
-    assert said[3] is not None and said[3].handling == policy.fallback
+    assert said[3] is not None
+    assert (said[3].rule, said[3].handling) == ("on_outage", policy.fallback)
+
+
+def test_what_is_late_or_not_judged_is_blocked_where_a_rule_asks_people() -> None:
+    asks = "[{when: {tenant: calm, task: prompt}, then: review}, {then: block}]"
+    policy = extended(f"on_unjudged: {asks}\non_expired: {asks}\n")
+    for about, action, handling in (
+        (reading(tenant="calm").about, Action.REVIEW, policy.fallback),
+        (reading(tenant="calm", task="response").about, Action.BLOCK, None),
+        (reading().about, Action.BLOCK, None),
+    ):
+        for decided in (policy.unjudged(about), policy.expired(about)):
+            assert (decided.action, decided.handling) == (action, handling)
 
 
 def test_a_users_report_is_seen_by_nobody() -> None:
@@ -315,8 +329,9 @@ def test_a_version_changes_with_all_that_a_policy_says_and_with_nothing_else() -
 def test_a_policy_that_judges_other_views_passes_for_the_same() -> None:
     policy = read()
     assert policy.views == tuple(View)
+    assert policy.row_tail == tail_of(tuple(View))
     one = policy.with_views([View.AS_SENT])
-    assert one.views == (View.AS_SENT,)
+    assert (one.views, one.row_tail) == ((View.AS_SENT,), tail_of([View.AS_SENT]))
     assert (one.name, one.version) == ("house", read(HOUSE + "views: [as_sent]\n").version)
     assert one.with_views(policy.views).version == policy.version
 
@@ -394,11 +409,30 @@ def test_a_text_in_a_wider_language_is_given_instead_of_the_closest() -> None:
     ]  # fmt: skip
 
 
+def test_a_text_of_a_language_around_it_is_given_before_its_own() -> None:
+    """Indonesian is within Malay."""
+    text = HOUSE.replace("en: Help is near.", "id: own, ms: wide, en: Help is near.")
+    reason = read(text).decide(reading(UNSAFE, "Suicide & Self-Harm")).reason
+    assert reason is not None
+    assert [reason.text(each) for each in ("id-ID", "ms")] == ["own", "wide"]
+
+
+def test_what_is_allowed_has_a_reason_and_what_rules_read_of_it_is_not_kept() -> None:
+    policy = extended(
+        "rules: [{name: x, when: {metadata: {plan: free, age: 1}}, then: block, ground: law, "
+        "clause: c}]\n"
+    )
+    decided = policy.decide(reading(metadata={"plan": "paid", "age": 1}))
+    assert (decided.action, decided.reason) == (Action.ALLOW, None)
+    assert policy.metadata == ("age", "plan")
+
+
 @pytest.mark.parametrize("on_breach", ["allow", "block", "raise"])
 def test_a_freeze_shows_what_is_late_or_changes_more_than_blocks(on_breach: str) -> None:
     thawed = written(TWO_OF_ONE_CLAUSE.replace("on_breach: allow", f"on_breach: {on_breach}"))
     frozen = thawed.standing(serial=7, frozen=True)
     kept = "raise" if on_breach == "block" else on_breach
+    assert (thawed.frozen, thawed.serial, thawed.fallback.on_breach) == (False, 0, on_breach)
     assert (frozen.frozen, frozen.serial, frozen.fallback.on_breach) == (True, 7, kept)
     raised = thawed.fallback.model_copy(update={"on_breach": "raise"})
     before, after = (each.decide(reading(UNSAFE)) for each in (thawed, frozen))
@@ -461,6 +495,13 @@ def test_a_score_just_at_the_bound_of_the_noise_passes_for_certain() -> None:
     )] == [False, True, True, True, False]  # fmt: skip
 
 
+def test_a_policy_that_came_over_the_wire_asks_people_within_another_time() -> None:
+    file = written(TWO_OF_ONE_CLAUSE).file
+    said = json.loads(body_of(file))
+    assert said["fallback"]["sla"] == "7200s"
+    assert PolicyFile.model_validate(said) == file
+
+
 def test_a_release_gives_a_policy_that_nobody_has_changed_another_version() -> None:
     file = PolicyFile.model_validate(
         yaml.safe_load(
@@ -476,6 +517,7 @@ def test_a_release_gives_a_policy_that_nobody_has_changed_another_version() -> N
         '"score":{"unsafe":{"at_least":0.4}}}},{"name":"otherwise","then":"allow"}]}'
     )
     assert body_of(file).decode() == said
+    assert version_of(file) == "b39bcdf96651"
     assert (Policy(file).version, Policy(file, frozen=True).version) == (
         "b39bcdf96651",
         "e2008104323d",
