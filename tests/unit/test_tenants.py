@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from qwarden.contracts.refusal import ErrorClass, Refused
@@ -54,6 +56,7 @@ def test_an_unknown_tenant_is_refused_where_tenants_are_strict() -> None:
     with pytest.raises(Refused, match=r"'newcomer'.*alpha, forum.*strict_tenants") as raised:
         tenants.of("newcomer", event_id="e")
     assert raised.value.error_class is ErrorClass.UNKNOWN_TENANT
+    assert (raised.value.event_id, raised.value.tenant) == ("e", "newcomer")
     assert tenants.of("forum", event_id="e").name == "forum"
 
 
@@ -132,6 +135,20 @@ def test_a_freeze_hides_which_record_bore_on_a_policy_last() -> None:
         acts = Freezes(of, everybody).acting("a", policy)
         assert (acts.serial, acts.frozen) == (serial, frozen)
         assert Freezes(of, everybody).acting("a", policy) is acts
+    untouched = BUILT_IN["default"]
+    assert untouched.serial == 0
+    assert Freezes({"b": (5, True)}).acting("a", untouched) is untouched
+
+
+def test_a_frozen_tenant_without_a_file_is_blocked_all_the_same() -> None:
+    tenants = replace(_read(), freezes=Freezes({"newcomer": (5, True)}))
+    said = [tenants.of(name, event_id="e").default for name in ("newcomer", "other")]
+    assert [(policy.serial, policy.frozen) for policy in said] == [(5, True), (0, False)]
+
+
+def test_a_policy_of_one_of_the_tenants_is_not_among_those_that_may_act() -> None:
+    tenants = _read(a=_tenant("a"), b="name: b\npolicies: [loose]\n")
+    assert tenants.policies().keys() == {"default", "house", "strict", "loose"}
 
 
 WRONG = [
