@@ -32,6 +32,7 @@ from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.contracts.verdict import encode
 from qwarden.dead_letters import terminal
 from qwarden.dead_letters.letters import (
+    Letter,
     Open,
     Place,
     Wanted,
@@ -181,6 +182,33 @@ def test_a_truncated_letter_is_sent_as_it_is() -> None:
     for other in (b"y" * 3000, None):
         with pytest.raises(ValueError, match="now holds another one"):
             original_from(dead, whole._replace(value=other))
+
+
+def test_a_deletion_with_a_long_key_is_taken_for_another_record() -> None:
+    whole = Original(b"k" * 20_000, None, [])
+    assert original_from(letter(None, key=whole.key), whole) == whole
+
+
+def test_a_person_is_not_told_what_to_do_about_a_letter_that_cannot_be_sent() -> None:
+    cut, chunk = letter(b"x" * 3000, max_bytes=1000), Origin("content.chunks", 3, 41, 0)
+    again = "; ask its producer to send it again, then drop the letter"
+    lacks = "the letter does not hold all of its record, and content.events/3/41 "
+    said = []
+    for found in (None, Original(b"k", b"y", [])):
+        with pytest.raises(ValueError) as raised:
+            original_from(cut, found)
+        said.append(str(raised.value))
+    for dead in (letter(origin=chunk), letter(None, key=None)):
+        with pytest.raises(ValueError) as raised:
+            replayed(Place(0, 17), dead, original_from(dead, None))
+        said.append(str(raised.value))
+    assert said == [
+        f"{lacks}is not there any more{again}",
+        f"{lacks}now holds another one{again}",
+        "the record is a chunk, and its session is over; have its producer send the exchange again "
+        "as a new session, then drop the letter",
+        "the record has neither key nor value; there is nothing to judge: drop it",
+    ]
 
 
 def test_a_whole_letter_needs_its_origin() -> None:
@@ -351,7 +379,36 @@ def test_a_named_letter_that_is_not_open_is_passed_over_in_silence() -> None:
 
 def test_a_list_of_letters_shows_their_content() -> None:
     found = opened(Wanted(), record(letter(b"secret words", max_bytes=1000), 1))
-    assert b"secret" not in msgspec.json.encode(found.letters[Place(0, 1)])
+    listed = found.letters[Place(0, 1)]
+    assert (listed.letter, listed.bytes) == ("0/1", 12)
+    assert b"secret" not in msgspec.json.encode(listed)
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "truncated"),
+    [(b"{", b"k", False), (b"x" * 3000, b"k", True), (b"{", b"k" * 20_000, True)],
+)
+def test_a_list_of_letters_says_otherwise_than_they_do(
+    value: bytes, key: bytes, truncated: bool
+) -> None:
+    trace = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    dead = letter(value, key=key, headers=[("traceparent", trace)], max_bytes=1000)
+    assert letter_of(record(dead, 7, partition=2), dead) == Letter(
+        letter="2/7",
+        at=NOW + timedelta(minutes=7),
+        origin=ORIGIN,
+        error_class="not_json",
+        tenant="demo",
+        event_id="e",
+        reason="it is broken; mend it",
+        attempts=dead.attempts,
+        consumer="g@h",
+        first_tried_at=NOW - timedelta(seconds=2),
+        last_tried_at=NOW,
+        traceparent=trace.decode(),
+        bytes=len(value),
+        truncated=truncated,
+    )
 
 
 HOSTILE = "\x1b[2J\x9b31m\u202e[red]"

@@ -146,6 +146,21 @@ def test_a_frozen_tenant_without_a_file_is_blocked_all_the_same() -> None:
     assert [(policy.serial, policy.frozen) for policy in said] == [(5, True), (0, False)]
 
 
+def test_a_version_that_comes_into_force_leaves_a_tenants_default_as_it_was() -> None:
+    tenants = _read(a=_tenant("a"))
+    come = {
+        name: policy.standing(serial=3, frozen=False) for name, policy in tenants.policies().items()
+    }
+    now = tenants.with_policies(come, Freezes({"a": (5, True)}), frozenset({"later"}))
+    known, unknown = (now.of(name, event_id="e") for name in ("a", "newcomer"))
+    assert (known.default.name, known.default) == ("house", known.policies["house"])
+    assert {(each.serial, each.frozen) for each in known.policies.values()} == {(5, True)}
+    assert known.policies.keys() == {"house", "strict"}
+    assert unknown.default is come["default"]
+    assert now.lacking == {"later"}
+    assert [now.freezes.holds(name) for name in ("a", "newcomer")] == [True, False]
+
+
 def test_a_policy_of_one_of_the_tenants_is_not_among_those_that_may_act() -> None:
     tenants = _read(a=_tenant("a"), b="name: b\npolicies: [loose]\n")
     assert tenants.policies().keys() == {"default", "house", "strict", "loose"}
