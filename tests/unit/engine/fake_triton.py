@@ -23,12 +23,15 @@ from qwarden_engine.pulse import PULSE, Pulse
 folder, port = Path(sys.argv[1]), int(sys.argv[2])
 prefix = sys.argv[-1].rpartition("shm-region-prefix-name=")[2]
 
+named, name = os.pipe()
 stub = os.fork()
 if stub == 0:
     ctypes.CDLL(None).prctl(15, b"triton_python_backend_stub", 0, 0, 0)  # PR_SET_NAME
+    os.write(name, b"!")
     while os.getppid() != 1:
         time.sleep(0.05)
     os._exit(0)
+os.read(named, 1)  # Triton is ready when its stubs have loaded: until then nobody knows this one
 (Path(os.environ["FAKE_SHM"]) / f"{prefix}region").touch()
 with (folder / "starts").open("a") as starts:
     starts.write(f"{os.getpid()} {stub}\n")
