@@ -28,8 +28,13 @@ from qwarden.stack.local import STAND_IN
 from qwarden.stack.triton import Triton, available
 from qwarden.stack.valkey import Valkey
 
-TRACE_ID = "4bf92f3577b34da6a3ce929d0e0e4736"
-PARENT = "00f067aa0ba902b7"
+TRACES = [
+    ("4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"),
+    ("5bf92f3577b34da6a3ce929d0e0e4736", "10f067aa0ba902b7"),
+    ("6bf92f3577b34da6a3ce929d0e0e4736", "20f067aa0ba902b7"),
+]
+"""Ids of traces, and of the spans of the producer in them. More than one, since Triton sends its
+spans once: on a busy machine one never came (1 run of some 10)."""
 CONTENT = "a sentence that stands in no span"
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=available() or "")
@@ -81,10 +86,18 @@ async def until(holds: Callable[[], bool], what: str) -> None:
         await asyncio.sleep(0.05)
 
 
+async def _comes(holds: Callable[[], bool]) -> bool:
+    """Whether it does within some seconds; Triton's spans come within 0.1."""
+    for _ in range(200):
+        if holds():
+            return True
+        await asyncio.sleep(0.05)
+    return False
+
+
 async def test_a_trace_breaks_off_on_its_way_to_triton(
     own: Fleetlet, group: str, traced: Triton, sink: Sink, valkey: Valkey
 ) -> None:
-    context = [("traceparent", f"00-{TRACE_ID}-{PARENT}-01".encode())]
     settings = {
         "QWARDEN_TRITON__URL": traced.grpc,
         "QWARDEN_REDIS__URL": valkey.url,
@@ -93,34 +106,35 @@ async def test_a_trace_breaks_off_on_its_way_to_triton(
         "QWARDEN_TELEMETRY__GROUP_LOOK_S": "3",
     }
     delivered = _counted("records_total", topic=topics.CONTENT, result="delivered")
+    sent = []
     async with (
         Tap(own.kafka.bootstrap, *fleet.OUTPUTS) as tap,
         Tap(own.kafka.bootstrap, topics.VERDICTS) as verdicts,
         own.moderating(group, None, **settings),
+        AIOKafkaProducer(bootstrap_servers=own.kafka.bootstrap) as producer,
     ):
-        producer = AIOKafkaProducer(bootstrap_servers=own.kafka.bootstrap)
-        await producer.start()
-        try:
-            sent = [
+        for trace_id, parent in TRACES:
+            context = [("traceparent", f"00-{trace_id}-{parent}-01".encode())]
+            sent += [
                 await producer.send_and_wait(
                     topics.CONTENT,
                     json.dumps(
-                        {"event_id": name, "tenant": "demo", "text": f"{CONTENT} {name}"}
+                        {"event_id": key, "tenant": "demo", "text": f"{CONTENT} {key}"}
                     ).encode(),
-                    name.encode(),
+                    key.encode(),
                     headers=headers,
                 )
-                for name, headers in (("traced", context), ("untraced", []))
+                for key, headers in ((f"traced {parent}", context), (f"untraced {parent}", []))
             ]
-        finally:
-            await producer.stop()
-        origins = [f"{topics.CONTENT}/{each.partition}/{each.offset}" for each in sent]
-        await fleet.outcomes(tap, origins)
+            origins = [f"{topics.CONTENT}/{each.partition}/{each.offset}" for each in sent]
+            await fleet.outcomes(tap, origins)
+            if await _comes(lambda: any(span.name == "InferRequest" for span in sink.spans())):
+                break
         await verdicts.read_to_the_end()
         carried = {
             bytes(record.key).decode(): dict(record.headers).get("traceparent")
             for record in verdicts.records[topics.VERDICTS]
-            if record.key in (b"traced", b"untraced")
+            if record.key is not None
         }
         labels = {"group": group, "topic": topics.CONTENT}
         await until(
@@ -130,27 +144,25 @@ async def test_a_trace_breaks_off_on_its_way_to_triton(
             ),
             "the moderator tells how its group stands",
         )
-    assert _counted("records_total", topic=topics.CONTENT, result="delivered") == delivered + 2
+    counted = _counted("records_total", topic=topics.CONTENT, result="delivered")
+    assert counted == delivered + len(sent)
     assert _counted("breaker_open", dependency="guard") == 0
     assert _counted("breaker_open", dependency="redis") == 0
     assert _counted("breaker_open", dependency="kafka") == 0
     assert _counted("verdict_seconds_count", lane="interactive") >= 2
     assert _counted("build_info", version=__version__) == 1
-    assert carried["untraced"] is None
-    # Closed with the moderator are its own spans; Triton's come a moment after.
-    await until(
-        lambda: any(span.name == "InferRequest" for span in sink.spans()), "Triton's own span"
-    )
+    assert carried[f"untraced {parent}"] is None
     spans = sink.spans()
-    ours = {span.name: span for span in spans if span.trace_id.hex() == TRACE_ID}
+    ours = {span.name: span for span in spans if span.trace_id.hex() == trace_id}
     assert {"queue wait", "moderate", "cache", "guard", "publish"} <= ours.keys()
-    assert carried["traced"] is not None
-    assert bytes(carried["traced"]).decode().split("-")[1:3] == [
-        TRACE_ID,
-        ours["moderate"].span_id.hex(),
+    told = carried[f"traced {parent}"]
+    assert told is not None
+    assert bytes(told).decode().split("-")[1:3] == [trace_id, ours["moderate"].span_id.hex()]
+    [request] = [
+        span
+        for span in spans
+        if span.name == "guard request" and [link.span_id.hex() for link in span.links] == [parent]
     ]
-    [request] = [span for span in spans if span.name == "guard request"]
-    assert [link.span_id.hex() for link in request.links] == [PARENT]
     assert [link.span_id for link in ours["guard"].links] == [request.span_id]
     assert attributes(ours["guard"])["qwarden.cache"] == "miss"
     theirs = [span for span in spans if span.trace_id == request.trace_id]
