@@ -21,6 +21,7 @@ from qwarden.guard.answer import Answer, Assessment, Triple
 from qwarden.guard.row import Row as Asked
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.outcomes.lookup import Lookup
+from qwarden.outcomes.said import said_of
 from qwarden.policy.in_force import Acting
 from qwarden.policy.policy import Policy
 from qwarden.policy.records import Recorded
@@ -48,7 +49,16 @@ from qwarden.rejudge.planning import (
     sorted_out,
 )
 from qwarden.settings import Kafka
-from unit.builders import KEY, REVISION, UNSAFE, admission, assessment, verdict
+from unit.builders import (
+    KEY,
+    REVISION,
+    SAFE,
+    UNSAFE,
+    admission,
+    assessment,
+    assessment_of_views,
+    verdict,
+)
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 SELECTION = Selection(version="0" * 12, rule="wrong", since=NOW, until=NOW)
@@ -237,6 +247,12 @@ def test_the_policy_that_is_undone_is_taken_for_another() -> None:
 
 # What becomes of a verdict.
 
+PAID = (
+    "rules: [{name: paid, when: {metadata: {paid: true}}, then: block, ground: law, clause: c}, "
+    "{name: ask, when: {safety: [Unsafe, Controversial]}, then: review, ground: law, clause: c, "
+    "queue: q, harm: 3, sla: 1d, meanwhile: hide, on_breach: raise}]\n"
+)
+
 
 def asked_by(policy: Policy, rule: str, **fields: Any) -> Row:
     """A verdict of this policy that went to people by this rule."""
@@ -298,6 +314,31 @@ def test_what_the_guard_says_now_is_written_beside_what_it_said_then() -> None:
     assert other.verdict_id == new.verdict_id, "one id for what the same guard says of one record"
 
 
+def test_all_that_the_guard_says_now_or_what_rules_read_of_the_event_is_lost() -> None:
+    fields: dict[str, Any] = UNJUDGED | {"task": "response", "action": "block", "cause": "outage"}
+    row = row_of(said("a", basis="degraded", **fields))
+    views = assessment_of_views(UNSAFE, SAFE)
+    answer = replace(views, categories=(("PII", 0.75),), refusal=True)
+    told = said_of(answer, answer.safety)
+    for metadata, action in (({"paid": True, "other": 1}, "block"), ({"paid": False}, "review")):
+        word = Judge({"demo": policy_of(PAID)}, None).word_of(row, metadata, answer)
+        assert isinstance(word, Change)
+        new = word.verdict
+        assert (new.action, new.facts.metadata) == (action, {"paid": metadata["paid"]})
+        assert (new.scores, new.category_scores) == (told.scores, told.category_scores)
+        assert (new.refusal, new.views) == (told.refusal, told.views)
+        assert None not in (new.scores, new.category_scores, new.refusal, new.views)
+
+
+def test_the_guard_is_asked_of_what_the_undone_policy_would_have_kept() -> None:
+    """A verdict of one that read the name, without it, is of an event that did not have it."""
+    policy = policy_of(PAID)
+    row = row_of(said("a", **FLAGGED, policy=used_by(policy, "paid")))
+    assert isinstance(Judge({"demo": policy}, None).word(row), Unclear)
+    assert isinstance(Judge({"demo": policy}, BUILT_IN["strict"]).word(row), Unclear)
+    assert not isinstance(Judge({"demo": policy}, policy).word(row), Unclear)
+
+
 def test_a_verdict_whose_record_or_event_nobody_can_read_is_undone() -> None:
     rows = [row_of(said("a")), row_of(said("b", event_id="e2")), row_of(said("c", event_id="e3"))]
     rows[0] = replace(rows[0], origin=None)
@@ -330,6 +371,12 @@ def test_a_plan_that_somebody_has_changed_is_applied() -> None:
     broken = msgspec.structs.replace(plan.bodies[version], body={"rules": []})
     with pytest.raises(NotPossible, match=r"the plan cannot be used: .*; make another one"):
         msgspec.structs.replace(plan, bodies={version: broken}).policies()
+
+
+def test_a_plan_forgets_a_freeze_or_the_serial_under_which_it_was_made() -> None:
+    frozen = policy_of("").standing(serial=9, frozen=True)
+    acts = plan_of([row_of(said("a"))], frozen).policies()["demo"]
+    assert (acts.serial, acts.frozen, acts.version) == (9, True, frozen.version)
 
 
 def test_a_plan_of_nothing_names_a_policy() -> None:
