@@ -409,9 +409,10 @@ def test_a_text_in_a_wider_language_is_given_instead_of_the_closest() -> None:
     ]  # fmt: skip
 
 
-def test_a_text_of_a_language_around_it_is_given_before_its_own() -> None:
+@pytest.mark.parametrize("texts", ["id: own, ms: wide", "ms: wide, id: own"])
+def test_a_text_of_a_language_around_it_is_given_before_its_own(texts: str) -> None:
     """Indonesian is within Malay."""
-    text = HOUSE.replace("en: Help is near.", "id: own, ms: wide, en: Help is near.")
+    text = HOUSE.replace("en: Help is near.", f"{texts}, en: Help is near.")
     reason = read(text).decide(reading(UNSAFE, "Suicide & Self-Harm")).reason
     assert reason is not None
     assert [reason.text(each) for each in ("id-ID", "ms")] == ["own", "wide"]

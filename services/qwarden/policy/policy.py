@@ -46,10 +46,15 @@ class Reason:
         """The text in this language or a wider one, else in the policy's own; None where that is
         empty."""
         for tag in (language or "", self.default_language):
-            # The closest first: of `zh` and `zh-Hant` the second for `zh-Hant-TW`.
-            for known in sorted(self.texts, key=len, reverse=True):
-                if is_of(known, tag):
-                    return self.texts[known].strip() or None
+            of_it = [known for known in self.texts if is_of(known, tag)]
+            if of_it:
+                # The closest: of `zh` and `zh-Hant` the second for `zh-Hant-TW`, and `id` before
+                # `ms`, which `id` is within.
+                begins = f"{tag}-".lower()
+                closest = max(
+                    of_it, key=lambda known: (begins.startswith(f"{known}-".lower()), len(known))
+                )
+                return self.texts[closest].strip() or None
         return None
 
 
