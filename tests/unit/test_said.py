@@ -44,7 +44,9 @@ SAID = Said(
 DECIDED = Decided(
     Action.REVIEW,
     "doxxing",
-    Handling(queue="fraud", harm=7, sla="15m", meanwhile="hide", on_breach="block"),  # type: ignore[arg-type]
+    Handling.model_validate(
+        {"queue": "fraud", "harm": 7, "sla": "15m", "meanwhile": "hide", "on_breach": "block"}
+    ),
     Reason("law", "§ 1", {"de": "Gesperrt.", "en": "Blocked."}, "en"),
 )
 ALL = {
