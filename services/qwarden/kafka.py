@@ -16,6 +16,7 @@ from aiokafka.errors import (
     GroupLoadInProgressError,
     KafkaConnectionError,
     KafkaError,
+    KafkaTimeoutError,
     TopicAlreadyExistsError,
     for_code,
 )
@@ -40,6 +41,11 @@ _BATCH_BYTES = 65_536
 _POLL_MS = 500
 """How often a reader looks whether it is at the end. Only a bound: a poll returns when a record
 comes."""
+_WAITED_REQUESTS = 2
+"""How many requests' time a person waits for an acknowledgement: a producer that is idempotent
+tries for ever, and one request may be lost with the broker that led its partition."""
+_CLOSES_S = 5.0
+"""How long a producer of a command may close: nothing that it holds is waited for then."""
 
 
 def client_arguments(kafka: Kafka) -> dict[str, Any]:
@@ -257,10 +263,12 @@ async def publish(
 ) -> int:
     """Publishes values, keyed by tenant and event_id or session, and returns how many.
 
-    `sent(partition, offset)` is told of each acknowledgement, in order. Raises `KafkaError`,
-    `UnknownTopicOrPartitionError` for a topic that is not there.
+    `sent(partition, offset)` is told of each acknowledgement, in order. Raises `KafkaError`, which
+    says how many came where no more come, and `UnknownTopicOrPartitionError` for a topic that is
+    not there.
     """
     await partitions_of(kafka, topic)
+    waits_s = _WAITED_REQUESTS * kafka.request_timeout_ms / 1000
     producer = AIOKafkaProducer(
         **client_arguments(kafka), enable_idempotence=True, acks="all", linger_ms=5,
         max_request_size=2 * topics.MAX_EVENT_BYTES,
@@ -272,11 +280,17 @@ async def publish(
             await producer.send(topic, value=value, key=_key(value)) for value in values
         ]
         for acknowledgement in acknowledgements:
-            metadata = await acknowledgement
+            async with asyncio.timeout(waits_s):
+                metadata = await acknowledgement
             sent(metadata.partition, metadata.offset)
             count += 1
+    except (TimeoutError, KafkaTimeoutError) as error:
+        raise KafkaTimeoutError(
+            f"no acknowledgement came for {waits_s:g} s; {count} records are known to be published, "
+            "and of the others any may be: publish all again, a verdict is made once"
+        ) from error
     finally:
-        await producer.stop()
+        await close_producer(producer, _CLOSES_S)
     return count
 
 

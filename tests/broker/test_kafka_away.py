@@ -7,10 +7,13 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 import pytest
+from aiokafka.errors import KafkaError
 from prometheus_client import REGISTRY
 
 import fleet
 from moderators import Fleetlet, Guard, policies_in
+from qwarden import kafka, settings
+from qwarden.contracts import topics
 from qwarden.guard.answer import Answer
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
@@ -20,11 +23,30 @@ from qwarden.stack.kafka import Kafka
 def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleetlet]:
     """Nothing runs yet, and there are no topics."""
     home = Home(tmp_path_factory.mktemp("away"))
-    kafka = Kafka(home)
+    broker = Kafka(home)
     try:
-        yield Fleetlet(kafka, home, policies_in(home.root))
+        yield Fleetlet(broker, home, policies_in(home.root))
     finally:
-        kafka.stop()
+        broker.stop()
+
+
+async def test_a_file_is_not_published_for_ever_to_a_broker_that_is_gone(own: Fleetlet) -> None:
+    await asyncio.to_thread(own.kafka.start)
+    await own.make_topics()
+    acknowledged = 0
+
+    def sent(_partition: int, _offset: int) -> None:
+        nonlocal acknowledged
+        acknowledged += 1
+        own.kafka.kill()
+
+    # Far more than one request holds, so that some are unanswered once the first is answered.
+    event = b'{"event_id": "%d", "tenant": "demo", "text": "' + b"long " * 20_000 + b'"}'
+    hasty = settings.Kafka(bootstrap_servers=own.kafka.bootstrap, request_timeout_ms=2000)
+    with pytest.raises(KafkaError, match=r"for 4 s; \d+ records are known to be") as failed:
+        async with asyncio.timeout(60):
+            await kafka.publish(hasty, topics.CONTENT, (event % n for n in range(100)), sent)
+    assert f"; {acknowledged} records" in str(failed.value)
 
 
 class Slow(Guard):

@@ -120,6 +120,10 @@ async def test_nobody_hears_an_appeal_against_themselves(database: Database) -> 
         assert await claim(database, one, now=LATER) is None
         with pytest.raises(Forbidden):
             await claim(database, one, now=LATER, wanted=Wanted(item_id=opened.item_id))
+        assert [each.may_see for each in await of_event(database, one)] == [False]
+    eva = await someone(database, "eva", Role.AUDITOR)
+    for one in (carla, eva):
+        assert [each.may_see for each in await of_event(database, one)] == [True]
     await decide(database, carla, "block", now=LATER)
     # A second appeal is against her too; then there is nobody left, and that is told.
     again = await appeal(database, tool, now=LATER + 3600)

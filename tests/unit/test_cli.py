@@ -176,12 +176,19 @@ def test_a_file_that_cannot_be_written_is_found_after_the_guard_is_loaded(
     ],
 )
 @pytest.mark.parametrize(
-    "command", [["moderate"], ["moderate", "--stream"], ["eval"], ["eval", "stream"]]
+    "command",
+    [
+        ["moderate", "/no/file"],
+        ["moderate", "/no/file", "--stream"],
+        ["eval", "/no/file"],
+        ["eval", "stream", "/no/file"],
+        ["up"],
+    ],
 )
 def test_a_guard_that_is_not_there_is_found_after_the_file_is_read(
     shell: Shell, *, named: str, says: str, command: list[str]
 ) -> None:
-    said = shell(*command, "/no/file", "--guard", named)
+    said = shell(*command, "--guard", named)
     assert said.code == 2
     assert said.err.startswith(f"--guard {named}: {says}; name that of a Qwen3Guard checkpoint")
     assert said.err.count("\n") == 1

@@ -19,11 +19,24 @@ from qwarden.settings import Settings
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", re.ASCII)
 
 
+def named_checkpoint(guard: str) -> str:
+    """What --guard names: a directory, or what can be a hub id where nothing is called so."""
+    named = Path(guard)
+    if not named.is_dir() and (named.exists() or not _HUB_ID.fullmatch(guard)):
+        why = "is no directory" if named.exists() else "there is no such directory"
+        end(
+            WRONG_USE,
+            f"--guard {guard}: {why}; name that of a Qwen3Guard checkpoint, or a hub id such as "
+            "Qwen/Qwen3Guard-Gen-0.6B",
+        )
+    return guard
+
+
 def guard_environ(direct: bool, guard: str | None) -> dict[str, str]:
     """The environment with the guard that the options choose."""
     chosen = environ()
     if guard is not None:
-        chosen["QWARDEN_ENGINE__CHECKPOINT"] = _checkpoint(guard)
+        chosen["QWARDEN_ENGINE__CHECKPOINT"] = named_checkpoint(guard)
     if direct or guard is not None:
         from qwarden.stack.local import STAND_IN
 
@@ -36,7 +49,7 @@ def stream_environ(direct: bool, guard: str | None) -> dict[str, str]:
     """The environment with the stream guard that the options choose."""
     chosen = environ()
     if guard is not None:
-        chosen["QWARDEN_STREAM__CHECKPOINT"] = _checkpoint(guard)
+        chosen["QWARDEN_STREAM__CHECKPOINT"] = named_checkpoint(guard)
     if direct or guard is not None:
         from qwarden.stack.local import STREAM_STAND_IN
 
@@ -71,16 +84,3 @@ async def stream_client(settings: Settings) -> AsyncIterator[tuple[StreamClient,
     finally:
         await client.close()
         await guard.close()
-
-
-def _checkpoint(guard: str) -> str:
-    """What --guard names: a directory, or what can be a hub id where nothing is called so."""
-    named = Path(guard)
-    if not named.is_dir() and (named.exists() or not _HUB_ID.fullmatch(guard)):
-        why = "is no directory" if named.exists() else "there is no such directory"
-        end(
-            WRONG_USE,
-            f"--guard {guard}: {why}; name that of a Qwen3Guard checkpoint, or a hub id such as "
-            "Qwen/Qwen3Guard-Gen-0.6B",
-        )
-    return guard

@@ -10,6 +10,7 @@ import typer
 
 from qwarden.cli.asking import ask
 from qwarden.cli.environment import home
+from qwarden.cli.guards import named_checkpoint
 from qwarden.cli.terminal import NO, err, out
 from qwarden.stack.home import Home
 from qwarden.stack.running import stop_running
@@ -59,7 +60,12 @@ def up(
     from qwarden.stack.local import plan
     from qwarden.stack.stack import Stack, run
 
-    wanted = plan(only=only or [], without=without or [], guards=guard or [], tell=err.print)
+    wanted = plan(
+        only=only or [],
+        without=without or [],
+        guards=[named_checkpoint(each) for each in guard or []],
+        tell=err.print,
+    )
     parts: dict[str, Any] = {
         "services": wanted.services,
         "parts": wanted.parts,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from sqlalchemy import CompoundSelect, Row, exists, insert, or_, select, union, update
+from sqlalchemy import CompoundSelect, Row, exists, insert, not_, or_, select, union, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.contracts.verdict import Action, Verdict, decode_verdict
@@ -27,7 +27,7 @@ from qwarden.review.store.schema import (
     ledger,
     rulings,
 )
-from qwarden.review.store.scope import is_open
+from qwarden.review.store.scope import is_open, kept_from
 from qwarden.review.store.standing import Stands
 from qwarden.settings import Review
 
@@ -52,7 +52,8 @@ class Opened:
 class AppealRow:
     """One appeal. `decision_id`: what it is against; null for an automatic verdict. `outcome`:
     upheld, overturned, or closed since the content is gone; null while it is open. `ruling_id`:
-    which decided it."""
+    which decided it. `may_see`: whether who asks may look at its item: nobody who had a part in
+    what it is against does."""
 
     appeal_id: str
     item_id: str
@@ -65,6 +66,7 @@ class AppealRow:
     made_at: float
     outcome: str | None
     ruling_id: str | None
+    may_see: bool
 
 
 async def open_appeal(
@@ -149,7 +151,9 @@ async def of_event(
     """The appeals about an event, the latest first. Raises `NotFound` for another one's tenant."""
     if not person.sees(tenant):
         raise NotFound("there is no such event among yours")
-    wanted = select(appeals).where(appeals.c.tenant == tenant, appeals.c.event_id == event_id)
+    may_see = not_(kept_from(person, appeals.c.item_id)).label("may_see")
+    its = appeals.c.tenant == tenant, appeals.c.event_id == event_id
+    wanted = select(appeals, may_see).where(*its)
     found = await tx.execute(wanted.order_by(appeals.c.made_at.desc(), appeals.c.appeal_id))
     names = [each.name for each in fields(AppealRow)]
     return [AppealRow(**{name: getattr(row, name) for name in names}) for row in found]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, and_, exists, not_, or_, text, true
+from sqlalchemy import ColumnElement, and_, exists, false, not_, or_, text, true
 
 from qwarden.review.person import EVERY, UNDETERMINED, Person, Role
 from qwarden.review.store.schema import exclusions, items, rulings
@@ -40,6 +40,18 @@ def listed_to(person: Person) -> ColumnElement[bool]:
     own = exists().where(rulings.c.item_id == items.c.item_id, rulings.c.user_id == person.user_id)
     is_own = or_(items.c.kind != text("'golden'"), items.c.holder == person.user_id, own)
     return and_(seen_by(person), is_own)
+
+
+def kept_from(person: Person, item_id: ColumnElement[str] | str) -> ColumnElement[bool]:
+    """That this one had a part in what it is about, and may not look at it; an auditor may look at
+    all."""
+    if person.has(Role.AUDITOR):
+        return false()
+    return exists().where(
+        exclusions.c.item_id == item_id,
+        exclusions.c.user_id == person.user_id,
+        exclusions.c.why != SKIPPED,
+    )
 
 
 def given_to(person: Person) -> ColumnElement[bool]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import Row, and_, exists, or_, select, tuple_
+from sqlalchemy import Row, exists, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.contracts.escalation import Content
@@ -22,7 +22,6 @@ from qwarden.review.store.rulings import Past
 from qwarden.review.store.schema import (
     appeals,
     decisions,
-    exclusions,
     goldens,
     items,
     notes,
@@ -30,7 +29,7 @@ from qwarden.review.store.schema import (
     users,
 )
 from qwarden.review.store.schema import ledger as kept
-from qwarden.review.store.scope import SKIPPED, seen_by
+from qwarden.review.store.scope import kept_from, seen_by
 
 BLIND = frozenset({"golden", "second"})
 """Kinds of which nobody may learn what others said of the same content, nor that they are of this
@@ -57,20 +56,11 @@ class Subject:
 async def item(tx: AsyncConnection, person: Person, item_id: str) -> Row[Any]:
     """An item that this one may look at. Raises NotFound, also where it is none of their business:
     one that checks what they decided themselves, or that is another one's golden item."""
-    wanted = select(items).where(items.c.item_id == item_id, seen_by(person))
+    its = items.c.item_id == item_id, seen_by(person), ~kept_from(person, item_id)
+    wanted = select(items).where(*its)
     if not person.has(Role.LEAD, Role.AUDITOR):
         own = exists().where(rulings.c.item_id == item_id, rulings.c.user_id == person.user_id)
         wanted = wanted.where(or_(items.c.kind != "golden", items.c.holder == person.user_id, own))
-    if not person.has(Role.AUDITOR):
-        wanted = wanted.where(
-            ~exists().where(
-                and_(
-                    exclusions.c.item_id == item_id,
-                    exclusions.c.user_id == person.user_id,
-                    exclusions.c.why != SKIPPED,
-                )
-            )
-        )
     found = (await tx.execute(wanted)).one_or_none()
     if found is None:
         raise NotFound("there is no such item among yours; it may have ended, take the next one")

@@ -213,14 +213,14 @@ function appeals(rows, me) {
   );
 }
 
-/** What a user says: masked, and shown to who may see items and asks for it, which is logged. */
+/** What a user says: masked, and shown to who may see its item and asks for it, which is logged. */
 function says(row, me) {
   const words = h("div", {}, data(row.statement, "p", { class: "said" }));
   const reveal = async () => {
     const answer = await trying(() => post(`/items/${row.item_id}/reveal`));
     if (answer) fill(words, data(answer.statement, "p", { class: "said" }));
   };
-  if (row.statement && me.reads)
+  if (row.statement && row.may_see && me.reads)
     words.append(h("button", { class: "plain", on: { click: reveal } }, t("content.reveal")));
   return words;
 }
