@@ -3,6 +3,7 @@ content key things were hashed."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -17,6 +18,7 @@ from qwarden.contracts.control import (
     Key,
     LossAccepted,
     Policies,
+    PolicyBody,
     Stands,
     freeze_key,
     in_force_key,
@@ -28,6 +30,8 @@ from qwarden.contracts.keys import ContentKey
 from qwarden.contracts.verdict import encode
 from qwarden.doctor import in_force, keys
 from qwarden.doctor.finding import Finding, Findings, Result
+from qwarden.policy.policy import body_of, version_of
+from qwarden.policy.sources import read_source
 from qwarden.policy.tenants import Tenants, read_tenants
 from unit.builders import KEY, verdict
 
@@ -52,13 +56,14 @@ def frozen(tenant: str, *, is_frozen: bool = True) -> Stands[Freeze]:
 
 def judged(
     *lists: str,
+    bodies: Sequence[PolicyBody] = (),
     in_force_now: dict[Key, Stands[InForce]] | None = None,
     freezes: dict[Key, Stands[Freeze]] | None = None,
     halts: Sequence[Halt] = (),
     losses: Sequence[LossAccepted] = (),
 ) -> list[Finding]:
     found = Findings("in force")
-    stands = Policies({}, in_force_now or {}, freezes or {})
+    stands = Policies({each.key(): each for each in bodies}, in_force_now or {}, freezes or {})
     in_force.judge(
         found,
         tenants(*lists),
@@ -109,6 +114,25 @@ def test_a_policy_that_cannot_act_or_that_nobody_gave_is_overlooked() -> None:
     assert (lacks.about, lacks.result) == ("policy club", Result.WRONG)
     assert lacks.sentence.endswith("or activate it: qwarden policy activate club")
     assert good.sentence == "no halt; 3 policies act"
+
+
+def test_a_file_that_is_not_what_acts_is_taken_for_what_acts() -> None:
+    other = "name: forum\nextends: default\non_unjudged: block\n"
+    file = read_source({"forum": other}, "forum").file
+    body = PolicyBody(
+        policy="forum",
+        version=version_of(file),
+        body=json.loads(body_of(file)),
+        at=AT,
+        by="ann",
+    )
+    pointer = InForce(policy="forum", version=body.version, previous=None, at=AT, by="ann")
+    note, _ = judged(bodies=[body], in_force_now={in_force_key("forum"): Stands(pointer, 7)})
+    assert (note.about, note.result) == ("policy forum", Result.NOTE)
+    assert note.sentence == (
+        f"version {body.version} is in force and the file here is another one; compare them with: "
+        "qwarden policy show forum"
+    )
 
 
 def test_losses_that_people_accepted_are_forgotten() -> None:
