@@ -286,7 +286,7 @@ async def publish(
             count += 1
     except (TimeoutError, KafkaTimeoutError) as error:
         raise KafkaTimeoutError(
-            f"no acknowledgement came for {waits_s:g} s; {count} records are known to be published, "
+            f"no acknowledgement came for {waits_s:g} s; {count} records are known to be published "
             "and of the others any may be: publish all again, a verdict is made once"
         ) from error
     finally:
