@@ -14,10 +14,10 @@ import httpx
 import hypothesis
 import pytest
 
+import engines
 from qwarden.stack import triton as triton_part
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
-from qwarden.stack.local import STAND_IN
 from qwarden.stack.triton import Triton
 from qwarden.stack.valkey import Valkey
 
@@ -138,7 +138,7 @@ def triton(parts_home: Home) -> Iterator[Triton]:
     reason = triton_part.available()
     if reason is not None:
         pytest.skip(reason)
-    with Triton(parts_home, {"QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN)}) as part:
+    with Triton(parts_home, engines.GEN) as part:
         yield part
 
 

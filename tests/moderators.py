@@ -34,10 +34,10 @@ POLICIES = {
 }
 
 
-def policies_in(folder: Path) -> Path:
-    """Writes `POLICIES` there, and says where."""
+def policies_in(folder: Path, files: Mapping[str, str] = POLICIES) -> Path:
+    """Writes these files there, and says where."""
     policies = folder / "policies"
-    for name, text in POLICIES.items():
+    for name, text in files.items():
         (policies / name).parent.mkdir(parents=True, exist_ok=True)
         (policies / name).write_text(text)
     return policies

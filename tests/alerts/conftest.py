@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
+import engines
 from chaos.test_guard_failures import MISCHIEF, Mischief
 from fleet import Fleet
 from qwarden.stack import triton as triton_part
 from qwarden.stack.home import Home, checkout
 from qwarden.stack.kafka import Kafka
-from qwarden.stack.local import STAND_IN
 from qwarden.stack.triton import Triton
 from qwarden.stack.valkey import Valkey
 
@@ -44,11 +44,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
     source = models / "qwen3guard_gen" / "1" / "model.py"
     source.write_text(source.read_text() + MISCHIEF.format(folder=str(folder)))
     home = Home(folder / "home")
-    engine = {"QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN)}
     with (
         Kafka(home) as kafka,
         Valkey(home) as valkey,
-        Triton(home, engine, repository=models) as triton,
+        Triton(home, engines.GEN, repository=models) as triton,
     ):
         made = Fleet(home, kafka, valkey, triton)
         asyncio.run(made.make_topics(4))

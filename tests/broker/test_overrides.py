@@ -22,7 +22,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 import fleet
 from commands import Shell
 from fleet import Tap
-from moderators import PARTITIONS, Fleetlet, Guard, holds
+from moderators import PARTITIONS, Fleetlet, Guard, holds, policies_in
 from qwarden.contracts import topics
 from qwarden.contracts.control import Override, freeze_key, override_key, written
 from qwarden.contracts.keys import ContentKey
@@ -68,11 +68,11 @@ class Unsafe(Guard):
 @pytest.fixture(scope="module")
 def own(own_kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Fleetlet:
     home = Home(tmp_path_factory.mktemp("overrides"))
-    tenants = home.root / "policies" / "tenants"
-    tenants.mkdir(parents=True)
-    for name in ("forum", "other"):
-        (tenants / f"{name}.yaml").write_text(f"name: {name}\npolicies: [default]\nrelay: false\n")
-    made = Fleetlet(own_kafka, home, home.root / "policies")
+    files = {
+        f"tenants/{name}.yaml": f"name: {name}\npolicies: [default]\nrelay: false\n"
+        for name in ("forum", "other")
+    }
+    made = Fleetlet(own_kafka, home, policies_in(home.root, files))
     asyncio.run(made.make_topics())
     return made
 

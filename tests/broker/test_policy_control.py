@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaProducer, ConsumerRecord
 import fleet
 from commands import Said, Shell
 from fleet import Tap
-from moderators import PARTITIONS, Fleetlet, Guard, holds
+from moderators import PARTITIONS, Fleetlet, Guard, holds, policies_in
 from qwarden.contracts import topics
 from qwarden.contracts.control import ALL_TENANTS
 from qwarden.contracts.verdict import Verdict, decode_verdict
@@ -70,16 +70,12 @@ class Unsafe(Guard):
 @pytest.fixture(scope="module")
 def own(own_kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Fleetlet:
     home = Home(tmp_path_factory.mktemp("policies"))
-    folder = home.root / "policies"
     files = {
         "policies/forum.yaml": text_of(0),
         "tenants/forum.yaml": "name: forum\npolicies: [forum, only-here]\nrelay: false\n",
         "tenants/other.yaml": "name: other\npolicies: [strict]\nrelay: false\n",
     }
-    made = Fleetlet(own_kafka, home, folder)
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+    made = Fleetlet(own_kafka, home, policies_in(home.root, files))
     asyncio.run(made.make_topics())
     return made
 

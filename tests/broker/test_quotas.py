@@ -10,7 +10,7 @@ import pytest
 
 import fleet
 from fleet import Tap
-from moderators import PARTITIONS, Fleetlet, Guard, holds
+from moderators import PARTITIONS, Fleetlet, Guard, holds, policies_in
 from qwarden.contracts import topics
 from qwarden.contracts.verdict import Action, Basis
 from qwarden.guard.answer import Answer
@@ -60,11 +60,7 @@ class Wavering(Guard):
 @pytest.fixture(scope="module")
 def own(own_kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Fleetlet:
     home = Home(tmp_path_factory.mktemp("quotas"))
-    folder = home.root / "policies"
-    for name, text in FILES.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    made = Fleetlet(own_kafka, home, folder)
+    made = Fleetlet(own_kafka, home, policies_in(home.root, FILES))
     asyncio.run(made.make_topics())
     return made
 

@@ -21,7 +21,7 @@ from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 import fleet
 from commands import Shell
 from fleet import Tap
-from moderators import Fleetlet, Guard
+from moderators import Fleetlet, Guard, policies_in
 from qwarden import bootstrap
 from qwarden.contracts import topics
 from qwarden.contracts.escalation import Escalation, Kind
@@ -88,14 +88,10 @@ class Sure(Guard):
 @pytest.fixture(scope="module")
 def own(own_kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Fleetlet:
     home = Home(tmp_path_factory.mktemp("rejudge"))
-    folder = home.root / "policies"
     files = {f"policies/{name}.yaml": text_of(name, "block", "wrong") for name in EVERYBODY}
     files |= {f"policies/{name}.yaml": open_in_outages(name) for name in ("asked", "gone")}
     files |= {f"tenants/{n}.yaml": f"name: {n}\npolicies: [{n}]\nrelay: false\n" for n in EVERYBODY}
-    made = Fleetlet(own_kafka, home, folder)
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
+    made = Fleetlet(own_kafka, home, policies_in(home.root, files))
     asyncio.run(made.make_topics())
     return made
 

@@ -14,6 +14,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 from prometheus_client import REGISTRY
 
+import engines
 import fleet
 from fleet import Tap
 from moderators import Fleetlet, policies_in
@@ -24,7 +25,6 @@ from qwarden.metric import Kind
 from qwarden.stack.child import Child
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
-from qwarden.stack.local import STAND_IN
 from qwarden.stack.triton import Triton, available
 from qwarden.stack.valkey import Valkey
 
@@ -66,7 +66,7 @@ def sink() -> Iterator[Sink]:
 @pytest.fixture(scope="module")
 def traced(sink: Sink, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Triton]:
     home = Home(tmp_path_factory.mktemp("traced"))
-    triton = Traced(home, {"QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN)})
+    triton = Traced(home, engines.GEN)
     triton.sink = sink
     with triton:
         yield triton

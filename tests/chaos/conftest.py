@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 
+import engines
 from fleet import Fleet
 from qwarden.stack import triton as triton_part
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
-from qwarden.stack.local import STAND_IN
 from qwarden.stack.triton import Triton
 from qwarden.stack.valkey import Valkey
 
@@ -22,8 +22,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     if reason is not None:
         pytest.skip(reason)
     home = Home(tmp_path_factory.mktemp("chaos"))
-    engine = {"QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN)}
-    with Kafka(home) as kafka, Valkey(home) as valkey, Triton(home, engine) as triton:
+    with Kafka(home) as kafka, Valkey(home) as valkey, Triton(home, engines.GEN) as triton:
         made = Fleet(home, kafka, valkey, triton)
         asyncio.run(made.make_topics(4))
         yield made

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import engines
 import fleet
 from moderators import Fleetlet, policies_in
 from qwarden.guard.answer import Answer, Assessment, Failure, Unanswered
@@ -22,7 +23,6 @@ from qwarden.inference.triton import TritonGuard
 from qwarden.stack import triton as triton_part
 from qwarden.stack.home import Home, checkout
 from qwarden.stack.kafka import Kafka
-from qwarden.stack.local import STAND_IN
 from qwarden.stack.process import Process, descendants
 from qwarden.stack.triton import Triton
 
@@ -66,8 +66,7 @@ def dying(folder: Path) -> Iterator[Triton]:
     shutil.copytree(checkout() / "triton_models" / "repository", models)
     source = models / "qwen3guard_gen" / "1" / "model.py"
     source.write_text(source.read_text() + DIES.format(folder=str(folder)))
-    engine = {"QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN)}
-    with Triton(Home(folder / "home"), engine, repository=models) as triton:
+    with Triton(Home(folder / "home"), engines.GEN, repository=models) as triton:
         yield triton
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import REGISTRY
 
+import engines
 import fleet
 from chaos.test_outages import moderating
 from fleet import Fleet
@@ -26,7 +27,6 @@ from qwarden.inference.triton import TritonGuard
 from qwarden.stack import triton as triton_part
 from qwarden.stack.home import Home, checkout
 from qwarden.stack.kafka import Kafka
-from qwarden.stack.local import STAND_IN
 from qwarden.stack.process import descendants
 from qwarden.stack.triton import Triton
 from qwarden.stack.valkey import Valkey
@@ -100,8 +100,7 @@ def mischief(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mischief]:
     source.write_text(source.read_text() + MISCHIEF.format(folder=str(folder)))
     config = models / "qwen3guard_gen" / "config.pbtxt"
     config.write_text(config.read_text().replace("max_queue_size: 1024", "max_queue_size: 2"))
-    engine = {"QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN)}
-    with Triton(Home(folder / "home"), engine, repository=models) as triton:
+    with Triton(Home(folder / "home"), engines.GEN, repository=models) as triton:
         yield Mischief(folder, triton)
 
 

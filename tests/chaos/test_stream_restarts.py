@@ -20,6 +20,7 @@ import pytest
 import redis.asyncio as redis
 from prometheus_client import REGISTRY
 
+import engines
 import fleet
 from fleet import Tap
 from qwarden.contracts.signal import Signal
@@ -30,7 +31,6 @@ from qwarden.inference.triton_stream import TritonStream
 from qwarden.stack import triton as triton_part
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
-from qwarden.stack.local import STAND_IN, STREAM_STAND_IN
 from qwarden.stack.process import descendants
 from qwarden.stack.triton import Triton
 from qwarden.stack.valkey import Valkey
@@ -174,8 +174,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory, kafka: Kafka) -> Iterator[Pa
         pytest.skip(reason)
     home = Home(tmp_path_factory.mktemp("restarts"))
     guards = {
-        "QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN),
-        "QWARDEN_STREAM__CHECKPOINT": str(STREAM_STAND_IN),
+        **engines.GEN,
+        **engines.STREAM,
         "QWARDEN_STREAM__DTYPE": "float32",
         "QWARDEN_STREAM__KV_MIB": "1024",
     }

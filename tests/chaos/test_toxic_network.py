@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import engines
 import fleet
 from chaos import faults
 from fleet import Outcomes, Tap
@@ -23,7 +24,6 @@ from qwarden.moderator.service import ModeratorService
 from qwarden.stack import triton as triton_part
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
-from qwarden.stack.local import STAND_IN
 from qwarden.stack.ports import free_ports
 from qwarden.stack.triton import Triton
 from qwarden.stack.valkey import Valkey
@@ -89,11 +89,10 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
         pytest.skip(reason)
     home = Home(tmp_path_factory.mktemp("toxic"))
     kafka = ProxiedKafka(home)
-    engine = {"QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN)}
     with (
         faults.fleetlet(home, kafka) as own,
         Valkey(home) as valkey,
-        Triton(home, engine) as triton,
+        Triton(home, engines.GEN) as triton,
     ):
         redis_port = int(re.findall(r":(\d+)/", valkey.url)[0])
         for_triton, for_redis = free_ports(2)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+import engines
 from commands import Shell
 from qwarden.stack import triton as triton_part
 from qwarden.stack.home import Home
@@ -115,7 +116,7 @@ def test_a_file_is_judged_otherwise_by_triton(shell: Shell, parts_home: Home, wh
     reason = triton_part.available()
     if reason is not None:
         pytest.skip(reason)
-    with Triton(parts_home, {"QWARDEN_STREAM__CHECKPOINT": str(STREAM_STAND_IN)}) as triton:
+    with Triton(parts_home, engines.STREAM) as triton:
         there = shell.under(QWARDEN_STREAM_GUARD__URLS=triton.grpc)(
             "moderate", events(shell.folder), "--stream", "--chunk", 40
         )

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from sqlalchemy import func, select
 
+import engines
 import fleet
 import reviewing
 from databases import Databases
@@ -30,7 +31,6 @@ from qwarden.review.store.schema import items
 from qwarden.settings import load
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
-from qwarden.stack.local import STAND_IN
 from qwarden.stack.service import Service, create_topics
 from qwarden.stack.triton import Triton, available
 from qwarden.stack.valkey import Valkey
@@ -129,7 +129,7 @@ async def test_a_stranger_comes_from_an_empty_cluster_through_the_night(
     (tmp_path / "shop").mkdir()
     with (
         Valkey(home) as valkey,
-        Triton(home, {"QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN)}) as triton,
+        Triton(home, engines.GEN) as triton,
     ):
         settings = {
             "QWARDEN_CONTENT_KEY": home.content_key(),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import redis.asyncio as redis_client
 
+import engines
 import fleet
 from commands import Shell
 from proxy import Proxy
@@ -19,7 +20,6 @@ from qwarden.contracts.verdict import Verdict, decode_verdict
 from qwarden.settings import load
 from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
-from qwarden.stack.local import STAND_IN
 from qwarden.stack.ports import free_ports
 from qwarden.stack.service import Service
 from qwarden.stack.triton import Triton
@@ -77,7 +77,7 @@ async def test_another_model_finds_no_answer_of_the_old_one_and_the_old_one_find
     """`triton` is the old one."""
     home = Home(tmp_path / "parts")
     (port,) = free_ports(1)
-    other = {"QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN), "QWARDEN_ENGINE__FLOOR": "0.8"}
+    other = engines.GEN | {"QWARDEN_ENGINE__FLOOR": "0.8"}
     with Valkey(home) as valkey, Triton(home, other) as new:
         settings = {
             "QWARDEN_CONTENT_KEY": home.content_key(),

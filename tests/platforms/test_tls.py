@@ -16,6 +16,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text
 from typer.testing import CliRunner
 
+import engines
 from contract.test_cache_port import assessment, key
 from contract.test_triton_client import until
 from platforms.conftest import Signed
@@ -35,7 +36,6 @@ from qwarden.stack import postgres as postgres_part
 from qwarden.stack import triton as triton_part
 from qwarden.stack.errors import StackError
 from qwarden.stack.home import Home
-from qwarden.stack.local import STAND_IN, STREAM_STAND_IN
 from qwarden.stack.ports import free_ports
 from qwarden.stack.postgres import Postgres
 from qwarden.stack.triton import Triton
@@ -195,12 +195,8 @@ def triton(tmp_path_factory: pytest.TempPathFactory, signed: Signed) -> Iterator
         f"--grpc-server-key={signed.named.key}",
         f"--grpc-root-cert={signed.authority.file}",
     ]
-    checkpoints = {
-        "QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN),
-        "QWARDEN_STREAM__CHECKPOINT": str(STREAM_STAND_IN),
-    }
     home = Home(tmp_path_factory.mktemp("triton"))
-    with Triton(home, checkpoints, options=options) as part:
+    with Triton(home, engines.GEN | engines.STREAM, options=options) as part:
         yield part
 
 
