@@ -40,15 +40,16 @@ fast-one:
 fast-other:
 	$(FAST) tests/chart tests/property tests/review_api tests/docs
 
-# By the alphabet, since the longest modules are not those of the most tests, and unit stands last.
-BY_MODULE := -n 2 --dist loadscope --no-loadscope-reorder
-# Alone, since they make faults and say by when what follows must have come.
-ALONE := tests/chaos tests/alerts tests/autoscaling tests/stack tests/broker/test_delivery.py
+# Three workers on two cores, since a test with real parts waits for a quarter of its time. By the
+# alphabet, since the longest modules are not those of the most tests, and unit stands last.
+BY_MODULE := -n 3 --dist loadscope --no-loadscope-reorder
+# Alone, since they say how late an answer may be under a fault.
+TIMED := $(addprefix tests/chaos/test_,faults_content.py faults_kafka.py faults_redis.py toxic_network.py)
 
 test: setup ## Everything: also real Kafka, Valkey, Triton, PostgreSQL and Chromium
 	@$(MAKE) --no-print-directory -j 3 lint fast
-	$(PY) -m pytest -q $(BY_MODULE) tests -m "(parts or long) and not storm" $(ALONE:%=--ignore=%)
-	$(PY) -m pytest -q $(ALONE) -m "parts and not storm"
+	$(PY) -m pytest -q $(BY_MODULE) tests -m "(parts or long) and not storm" $(TIMED:%=--ignore=%)
+	$(PY) -m pytest -q $(TIMED) -m "parts and not storm"
 
 storm: setup ## The long fault suite, by its seed, an hour; ARGS="--help" says which parts
 	PYTHONPATH=tests $(PY) -m storm $(ARGS)

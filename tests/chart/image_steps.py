@@ -47,8 +47,7 @@ def run(dockerfile: Path, root: Path) -> Image:
 
     Raises AssertionError with the end of what a step said, where it fails.
     """
-    python = root / "python"
-    venv.EnvBuilder(with_pip=True, symlinks=True).create(python)
+    python = _base_image(root)
     stages = stages_of(dockerfile)
     for number, stage in enumerate(stages):
         is_last = number == len(stages) - 1
@@ -60,6 +59,22 @@ def run(dockerfile: Path, root: Path) -> Image:
         for name, value in final.environment().items()
     }
     return Image(root, root / "final" / "opt" / "qwarden", python, {**inherited, **environment})
+
+
+def stage(dockerfile: Path, name: str, root: Path) -> Path:
+    """Runs one stage of `dockerfile` that needs no other, and returns its folder. Raises as `run`
+    does."""
+    _base_image(root)
+    (wanted,) = (each for each in stages_of(dockerfile) if each.name == name)
+    _run_stage(wanted, root / name, root, runs=True)
+    return root / name
+
+
+def _base_image(root: Path) -> Path:
+    """The base image's Python."""
+    python = root / "python"
+    venv.EnvBuilder(with_pip=True, symlinks=True).create(python)
+    return python
 
 
 def _run_stage(stage: Stage, folder: Path, root: Path, *, runs: bool) -> None:

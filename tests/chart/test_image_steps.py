@@ -1,5 +1,6 @@
 """What the images' steps install is what runs: they are run as a script, and the result is started
-with the settings and the commands of compose.yaml, against real parts."""
+with the settings and the commands of compose.yaml, against real parts. Those that install are
+minutes each, and of `make storm`; what every change can break, the wheel, is of the suite."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+from zipfile import ZipFile
 
 import pytest
 
@@ -64,19 +66,22 @@ def packages(image: Image) -> Path:
 
 
 @pytest.mark.parts
-def test_a_file_that_the_image_lacks_and_its_sources_have(image: Image) -> None:
-    sources = image.root / "wheel" / "src"
+def test_a_file_that_the_image_lacks_and_its_sources_have(tmp_path: Path) -> None:
+    wheel = image_steps.stage(FILES["services"], "wheel", tmp_path) / "src"
+    (made,) = (wheel / "dist").glob("*.whl")
+    inside = set(ZipFile(made).namelist())
     for source in (
-        sources / "services" / "qwarden",
-        sources / "triton_models" / "engine" / "qwarden_engine",
+        wheel / "services" / "qwarden",
+        wheel / "triton_models" / "engine" / "qwarden_engine",
     ):
-        wanted = {path.relative_to(source) for path in source.rglob("*") if path.is_file()}
-        installed = packages(image) / source.name
+        wanted = {
+            str(path.relative_to(source.parent)) for path in source.rglob("*") if path.is_file()
+        }
         assert len(wanted) > 10
-        assert [str(path) for path in sorted(wanted) if not (installed / path).is_file()] == []
+        assert sorted(wanted - inside) == []
 
 
-@pytest.mark.parts
+@pytest.mark.storm
 def test_a_package_of_another_version_than_was_tested(image: Image) -> None:
     listed = subprocess.run(
         [image.prefix / "bin" / "python", "-m", "pip", "freeze", "--exclude", "qwarden"],
@@ -202,7 +207,7 @@ class Fleet:
         return value
 
 
-@pytest.mark.parts
+@pytest.mark.storm
 def test_an_image_whose_services_do_not_start_or_judge_nothing(
     parts_home: Home,
     image: Image,
@@ -258,7 +263,7 @@ class OfImage(Triton):
 
 @pytest.mark.storm
 def test_a_triton_image_whose_engines_do_not_load(parts_home: Home, tmp_path: Path) -> None:
-    """Minutes, and some 5 GB of torch."""
+    """Some 5 GB of torch."""
     reason = triton_part.available()
     if reason is not None:
         pytest.skip(reason)

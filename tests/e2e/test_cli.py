@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import engines
 import traffic
 from commands import Shell
 from qwarden.stack import triton as triton_part
@@ -27,7 +28,7 @@ FULL = Path("/dev/full")
 def shell(tmp_path: Path) -> Shell:
     """One without settings, with a HOME of its own."""
     (tmp_path / "person").mkdir()
-    return Shell(tmp_path, {"HOME": str(tmp_path / "person")})
+    return Shell(tmp_path, {"HOME": str(tmp_path / "person"), **engines.SMALL})
 
 
 @pytest.fixture
@@ -247,7 +248,7 @@ def test_the_outcomes_of_another_file_count_as_done(keyed: Shell) -> None:
         (["up", "--only", "elephant"], {}, 3, "neither a part"),
         (["moderate", __file__], {"QWARDEN_TRITON__URL": "127.0.0.1:1"}, 3, "is the stack up"),
         (["moderate", __file__, "--guard", "/nowhere"], {}, 2, "no such directory"),
-        (["up", "--guard", "/nowhere"], {}, 3, "/nowhere"),
+        (["up", "--guard", "/nowhere"], {}, 2, "no such directory"),
         (["moderate", __file__, "--views", "markers_broken"], {}, 2, "--views: views must hold"),
         (["moderate", __file__, "--views", "as_sent,other"], {}, 2, "as_sent, markers_broken"),
         (["config", "check"], {"QWARDEN_REDIS__URL": "cache:6379"}, 2, "QWARDEN_REDIS__URL"),
