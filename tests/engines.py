@@ -6,8 +6,10 @@ from typing import Final
 
 from qwarden.stack.local import STAND_IN, STREAM_STAND_IN
 
-SMALL: Final = {"QWARDEN_ENGINE__TOKEN_BUDGET": "256"}
-"""Full micro-batches are judged at each start, with 2,048 tokens 1.8 s of CPU longer, and no test
-of a service asks how many rows one holds."""
-GEN: Final = {"QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN), **SMALL}
+GEN: Final = {
+    "QWARDEN_ENGINE__CHECKPOINT": str(STAND_IN),
+    # Full micro-batches are judged at each start, with 2,048 tokens 1.8 s of CPU longer, and no
+    # test of a service asks how many rows one holds.
+    "QWARDEN_ENGINE__TOKEN_BUDGET": "256",
+}
 STREAM: Final = {"QWARDEN_STREAM__CHECKPOINT": str(STREAM_STAND_IN)}

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-import engines
 import traffic
 from commands import Shell
 from qwarden.stack import triton as triton_part
@@ -28,7 +27,7 @@ FULL = Path("/dev/full")
 def shell(tmp_path: Path) -> Shell:
     """One without settings, with a HOME of its own."""
     (tmp_path / "person").mkdir()
-    return Shell(tmp_path, {"HOME": str(tmp_path / "person"), **engines.SMALL})
+    return Shell(tmp_path, {"HOME": str(tmp_path / "person")})
 
 
 @pytest.fixture

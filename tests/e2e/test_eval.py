@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-import engines
 import traffic
 from commands import Shell
 from qwarden.stack.local import STAND_IN
@@ -21,7 +20,7 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
-    return Shell(tmp_path, engines.SMALL)
+    return Shell(tmp_path, {})
 
 
 def labelled(folder: Path, count: int) -> Path:

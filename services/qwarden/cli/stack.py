@@ -10,7 +10,6 @@ import typer
 
 from qwarden.cli.asking import ask
 from qwarden.cli.environment import home
-from qwarden.cli.guards import named_checkpoint
 from qwarden.cli.terminal import NO, err, out
 from qwarden.stack.home import Home
 from qwarden.stack.running import stop_running
@@ -56,6 +55,7 @@ def up(
     qwarden up --without triton --detach
     qwarden up --guard Qwen/Qwen3Guard-Gen-0.6B
     """
+    from qwarden.cli.guards import named_checkpoint
     from qwarden.stack.detached import start_detached
     from qwarden.stack.local import plan
     from qwarden.stack.stack import Stack, run
