@@ -94,13 +94,52 @@ async def places(lookup: Lookup, *rows: Wanted) -> list[str]:
 async def test_equal_rows_in_flight_are_judged_twice(fixture: Fixture) -> None:
     fixture.guard.gate.clear()
     one = asyncio.create_task(places(fixture.lookup, wanted("a"), wanted("a"), wanted("b")))
+    before = looked_up("joined")
     other = asyncio.create_task(places(fixture.lookup, wanted("a")))
-    await asyncio.sleep(0.01)
+    while looked_up("joined") < before + 2 or len(fixture.guard.rows) < 2:
+        await asyncio.sleep(0)
     fixture.guard.gate.set()
     assert await one == ["miss", "joined", "miss"]
     assert await other == ["joined"]
     assert sorted(fixture.guard.rows) == [b"a", b"b"]
     assert await places(fixture.lookup, wanted("a"), wanted("b")) == ["memory", "memory"]
+
+
+def looked_up(place: str) -> float:
+    return REGISTRY.get_sample_value("qwarden_cache_lookups_total", {"result": place}) or 0.0
+
+
+class SlowShared(MemoryCache):
+    """A shared store that answers when the test lets it."""
+
+    def __init__(self) -> None:
+        super().__init__(1000, 60)
+        self.asked = asyncio.Event()
+        self.lets_go = asyncio.Event()
+
+    async def get_many(self, keys: Sequence[bytes]) -> list[Assessment | None]:
+        self.asked.set()
+        await self.lets_go.wait()
+        return await super().get_many(keys)
+
+
+async def test_a_search_that_is_given_up_takes_those_that_joined_it_along(
+    fixture: Fixture,
+) -> None:
+    fixture.shared = slow = SlowShared()
+    lookup = fixture.process()
+    given_up = asyncio.create_task(places(lookup, wanted("a"), wanted("b")))
+    await slow.asked.wait()
+    before = looked_up("joined")
+    joined = asyncio.create_task(places(lookup, wanted("a")))
+    while looked_up("joined") == before:
+        await asyncio.sleep(0)
+    given_up.cancel()
+    assert await joined == ["joined"]
+    assert given_up.cancelled()
+    assert fixture.guard.rows == [b"a"], "nobody waited for the other"
+    slow.lets_go.set()
+    assert await places(lookup, wanted("b")) == ["miss"]
 
 
 async def test_another_process_asks_the_guard_again(fixture: Fixture) -> None:
@@ -137,7 +176,8 @@ async def test_an_answer_is_kept_under_the_revision_that_did_not_give_it(
 ) -> None:
     fixture.guard.gate.clear()
     running = asyncio.create_task(places(fixture.lookup, wanted("a")))
-    await asyncio.sleep(0.01)
+    while not fixture.guard.rows:
+        await asyncio.sleep(0)
     fixture.guard.revision_now = "g@2"
     fixture.guard.gate.set()
     assert await running == ["miss"]

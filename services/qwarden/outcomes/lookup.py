@@ -206,10 +206,27 @@ class Lookup:
         """Has the searches of these keys told, from Redis or by the guard."""
         try:
             missing, read_s = await self._read_shared(asked, counted)
+        except asyncio.CancelledError:
+            # This search has ended, and those that have joined it go on: by the guard.
+            joined = [(key, want) for key, want in asked if len(self._in_flight[key]) > 1]
+            for key in {key for key, _ in asked} - {key for key, _ in joined}:
+                del self._in_flight[key]
+            self._judge(joined, revision, counted)
+            raise
         except BaseException as error:
             for key, _ in asked:
                 self._fail(key, error)
             raise
+        self._judge(missing, revision, counted, read_s)
+
+    def _judge(
+        self,
+        missing: list[tuple[bytes, Wanted]],
+        revision: str,
+        counted: Counter,
+        read_s: float = 0.0,
+    ) -> None:
+        """Has the searches of these keys told by the guard."""
         counted.labels("miss").inc(len(missing))
 
         def judged(index: int, said: Judged | Exception) -> None:
