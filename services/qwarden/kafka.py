@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Mapping,
+    Sequence,
+)
 from contextlib import asynccontextmanager, suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
@@ -18,6 +26,7 @@ from aiokafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
     for_code,
 )
 from faststream.security import (
@@ -36,6 +45,8 @@ from qwarden.kafka_refusals import Refused, why_refused
 from qwarden.kafka_tokens import Tokens
 from qwarden.settings import Kafka
 
+T = TypeVar("T")
+
 _BATCH_BYTES = 65_536
 """Of a producer's batches; larger ones gain nothing here."""
 _POLL_MS = 500
@@ -45,7 +56,8 @@ _WAITED_REQUESTS = 2
 """How many requests' time a person waits for an acknowledgement: a producer that is idempotent
 tries for ever, and one request may be lost with the broker that led its partition."""
 _CLOSES_S = 5.0
-"""How long a producer of a command may close: nothing that it holds is waited for then."""
+"""How long a producer of a command may close: what it sent has its acknowledgement by then, or is
+not waited for any more."""
 
 
 def client_arguments(kafka: Kafka) -> dict[str, Any]:
@@ -254,6 +266,27 @@ async def close_producer(producer: AIOKafkaProducer, within_s: float) -> None:
                 await producer.client.close()
 
 
+@asynccontextmanager
+async def producing(kafka: Kafka, limits: Collection[int]) -> AsyncIterator[AIOKafkaProducer]:
+    """A producer of a command, as `open_producer` makes it, that is closed at the end."""
+    producer = await open_producer(kafka, limits)
+    try:
+        yield producer
+    finally:
+        await close_producer(producer, _CLOSES_S)
+
+
+async def acknowledged(kafka: Kafka, sent: Awaitable[T]) -> T:
+    """Where a record stands that was sent. Raises `KafkaError`, `KafkaTimeoutError` where no broker
+    says it: an idempotent producer asks for ever, and a person does not wait so long."""
+    within_s = _WAITED_REQUESTS * kafka.request_timeout_ms / 1000
+    try:
+        async with asyncio.timeout(within_s):
+            return await sent
+    except TimeoutError:
+        raise KafkaTimeoutError(f"no acknowledgement came for {within_s:g} s") from None
+
+
 def _password(kafka: Kafka) -> str:
     return kafka.sasl_password.get_secret_value() if kafka.sasl_password else ""
 
@@ -267,30 +300,25 @@ async def publish(
     says how many came where no more come, and `UnknownTopicOrPartitionError` for a topic that is
     not there.
     """
-    await partitions_of(kafka, topic)
-    waits_s = _WAITED_REQUESTS * kafka.request_timeout_ms / 1000
-    producer = AIOKafkaProducer(
-        **client_arguments(kafka), enable_idempotence=True, acks="all", linger_ms=5,
-        max_request_size=2 * topics.MAX_EVENT_BYTES,
-    )  # fmt: skip
+    limits = await message_limits(kafka, [topic])
+    if topic not in limits:
+        raise UnknownTopicOrPartitionError(f"there is no topic {topic}")
     count = 0
-    try:
-        await start(producer, kafka)
-        acknowledgements = [
-            await producer.send(topic, value=value, key=_key(value)) for value in values
-        ]
-        for acknowledgement in acknowledgements:
-            async with asyncio.timeout(waits_s):
-                metadata = await acknowledgement
-            sent(metadata.partition, metadata.offset)
-            count += 1
-    except (TimeoutError, KafkaTimeoutError) as error:
-        raise KafkaTimeoutError(
-            f"no acknowledgement came for {waits_s:g} s; {count} records are known to be published "
-            "and of the others any may be: publish all again, a verdict is made once"
-        ) from error
-    finally:
-        await close_producer(producer, _CLOSES_S)
+    async with producing(kafka, limits.values()) as producer:
+        try:
+            acknowledgements = [
+                await producer.send(topic, value=value, key=_key(value)) for value in values
+            ]
+            for acknowledgement in acknowledgements:
+                metadata = await acknowledged(kafka, acknowledgement)
+                sent(metadata.partition, metadata.offset)
+                count += 1
+        except KafkaTimeoutError as error:
+            why = error.args[0] if error.args else "what was sent waits and there is no more room"
+            raise KafkaTimeoutError(
+                f"{why}; {count} records are known to be published and of the others any "
+                "may be: publish all again, a verdict is made once"
+            ) from error
     return count
 
 

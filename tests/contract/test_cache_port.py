@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
@@ -188,6 +188,21 @@ async def test_a_writer_that_falls_behind_drops_and_never_waits() -> None:
     await writer.close(5)
     assert key("0") in stuck.kept
     assert 10 <= len(stuck.kept) <= 11
+
+
+async def test_a_fault_in_a_write_ends_all_later_writes() -> None:
+    class Faulty(MemoryCache):
+        async def put_many(self, entries: Sequence[tuple[bytes, Assessment]]) -> None:
+            if entries[0][0] == key("0"):
+                raise ZeroDivisionError
+            await super().put_many(entries)
+
+    behind = Faulty(100, 60)
+    writer = CacheWriter(SkippedWhenAway(behind, pause_s=1), waiting=10, batch=1)
+    writer.put(key("0"), assessment(0))
+    writer.put(key("1"), assessment(1))
+    await writer.close(5)
+    assert await behind.get_many([key("0"), key("1")]) == [None, assessment(1)]
 
 
 def test_the_least_recently_used_goes_first() -> None:

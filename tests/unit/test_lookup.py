@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -96,13 +97,19 @@ async def test_equal_rows_in_flight_are_judged_twice(fixture: Fixture) -> None:
     one = asyncio.create_task(places(fixture.lookup, wanted("a"), wanted("a"), wanted("b")))
     before = looked_up("joined")
     other = asyncio.create_task(places(fixture.lookup, wanted("a")))
-    while looked_up("joined") < before + 2 or len(fixture.guard.rows) < 2:
-        await asyncio.sleep(0)
+    await until(lambda: looked_up("joined") == before + 2 and len(fixture.guard.rows) == 2)
     fixture.guard.gate.set()
     assert await one == ["miss", "joined", "miss"]
     assert await other == ["joined"]
     assert sorted(fixture.guard.rows) == [b"a", b"b"]
     assert await places(fixture.lookup, wanted("a"), wanted("b")) == ["memory", "memory"]
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0)
 
 
 def looked_up(place: str) -> float:
@@ -132,8 +139,7 @@ async def test_a_search_that_is_given_up_takes_those_that_joined_it_along(
     await slow.asked.wait()
     before = looked_up("joined")
     joined = asyncio.create_task(places(lookup, wanted("a")))
-    while looked_up("joined") == before:
-        await asyncio.sleep(0)
+    await until(lambda: looked_up("joined") > before)
     given_up.cancel()
     assert await joined == ["joined"]
     assert given_up.cancelled()
@@ -176,8 +182,7 @@ async def test_an_answer_is_kept_under_the_revision_that_did_not_give_it(
 ) -> None:
     fixture.guard.gate.clear()
     running = asyncio.create_task(places(fixture.lookup, wanted("a")))
-    while not fixture.guard.rows:
-        await asyncio.sleep(0)
+    await until(lambda: fixture.guard.rows == [b"a"])
     fixture.guard.revision_now = "g@2"
     fixture.guard.gate.set()
     assert await running == ["miss"]

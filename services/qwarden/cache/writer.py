@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import deque
 
 from qwarden import telemetry
 from qwarden.cache.outage import SkippedWhenAway
 from qwarden.guard.answer import Assessment
+
+_log = logging.getLogger(__name__)
 
 
 class CacheWriter:
@@ -40,7 +43,11 @@ class CacheWriter:
             while self._queue:
                 size = min(self._batch, len(self._queue))
                 entries = [self._queue.popleft() for _ in range(size)]
-                kept = await self._cache.put_many(entries)
+                try:
+                    kept = await self._cache.put_many(entries)
+                except Exception as error:  # a fault of ours: what is dropped is judged again
+                    _log.error("the cache is not written: %s", type(error).__name__)
+                    kept = False
                 telemetry.CACHE_WRITES.labels("kept" if kept else "dropped").inc(len(entries))
             self._idle.set()
 

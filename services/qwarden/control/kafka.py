@@ -18,6 +18,7 @@ from qwarden.control.port import ControlUnusable
 from qwarden.control.table import Table
 from qwarden.control.view import View
 from qwarden.kafka import (
+    acknowledged,
     client_arguments,
     close_producer,
     open_producer,
@@ -179,14 +180,14 @@ class KafkaControl(View):
                 try:
                     if self._producer is None:
                         self._producer = await open_producer(self._kafka, [_MAX_RECORD_BYTES])
-                    stands = await self._producer.send_and_wait(
+                    sent = await self._producer.send(
                         self._partition.topic,
                         key=message.key,
                         value=message.value,
                         headers=message.headers,
                         partition=self._partition.partition,
                     )
-                    offset: int = stands.offset
+                    offset: int = (await acknowledged(self._kafka, sent)).offset
                     return offset
                 except KafkaError as error:
                     await self._close_producer()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -23,7 +22,7 @@ from qwarden.contracts.verdict import encode
 from qwarden.dead_letters.letters import Place, Sent, original_from, replayed
 from qwarden.dead_letters.reading import at_origin, letters_at
 from qwarden.delivery.owed import Message, size_of
-from qwarden.kafka import message_limits, open_producer
+from qwarden.kafka import acknowledged, message_limits, producing
 from qwarden.settings import Kafka
 
 _MOST_AT_ONCE = 100
@@ -51,7 +50,7 @@ async def replay(
     if topics.BACKLOG not in limits:
         raise UnknownTopicOrPartitionError(f"there is no topic {topics.BACKLOG}")
     at_once = max(1, min(_MOST_AT_ONCE, int(rate / 10)))
-    async with _producer(kafka, limits) as producer:
+    async with producing(kafka, limits.values()) as producer:
         next_at = time.monotonic()
         chunk: list[tuple[Place, Sent]] = []
         gone = set(places)
@@ -71,11 +70,11 @@ async def replay(
             if len(chunk) == at_once:
                 await asyncio.sleep(next_at - time.monotonic())
                 next_at = max(time.monotonic(), next_at) + len(chunk) / rate
-                for done in await _send(producer, chunk, by):
+                for done in await _send(kafka, producer, chunk, by):
                     yield done
                 chunk = []
         await asyncio.sleep(next_at - time.monotonic())
-        for done in await _send(producer, chunk, by):
+        for done in await _send(kafka, producer, chunk, by):
             yield done
         for place in sorted(gone):
             yield Done(place, left=f"{topics.DEAD_LETTERS} does not keep it any more")
@@ -86,16 +85,18 @@ async def drop(
 ) -> AsyncIterator[Done]:
     """Marks these letters as dropped. Raises `KafkaError`; what was marked stays so."""
     limits = await message_limits(kafka, (topics.DEAD_LETTERS,))
-    async with _producer(kafka, limits) as producer:
+    async with producing(kafka, limits.values()) as producer:
         for first in range(0, len(places), _MOST_AT_ONCE):
             chunk = [Done(place) for place in places[first : first + _MOST_AT_ONCE]]
             if not dry_run:
-                await _mark(producer, "dropped", chunk, by)
+                await _mark(kafka, producer, "dropped", chunk, by)
             for done in chunk:
                 yield done
 
 
-async def _send(producer: AIOKafkaProducer, chunk: list[tuple[Place, Sent]], by: str) -> list[Done]:
+async def _send(
+    kafka: Kafka, producer: AIOKafkaProducer, chunk: list[tuple[Place, Sent]], by: str
+) -> list[Done]:
     acknowledgements = [
         await producer.send(
             topics.BACKLOG, key=sent.key, value=sent.value, headers=list(sent.headers)
@@ -104,14 +105,18 @@ async def _send(producer: AIOKafkaProducer, chunk: list[tuple[Place, Sent]], by:
     ]
     chunk_done = []
     for (place, _), acknowledgement in zip(chunk, acknowledgements, strict=True):
-        to = await acknowledgement
+        to = await acknowledged(kafka, acknowledgement)
         chunk_done.append(Done(place, Origin(to.topic, to.partition, to.offset, to.timestamp)))
-    await _mark(producer, "replayed", chunk_done, by)
+    await _mark(kafka, producer, "replayed", chunk_done, by)
     return chunk_done
 
 
 async def _mark(
-    producer: AIOKafkaProducer, what: Literal["replayed", "dropped"], chunk: list[Done], by: str
+    kafka: Kafka,
+    producer: AIOKafkaProducer,
+    what: Literal["replayed", "dropped"],
+    chunk: list[Done],
+    by: str,
 ) -> None:
     acknowledgements = []
     for done in chunk:
@@ -133,7 +138,7 @@ async def _mark(
             )
         )
     for acknowledgement in acknowledgements:
-        await acknowledgement
+        await acknowledged(kafka, acknowledgement)
 
 
 def _check_size(sent: Sent, limit: int) -> None:
@@ -145,12 +150,3 @@ def _check_size(sent: Sent, limit: int) -> None:
             f"the record has {size:,} bytes and {topics.BACKLOG} takes {limit:,}; raise that "
             "topic's max.message.bytes, or drop the letter"
         )
-
-
-@asynccontextmanager
-async def _producer(kafka: Kafka, limits: dict[str, int]) -> AsyncIterator[AIOKafkaProducer]:
-    producer = await open_producer(kafka, limits.values())
-    try:
-        yield producer
-    finally:
-        await producer.stop()

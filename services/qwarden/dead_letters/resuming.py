@@ -9,7 +9,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from qwarden.contracts.control import Halt, Key, LossAccepted
 from qwarden.control.kafka import commanding
 from qwarden.delivery.positions import Lost, start_of
-from qwarden.kafka import admin, assigned, client_arguments, stop
+from qwarden.kafka import admin, assigned, client_arguments, committed_in, stop
 from qwarden.settings import Kafka
 
 
@@ -85,6 +85,4 @@ async def _range_of(kafka: Kafka, where: TopicPartition) -> tuple[int, int]:
 
 async def _committed(kafka: Kafka, where: TopicPartition, group: str) -> int | None:
     async with admin(kafka) as client:
-        offsets = await client.list_consumer_group_offsets(group, partitions=[where])
-    found = offsets.get(where)
-    return found.offset if found is not None and found.offset >= 0 else None
+        return (await committed_in(client, group, [where])).get(where)

@@ -27,9 +27,9 @@ from qwarden.contracts.escalation import (
     must_be_kept,
 )
 from qwarden.contracts.refusal import Refused
-from qwarden.delivery.owed import Message, Owed, size_of
+from qwarden.delivery.owed import Owed, size_of
 from qwarden.guard.answer import Assessment
-from qwarden.kafka import message_limits, open_producer
+from qwarden.kafka import acknowledged, message_limits, producing
 from qwarden.outcomes.lookup import Found as Answered
 from qwarden.outcomes.lookup import Lookup, Wanted
 from qwarden.outcomes.owing import owed_by_verdict
@@ -190,8 +190,7 @@ async def apply(
     limits = await message_limits(kafka, _WRITTEN)
     at_once = max(1, min(_MOST_AT_ONCE, int(rate / 10)))
     async with AsyncExitStack() as stack:
-        producer = await open_producer(kafka, limits.values())
-        stack.push_async_callback(producer.stop)
+        producer = await stack.enter_async_context(producing(kafka, limits.values()))
 
         async def begin() -> Lookup:
             return await stack.enter_async_context(judging())
@@ -206,7 +205,7 @@ async def apply(
                 await asyncio.sleep(next_at - time.monotonic())
                 next_at = max(time.monotonic(), next_at) + len(ready) / rate
                 work.check_freezes(stands(), ready)
-                await _publish(producer, [owed for _, owed in ready])
+                await _publish(kafka, producer, [owed for _, owed in ready])
                 for change, _ in ready:
                     new = change.verdict
                     yield Done(str(new.supersedes), new.verdict_id, new.action)
@@ -391,20 +390,18 @@ def _is_shown(word: Word) -> bool:
     return isinstance(word, Unclear)
 
 
-async def _publish(producer: AIOKafkaProducer, owed: Sequence[Owed]) -> None:
+async def _publish(kafka: Kafka, producer: AIOKafkaProducer, owed: Sequence[Owed]) -> None:
     """What goes with the verdicts, acknowledged; then the verdicts."""
     messages = [message for each in owed for message in each]
-    await _acknowledged(producer, [each for each in messages if each.topic != topics.VERDICTS])
-    await _acknowledged(producer, [each for each in messages if each.topic == topics.VERDICTS])
-
-
-async def _acknowledged(producer: AIOKafkaProducer, messages: Sequence[Message]) -> None:
-    sent = [
-        await producer.send(each.topic, key=each.key, value=each.value, headers=each.headers)
-        for each in messages
-    ]
-    for each in sent:
-        await each
+    beside = [each for each in messages if each.topic != topics.VERDICTS]
+    verdicts = [each for each in messages if each.topic == topics.VERDICTS]
+    for some in (beside, verdicts):
+        sent = [
+            await producer.send(each.topic, key=each.key, value=each.value, headers=each.headers)
+            for each in some
+        ]
+        for each in sent:
+            await acknowledged(kafka, each)
 
 
 def _letting_in(door: Door, plan: Plan) -> Door:
