@@ -38,7 +38,7 @@ from qwarden.policy.document import DocumentError
 from qwarden.policy.tenants import Tenants, read_tenants
 from qwarden.policy.topics import read_topics
 from qwarden.registry.schemas import Schemas
-from qwarden.settings import Consuming, Registry, Settings, SettingsError
+from qwarden.settings import Consuming, Judging, Registry, Settings, SettingsError
 from qwarden.streamer import streamer as streaming
 from qwarden.streamer.chunks import Door
 from qwarden.streamer.streamer import Streamer
@@ -193,7 +193,7 @@ def _trace_of(settings: Settings, service: str) -> Trace:
     return Trace(own.otlp_endpoint, f"qwarden-{service}", own.trace_ratio)
 
 
-def _publication_of(limits: Consuming, group_id: str) -> Publication:
+def _publication_of(limits: Judging, group_id: str) -> Publication:
     return Publication(
         evidence_sample=limits.evidence_sample,
         consumer=f"{group_id}@{socket.gethostname()}",

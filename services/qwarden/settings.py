@@ -337,15 +337,20 @@ class Consuming(Group):
     max_event_bytes: Annotated[int, Field(ge=1000)] = topics.MAX_EVENT_BYTES
     """The largest event, chunk, and session. The topics' max.message.bytes must have room for it
     and what we add."""
-    evidence_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """The share of allowed verdicts that are kept with their content, to know the error rate."""
-    memory_entries: Annotated[int, Field(ge=0)] = 100_000
-    """Assessments kept in the process: about 50 MB."""
     tenant_labels: Annotated[int, Field(ge=0)] = 50
     """Tenants without a file that get a metric label of their own; the rest are `other`."""
 
 
-class Moderator(Consuming):
+class Judging(Consuming):
+    """What every service has beside, that asks the guard."""
+
+    evidence_sample: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """The share of allowed verdicts that are kept with their content, to know the error rate."""
+    memory_entries: Annotated[int, Field(ge=0)] = 100_000
+    """Assessments kept in the process: about 50 MB."""
+
+
+class Moderator(Judging):
     """The moderator's own limits."""
 
     records_in_flight: Annotated[int, Field(ge=1)] = 8000
@@ -369,7 +374,7 @@ class Moderator(Consuming):
     deploy's, and each crash costs half a minute of everybody's time."""
 
 
-class Streamer(Consuming):
+class Streamer(Judging):
     """The streamer's own limits."""
 
     group_id: str = "qwarden-streamer"

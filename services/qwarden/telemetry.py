@@ -205,7 +205,8 @@ POLICY_FILE_DIFFERS = gauge(
 
 EVENTS = tally(
     "qwarden_events_total",
-    "Records decided, degraded where any verdict is; a record that comes again counts again.",
+    "Records decided, degraded where any verdict is, and verdicts of sessions; what comes again "
+    "counts again, and what no broker takes as a dead letter too.",
     Label("outcome", (*Basis, "dead_letter", "relayed")),
     of=_ALL,
 )
@@ -448,7 +449,7 @@ REVIEW_DECISIONS = counter(
 REVIEW_TAKEN_BACK = counter("qwarden_review_taken_back_total", "Decisions taken back.", of=_REVIEW)
 REVIEW_LEASES_EXPIRED = counter(
     "qwarden_review_leases_expired_total",
-    "Leases whose holders gave no sign of life.",
+    "Leases whose holders gave no sign of life, as far as the sweep has ended them.",
     of=_REVIEW,
 )
 REVIEW_BREACHES = counter(

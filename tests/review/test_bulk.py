@@ -122,7 +122,7 @@ async def test_a_bulk_is_undone_as_one(work: Work) -> None:
     async with work.database.writing() as tx:
         with pytest.raises(NotFound):
             await bulk.undo(tx, work.ann, done.bulk_id, work.now)
-        assert await bulk.undo(tx, work.lead, done.bulk_id, work.now) == 2
+        assert await bulk.undo(tx, work.lead, done.bulk_id, work.now) == (2, 2)
     async with work.database.reading() as tx:
         assert await overrides.standing(tx, "acme", content) is None
         acts = (await tx.execute(select(audit.c.act))).scalars().all()

@@ -241,7 +241,7 @@ async def test_an_undone_bulk_loses_what_came_meanwhile(work: Work) -> None:
         done = await bulk.decide(tx, work.lead, which, seen.preview, ALLOW, work.now, work.limits)
     again = await comes_again(work)
     async with work.database.writing() as tx:
-        assert await bulk.undo(tx, work.lead, done.bulk_id, work.now) == 1
+        assert await bulk.undo(tx, work.lead, done.bulk_id, work.now) == (1, 1)
     assert await open_verdicts(work) == {verdict(1).verdict_id, again}
 
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-Progress = Callable[[str], None]
-
 
 class InProcessGuard:
     """Loads the checkpoint in a thread of its own at the first call, and hands rows over there.

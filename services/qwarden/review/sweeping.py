@@ -8,6 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -25,6 +26,8 @@ Round = Callable[[], Awaitable[None]]
 """One round of the work."""
 Step = Callable[[AsyncConnection, float], Awaitable[int]]
 """A part of a round in one transaction, and now; how much it did: 0 where nothing is left."""
+Done = Callable[[int], object]
+"""Is told how much a step did, once that is committed."""
 
 _ROWS = 500
 """Of one step, at most: some 50 ms of the database, for which nobody waits noticeably."""
@@ -105,19 +108,19 @@ class Duty:
         self._holder = holder
         self._now = now
 
-    async def do(self, step: Step, most_steps: int = _MOST_STEPS) -> int:
-        """Takes a step, again and again while there is more to do; returns how much was done. Each
-        is a transaction that holds the duty until its end."""
-        done = 0
+    async def do(
+        self, step: Step, done: Done = lambda some: None, most_steps: int = _MOST_STEPS
+    ) -> None:
+        """Takes a step, again and again while there is more to do. Each is a transaction that holds
+        the duty until its end."""
         for _ in range(most_steps):
             async with self._database.writing() as tx:
                 if not await duties.hold(tx, self._name, self._holder, self._now(), _DUTY_S):
-                    return done
+                    return
                 some = await step(tx, self._now())
-            done += some
+            done(some)
             if not some:
                 break
-        return done
 
 
 def sweeps(duty: Duty, limits: Review, freezes: Callable[[], Freezes | None]) -> Round:
@@ -141,19 +144,16 @@ def sweeps(duty: Duty, limits: Review, freezes: Callable[[], Freezes | None]) ->
     async def a_round() -> None:
         # A step that fails stops no other, and is told of when they are through.
         failed: list[Exception] = []
-        for step, most_steps, done in (
-            (expire, _MOST_STEPS, telemetry.REVIEW_LEASES_EXPIRED),
-            (breach, _MOST_STEPS, telemetry.REVIEW_BREACHES),
-            (end_overrides, _MOST_STEPS, None),
-            (forget, 1, None),
+        for one in (
+            partial(duty.do, expire, telemetry.REVIEW_LEASES_EXPIRED.inc),
+            partial(duty.do, breach, telemetry.REVIEW_BREACHES.inc),
+            partial(duty.do, end_overrides),
+            partial(duty.do, forget, most_steps=1),
         ):
             try:
-                some = await duty.do(step, most_steps)
+                await one()
             except Exception as error:
                 failed.append(error)
-                continue
-            if done is not None:
-                done.inc(some)
         if failed:
             raise failed[0]
 

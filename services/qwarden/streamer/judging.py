@@ -190,12 +190,9 @@ class Judging:
 
     def _abandon(self, held: Held, live: Live, cause: Cause) -> None:
         """The guard does not judge this session any further."""
-        was = live.open.cause
         over = held.sessions.abandon(live.open, cause)
         live.is_abandoned = True
         live.last += [(placed, ()) for placed in over.passed]
-        if was is None:
-            count_over(live.open)
 
     def _guard_refuses(self, held: Held, live: Live, placed: Placed, reason: str) -> None:
         refused = Refused(
@@ -232,6 +229,7 @@ class Judging:
         looks = await self._looks(live, causes)
         # Meanwhile more of an old session may have come, which nobody has judged.
         session.is_told = True
+        count_over(session)
         causes = self._causes(live)
         if not session.cause.is_complete:
             signals += [

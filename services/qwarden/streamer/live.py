@@ -98,7 +98,7 @@ class Held:
 
 
 def count_over(session: Open[Placed]) -> None:
-    """Counts a session that is over, and says which one is incomplete."""
+    """Counts a session of which the end is told, and says which one is incomplete."""
     assert session.cause is not None
     telemetry.SESSIONS_CLOSED.add(session.cause)
     if not session.cause.is_complete:

@@ -25,7 +25,7 @@ from qwarden.policy.tenants import Tenants
 from qwarden.streamer.chunks import Arrived, Done, Door, Placed, Torn
 from qwarden.streamer.commit import metadata_of, start_in
 from qwarden.streamer.judging import Judging
-from qwarden.streamer.live import Held, Live, count_over
+from qwarden.streamer.live import Held, Live
 from qwarden.streamer.sessions import Fate, Open, Over, Sessions, Taken
 from qwarden.telemetry import TenantLabels
 from qwarden.tracing import Trace
@@ -279,7 +279,6 @@ class Streamer(Judging):
                 placed.finish()
             held.lives.pop(over.session.key, None)
             return
-        count_over(over.session)
         live = self._live(held, over.session)
         live.is_quiet = held.sessions.reads_again
         live.last += [(placed, ()) for placed in over.passed]
@@ -317,7 +316,8 @@ class Streamer(Judging):
                     self._advance(held, at)
                 if not held.is_active and 0 < held.let_go_at < time.monotonic() - _KEPT_S:
                     self._drop(held)
-            telemetry.SESSIONS_OPEN.set(sum(len(held.sessions) for held in self._held.values()))
+            own = [held.sessions for held in self._held.values() if held.is_active]
+            telemetry.SESSIONS_OPEN.set(sum(map(len, own)))
             waits = self.delivery.is_full and self._client.outage is None
             if not waits or self._finished != finished:
                 finished, since = self._finished, time.monotonic()

@@ -54,8 +54,8 @@ async def decide(body: Bulk, tx: Writing, person: Lead, served: Serves) -> Decid
 @router.post("/{bulk_id}/undo")
 async def undo(bulk_id: Annotated[Id, Path()], tx: Writing, person: Lead, served: Serves) -> Undone:
     """Takes all of it back, as long as nothing of it is published."""
-    reopened = await bulk.undo(tx, person, bulk_id, served.clock())
-    telemetry.REVIEW_TAKEN_BACK.inc(reopened)
+    taken_back, reopened = await bulk.undo(tx, person, bulk_id, served.clock())
+    telemetry.REVIEW_TAKEN_BACK.inc(taken_back)
     return Undone(reopened=reopened)
 
 

@@ -35,7 +35,7 @@ async def decide(body: ToolDecision, tx: Writing, person: Reviewer, served: Serv
         served.clock(),
         served.limits,
     )
-    telemetry.REVIEW_DECISIONS.labels(body.action, "tool").inc()
+    telemetry.REVIEW_DECISIONS.labels(body.action, "tool").inc(ruled.is_new)
     return ToolRuled(
         ruling_id=ruled.ruling_id,
         decisions=list(ruled.decisions),

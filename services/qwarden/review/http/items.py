@@ -151,7 +151,7 @@ async def decide(
     ruled = await rulings.decide(
         tx, person, item_id, body.lease, body.said, served.clock(), served.limits
     )
-    telemetry.REVIEW_DECISIONS.labels(body.action, "person").inc()
+    telemetry.REVIEW_DECISIONS.labels(body.action, "person").inc(ruled.is_new)
     return Ruled(
         ruling_id=ruled.ruling_id,
         take_back_until=ruled.take_back_until,

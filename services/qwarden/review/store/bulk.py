@@ -136,8 +136,9 @@ async def decide(
     return DecidedInBulk(bulk_id, len(free), len(found) - len(free), settled.publish_at)
 
 
-async def undo(tx: AsyncConnection, lead: Person, bulk_id: str, now: float) -> int:
-    """Takes back all that was decided in one go; returns how many items are open again.
+async def undo(tx: AsyncConnection, lead: Person, bulk_id: str, now: float) -> tuple[int, int]:
+    """Takes back all that was decided in one go; returns how many decisions that were, and how many
+    items are open again: those whose content is gone are not.
 
     Raises `NotFound` where it is not this lead's, and `Conflict` where it is too late for any of
     it.
@@ -167,7 +168,7 @@ async def undo(tx: AsyncConnection, lead: Person, bulk_id: str, now: float) -> i
             for ruling in found
         ],
     )
-    return len(opened)
+    return len(found), len(opened)
 
 
 @dataclass(frozen=True, slots=True)

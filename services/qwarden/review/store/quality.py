@@ -12,10 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from qwarden.review.agreement import LEAST_PAIRS, Proportion, kappa, weighted, wilson
 from qwarden.review.person import Person
 from qwarden.review.store import asking
+from qwarden.review.store.ledger import DAY_S
 from qwarden.review.store.schema import checks, rulings, users
 from qwarden.review.store.scope import of_tenants
 
-_DAY_S = 86_400.0
 _LATEST = 1000
 """Decisions by which the guard's accuracy for a category is told: the interval is 3 percentage
 points to either side then, and no more than these are read each time somebody opens an item."""
@@ -120,7 +120,7 @@ async def accuracy(
 
 async def figures(tx: AsyncConnection, person: Person, days: float, now: float) -> Quality:
     """What the last days say, of this person's tenants."""
-    since = now - days * _DAY_S
+    since = now - days * DAY_S
     pairs = await _pairs(tx, person, since)
     return Quality(
         reviewers=await _reviewers(tx, person, since, pairs),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from sqlalchemy import Select, and_, delete, exists, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from qwarden.review.store.ledger import DAY_S
 from qwarden.review.store.schema import (
     appeals,
     checks,
@@ -27,13 +28,11 @@ from qwarden.review.store.schema import (
 )
 from qwarden.settings import Review
 
-_DAY_S = 86_400.0
-
 
 async def sweep(tx: AsyncConnection, now: float, limits: Review, limit: int) -> int:
     """Deletes `limit` rows of each kind at most, the oldest ones, and what hangs on them; returns
     how many, so that there may be more where it is not 0. `now`: seconds since 1970."""
-    before = now - limits.keep_days * _DAY_S
+    before = now - limits.keep_days * DAY_S
     ended = select(items.c.item_id).where(items.c.ended_at < before)
     gone = await _ids(tx, ended.order_by(items.c.ended_at).limit(limit))
     for table in (items, escalations, exclusions, notes, appeals):

@@ -34,12 +34,14 @@ _CAME = (Act.CLAIMED.value, Act.HANDED_OVER.value, Act.TOOK_BACK.value)
 @dataclass(frozen=True, slots=True)
 class Ruled:
     """What was written. `count`: of what the item stood for, whatever is published of it;
-    `decisions`: the ids of what is published, none where it is only compared."""
+    `decisions`: the ids of what is published, none where it is only compared; `is_new`: false for
+    what was said before, and its answer was lost."""
 
     ruling_id: str
     take_back_until: float
     count: int
     decisions: tuple[str, ...]
+    is_new: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,7 +233,7 @@ async def _said_before(
         raise Stale("You have decided this item already; take that back to decide it anew.")
     made = await decisions.of_ruling(tx, row.ruling_id)
     ids = tuple(each.decision_id for each in made)
-    return Ruled(row.ruling_id, row.publish_at, row._mapping[items.c.count], ids)
+    return Ruled(row.ruling_id, row.publish_at, row._mapping[items.c.count], ids, is_new=False)
 
 
 async def _targets(tx: AsyncConnection, item: Row[Any], said: Said) -> Sequence[Target]:

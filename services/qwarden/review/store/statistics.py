@@ -12,10 +12,11 @@ from sqlalchemy import ColumnElement, Row, case, distinct, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden.review.person import Person
+from qwarden.review.store.ledger import DAY_S
 from qwarden.review.store.schema import exclusions, items, rulings, users
 from qwarden.review.store.scope import SKIPPED, of_tenants
 
-_DAY_S, _HOUR_S = 86_400.0, 3_600.0
+_HOUR_S = 3_600.0
 _HOURLY_DAYS = 2
 """Up to so many days a figure is of an hour, beyond of a day: some fifty columns at most."""
 _LATEST = 20_000
@@ -57,10 +58,10 @@ class Statistics:
 
 async def figures(tx: AsyncConnection, person: Person, now: float, days: int) -> Statistics:
     """Of the last days, of this person's tenants. What only checks reviewers is left out."""
-    step_s = _HOUR_S if days <= _HOURLY_DAYS else _DAY_S
-    since = (now // step_s + 1) * step_s - days * _DAY_S
+    step_s = _HOUR_S if days <= _HOURLY_DAYS else DAY_S
+    since = (now // step_s + 1) * step_s - days * DAY_S
     seen = of_tenants(person, items.c.tenant)
-    steps = round(days * _DAY_S / step_s)
+    steps = round(days * DAY_S / step_s)
     decided_in = [
         rulings.c.decided_at >= since,
         rulings.c.taken_back_at.is_(None),

@@ -140,7 +140,7 @@ async def _answered(tx: AsyncConnection, ruling_id: str, said: Said) -> Ruled | 
         )
     made = await decisions.of_ruling(tx, ruling_id)
     ids = tuple(each.decision_id for each in made)
-    return Ruled(ruling_id, row.publish_at, max(1, len(ids)), ids)
+    return Ruled(ruling_id, row.publish_at, max(1, len(ids)), ids, is_new=False)
 
 
 async def _case_of_verdict(tx: AsyncConnection, target: Target, said: Said, ruling_id: str) -> Case:

@@ -148,7 +148,8 @@ class Intake:
         if given.writing is None:
             given.writing = held.writing(append, self._context)
         elif request.since < time.monotonic() - ASK_AFTER_S and is_cancelled(request):
-            self._book.counts.cancelled += 1
+            with self._book.changed:
+                self._book.counts.cancelled += 1
             self._book.give_up([request])
         if session.gone or request.told:  # one before it was refused, or nobody waits for it
             with self._book.changed:

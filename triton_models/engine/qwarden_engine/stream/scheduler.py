@@ -183,7 +183,8 @@ class Scheduler:
         requests = {job.request for job, _ in taken if job.request.since < since}
         cancelled = [request for request in requests if is_cancelled(request)]
         if cancelled:
-            self.counts.cancelled += len(cancelled)
+            with book.changed:
+                self.counts.cancelled += len(cancelled)
             book.give_up(cancelled)
         with book.changed:
             turns, answers = book.wanted(taken)
