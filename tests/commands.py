@@ -78,6 +78,11 @@ class Shell:
             gc.unfreeze()
         return Said(code, _read(out), _read(err))
 
+    def alone_if(self, asks: bool) -> Callable[..., Said]:
+        """How to run a command that asks over gRPC (`asks`), or any other: gRPC has one poller in a
+        process, which complains of what earlier commands' loops have left."""
+        return self.process if asks else self
+
     async def run(self, *words: object) -> Said:
         """The same beside a loop that goes on: a command has its own."""
         return await asyncio.to_thread(self, *words)

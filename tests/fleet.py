@@ -203,7 +203,7 @@ class Outcomes:
     contradictions: list[str] = field(default_factory=list)
 
     async def take_the_rest(self, tap: Tap) -> None:
-        """Takes what stands behind the last verdict; for when the moderator has ended."""
+        """Takes what stands behind the last verdict."""
         await tap.read_to_the_end()
         self.take(tap)
 
@@ -247,6 +247,8 @@ async def outcomes(
         return not found.account.missing()
 
     await until(complete, f"outcomes of all {found.account.expected} records", within_s)
+    # What goes with a verdict was acknowledged before it, and may be read behind it.
+    await found.take_the_rest(tap)
     return found
 
 

@@ -41,7 +41,8 @@ def _read(name: str) -> Any:
 def _first_page() -> Iterator[str]:
     pipeline, gen, stream = _read("pipeline.json"), _read("gen.json"), _read("stream.json")
     kills, review = _read("storm.json")["parts"]["kills"], _read("review.json")
-    equal = _read("equality.json")["parts"]["stand-in"]["compared"]
+    parts = _read("equality.json")["parts"]
+    equal = [parts[name]["compared"] for name in ("stand-in", "0.6B")]
     whole = gen["cells"]["0.6B/traffic/whole"]["ratios"]
     scores = gen["cells"]["0.6B/traffic/scores"]["ratios"]
     latency, share = pipeline["latency"], pipeline["of_ceiling"]["moderator"]
@@ -65,18 +66,20 @@ def _first_page() -> Iterator[str]:
             (
                 "A moderator's rate with a guard that answers at once",
                 f"{pipeline['median']['moderator']:,} events a second, {share['median']:.2f} of a "
-                "hand-written loop's (bar 0.55: missed)",
+                f"hand-written loop's (bar {pipeline['bars']['moderator']['least']}: missed)",
                 _link("pipeline.json"),
             ),
             (
                 "Whole answers at the size of 0.6B, beside `transformers` and vLLM",
                 f"{whole['transformers generate']['median']:.1f} and "
-                f"{whole['vLLM as documented']['median']:.1f} times as many",
+                f"{whole['vLLM as documented']['median']:.1f} times as many"
+                + _missed_bar(gen, "whole", "vLLM as documented"),
                 _link("gen.json"),
             ),
             (
                 "Scores alone there, beside vLLM with the same trick",
-                f"{scores['vLLM forced']['median']:.2f} times as many",
+                f"{scores['vLLM forced']['median']:.2f} times as many"
+                + _missed_bar(gen, "scores", "vLLM forced"),
                 _link("gen.json"),
             ),
             (
@@ -85,8 +88,11 @@ def _first_page() -> Iterator[str]:
                 _link("stream.json"),
             ),
             (
-                "Answers that differ from a full greedy decode by `transformers`",
-                f"{len(equal['differences'])} of {equal['compared']:,}",
+                "Answers of the toy, and at the size of 0.6B, that differ from a full greedy decode by "
+                "`transformers`",
+                " and ".join(
+                    f"{len(each['differences'])} of {each['compared']:,}" for each in equal
+                ),
                 _link("equality.json"),
             ),
             (
@@ -96,6 +102,12 @@ def _first_page() -> Iterator[str]:
             ),
         ],
     )
+
+
+def _missed_bar(gen: Any, what: str, peer: str) -> str:
+    bars = gen["cells"][f"0.6B/traffic/{what}"]["bars"]
+    (bar,) = (each for each in bars if each["peer"] == peer)
+    return "" if bar["met"] else f" (bar {bar['least']}: missed)"
 
 
 def _link(name: str) -> str:
@@ -143,9 +155,8 @@ def _machine(name: str) -> tuple[str, ...]:
         for name in ("load_before", "load")
         if part.get(name) is not None
     ]
-    load = (
-        "" if not found else str(found[0]) if len(found) == 1 else f"{min(found)} to {max(found)}"
-    )
+    found = sorted({round(each, 2) for each in found})
+    load = " to ".join(map(str, found[:: max(1, len(found) - 1)]))
     when = [part["at"][:10] for part in [*parts, *body.get("cells", {}).values()] if "at" in part]
     return (
         f"`{name}`",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import stat
 import subprocess
@@ -22,7 +23,7 @@ from qwarden.stack.home import Home
 from qwarden.stack.kafka import Kafka
 
 BROKER = "127.0.0.1:9092"
-"""What the examples call it; a test's has a port of its own."""
+"""What the Java calls it, and says that it is to be replaced."""
 
 
 def test_a_figure_is_of_an_older_run() -> None:
@@ -58,7 +59,10 @@ async def test_a_python_producer_that_is_copied_publishes_no_event(
 ) -> None:
     (block,) = _blocks("python")
     program = tmp_path / "publish.py"
-    program.write_text(_here(block.text, own))
+    program.write_text(block.text)
+    stack = tmp_path / ".qwarden" / "stack.json"
+    stack.parent.mkdir()
+    stack.write_text(json.dumps({"kafka": own.kafka.bootstrap}))
     _run([sys.executable, str(program)], tmp_path, {})
     assert (await _events(own))["post-17"].text == "Is this fine?"
 
@@ -68,7 +72,8 @@ async def test_a_java_producer_that_is_copied_publishes_no_event(
     own: Fleetlet, tmp_path: Path
 ) -> None:
     (block,) = _blocks("java")
-    java.ran(_here(block.text, own), tmp_path, Home())
+    assert BROKER in block.text
+    java.ran(block.text.replace(BROKER, own.kafka.bootstrap), tmp_path, Home())
     messages = (await _events(own))["post-18"].messages
     assert messages is not None and [each.role for each in messages] == ["user", "assistant"]
 
@@ -101,11 +106,6 @@ async def test_a_command_that_is_copied_fails(own: Fleetlet, tmp_path: Path) -> 
             await asyncio.to_thread(_run, command, tmp_path, settings)
     assert {"mine-1", "post-19"} <= (await _events(own)).keys()
     assert b"post-19" in (tmp_path / "verdicts.jsonl").read_bytes()
-
-
-def _here(source: str, own: Fleetlet) -> str:
-    assert BROKER in source
-    return source.replace(BROKER, own.kafka.bootstrap)
 
 
 def _run(command: list[str], folder: Path, settings: dict[str, str]) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+import engines
 import traffic
 from commands import Shell
-from qwarden.stack.local import STAND_IN
 from qwarden.stack.triton import Triton
 
 pytestmark = pytest.mark.timeout(600)
@@ -43,8 +43,8 @@ NAMES = ("--field", "label=toxicity", "--label", "0=Safe", "--label", "1=Unsafe"
 def test_a_figure_depends_on_where_the_guard_runs(shell: Shell, triton: Triton) -> None:
     file = labelled(shell.folder, 30)
     out = shell.folder / "out"
-    here = shell.under(QWARDEN_ENGINE__THREADS="1")(
-        "eval", file, *NAMES, "--guard", STAND_IN, "--out", out
+    here = shell.under(**engines.GEN, QWARDEN_ENGINE__THREADS="1")(
+        "eval", file, *NAMES, "--direct", "--out", out
     )
     assert here.code == 0, here.err
     there = shell.under(QWARDEN_TRITON__URL=triton.grpc)("eval", file, *NAMES, "--json")
@@ -94,7 +94,7 @@ def test_a_mistake_ends_in_a_traceback(
 ) -> None:
     file = shell.folder / "rows.jsonl"
     file.write_text(line)
-    ran = shell.under(**more)("eval", file, *words)
+    ran = shell.under(**more).alone_if(code == 3)("eval", file, *words)
     shown = ran.out + ran.err
     assert "Traceback" not in shown
     assert said in shown

@@ -12,7 +12,7 @@ import typer
 from rich.json import JSON
 
 from qwarden import settings as settings_module
-from qwarden.cli.environment import environ
+from qwarden.cli.environment import client_settings, environ
 from qwarden.cli.files import opened
 from qwarden.cli.options import AsJson
 from qwarden.cli.terminal import MISSING, NO, WRONG_USE, end, err, show, write_json
@@ -59,7 +59,8 @@ def config_check(
 
     if topic is None and (sample is not None or key is not None):
         end(WRONG_USE, "A sample is of a topic; name it with --topic.")
-    settings = settings_module.load(environ())
+    # A sample is shown and not judged, so that nothing of it is hashed.
+    settings = settings_module.load(environ()) if topic is None else client_settings()
     kafka.client_arguments(settings.kafka)
     for certificates in settings.certificates:
         tls.context_of(certificates)

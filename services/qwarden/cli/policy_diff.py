@@ -114,7 +114,7 @@ def diff(
 
     \b
     In CI, on a file of verdicts that is kept beside the policies:
-    qwarden policy diff old.yaml new.yaml --events verdicts.jsonl --fail-over 0.02
+    qwarden policy diff main/forum.yaml policies/forum.yaml --events old.jsonl --fail-over 0.02
     """
     settings = client_settings()
     if plot is not None:
