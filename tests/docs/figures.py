@@ -88,8 +88,8 @@ def _first_page() -> Iterator[str]:
                 _link("stream.json"),
             ),
             (
-                "Answers of the toy, and at the size of 0.6B, that differ from a full greedy decode by "
-                "`transformers`",
+                "Answers of the toy, and at the size of 0.6B, that differ from a full greedy "
+                "decode by `transformers`",
                 " and ".join(
                     f"{len(each['differences'])} of {each['compared']:,}" for each in equal
                 ),

@@ -191,5 +191,5 @@ async def test_a_thousand_items_are_decided_and_undone_while_a_lead_waits(work: 
     done = await decides(work, seen.preview, replace(BLOCK, override=True), flood)
     assert (done.decided, len(await work.waiting())) == (1000, 2000)
     async with work.database.writing() as tx:
-        assert await bulk.undo(tx, work.lead, done.bulk_id, work.now) == 1000
+        assert await bulk.undo(tx, work.lead, done.bulk_id, work.now) == (1000, 1000)
     assert await work.waiting() == []
