@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qwarden import telemetry, tls
+from qwarden.backoff import Backoff
 from qwarden.cache.memory import MemoryCache
 from qwarden.cache.opening import open_cache
 from qwarden.cache.outage import SkippedWhenAway
@@ -16,7 +17,6 @@ from qwarden.cache.writer import CacheWriter
 from qwarden.contracts.mapping import Topic
 from qwarden.control.kafka import KafkaControl
 from qwarden.control.port import Control
-from qwarden.inference.backoff import Backoff
 from qwarden.inference.dispatch import Dispatcher, Limits
 from qwarden.inference.in_process import InProcessGuard
 from qwarden.inference.in_process_stream import InProcessStream

@@ -14,7 +14,7 @@ from typing import Protocol
 import certifi
 import pytest
 
-from qwarden.inference.backoff import Backoff
+from qwarden.backoff import Backoff
 from qwarden.registry.http import HttpRegistry
 from qwarden.registry.memory import MemoryRegistry
 from qwarden.registry.port import Registry, RegistryAway, Schema

@@ -293,10 +293,16 @@ async def test_a_late_row_ends_those_beside_it_or_costs_a_connection_each(
 
 async def test_a_caller_that_leaves_is_told_of_an_outage(served: tuple[Servicer, str]) -> None:
     servicer, url = served
-    servicer.respond = hangs
+    is_asked = asyncio.Event()
+
+    async def hangs_too(request: Request, context: grpc.aio.ServicerContext) -> Response:
+        is_asked.set()
+        return await hangs(request, context)
+
+    servicer.respond = hangs_too
     async with guarding(url) as guard:
         asking = asyncio.create_task(guard.judge([b"a"]))
-        await asyncio.sleep(0.05)
+        await is_asked.wait()
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwarden.backoff import Backoff
 from qwarden.guard.row import Row
-from qwarden.inference.backoff import Backoff
 from qwarden.inference.breaker import Breaker, State
 from qwarden.inference.pace import Pace
 from qwarden.inference.trials import FAILURES_ALONE, KNOWN_GOOD, UNTRIED, deadline_s

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from qwarden import bootstrap
 from qwarden import settings as settings_module
+from qwarden.backoff import Backoff
 from qwarden.cli.dlq import group_of
 from qwarden.contracts.event import MAX_DEPTH, Event
 from qwarden.contracts.mapping import FIELDS, Expression, Topic
 from qwarden.contracts.refusal import ErrorClass, Refused
-from qwarden.inference.backoff import Backoff
 from qwarden.moderator.case import Case
 from qwarden.moderator.sample import UnknownTopic, case_of_sample, described
 from qwarden.outcomes.source import Source

@@ -32,4 +32,4 @@ def test_a_timeout_that_cannot_be_kept_is_taken(
 
 
 def test_the_defaults_are_refused() -> None:
-    settings.load(KEY)
+    assert settings.load(KEY).guard.mode == "triton"

@@ -10,11 +10,11 @@ from typing import Any, ClassVar, cast
 
 import pytest
 
+from qwarden.backoff import Backoff
 from qwarden.contracts import topics
 from qwarden.contracts.mapping import Expression, Topic
 from qwarden.contracts.verdict import Verdict, encode
 from qwarden.delivery.window import Partition
-from qwarden.inference.backoff import Backoff
 from qwarden.outcomes.source import Source
 from qwarden.registry.memory import MemoryRegistry
 from qwarden.registry.port import RegistryAway, Schema

@@ -21,6 +21,7 @@ Rule = Annotated[str | None, typer.Option(help="Only what this rule sent.")]
 Days = Annotated[int, typer.Option(min=1, help="Of so many days.")]
 
 _TIMEOUT_S = 30.0
+"""Of one answer: over what a bulk of 1,000 takes, under what a person waits without a word."""
 
 
 def asked(method: str, path: str, *, query: dict[str, Any] | None = None, body: Any = None) -> Any:

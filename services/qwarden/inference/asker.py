@@ -13,7 +13,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
-from qwarden.inference.backoff import Backoff
+from qwarden.backoff import Backoff
 from qwarden.inference.breaker import Breaker
 from qwarden.inference.pace import Pace
 from qwarden.inference.port import GuardUnavailable, Trouble

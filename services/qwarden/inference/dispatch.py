@@ -20,9 +20,9 @@ import msgspec
 from opentelemetry.trace import SpanContext
 
 from qwarden import telemetry
+from qwarden.backoff import Backoff
 from qwarden.guard.answer import Answer, Failure, Unanswered
 from qwarden.inference.asker import Asker, Failed, cancelled
-from qwarden.inference.backoff import Backoff
 from qwarden.inference.pace import Pace
 from qwarden.inference.port import Guard, GuardUnavailable, Trouble
 from qwarden.inference.trials import KNOWN_GOOD, UNTRIED, Trial, deadline_s

@@ -19,9 +19,9 @@ from uuid import uuid4
 from opentelemetry.trace import SpanContext
 
 from qwarden import telemetry
+from qwarden.backoff import Backoff
 from qwarden.guard.stream import Append, Appended, Part, Status
 from qwarden.inference.asker import Asker, Failed, cancelled
-from qwarden.inference.backoff import Backoff
 from qwarden.inference.port import GuardUnavailable, Trouble
 from qwarden.inference.replay_rate import ReplayRate
 from qwarden.inference.session import Session

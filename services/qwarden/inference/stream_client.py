@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from opentelemetry.trace import SpanContext
 
 from qwarden import telemetry
+from qwarden.backoff import Backoff
 from qwarden.guard.stream import Append, Appended, Part, Status
-from qwarden.inference.backoff import Backoff
 from qwarden.inference.replica import Ask, Left, Replica, StreamLimits
 from qwarden.inference.replicas import Look, Replicas
 from qwarden.inference.session import Heard, Session

@@ -8,8 +8,8 @@ import logging
 import random
 from collections.abc import Collection, Mapping
 
+from qwarden.backoff import Backoff
 from qwarden.contracts.confluent import Reader
-from qwarden.inference.backoff import Backoff
 from qwarden.registry.port import Registry, RegistryAway, Schema
 from qwarden.registry.reader import reader_of
 

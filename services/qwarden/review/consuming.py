@@ -16,11 +16,11 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from qwarden import telemetry
+from qwarden.backoff import Backoff
 from qwarden.contracts import headers, topics
 from qwarden.contracts.escalation import Escalation, Evidence
 from qwarden.contracts.refusal import ErrorClass, Refused
 from qwarden.delivery.owed import Finish
-from qwarden.inference.backoff import Backoff
 from qwarden.outcomes.publication import Outcomes, Publication
 from qwarden.outcomes.source import Record, Source
 from qwarden.review.failing import where

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from functools import partial
 
 from qwarden import telemetry
+from qwarden.backoff import Backoff
 from qwarden.contracts import topics
 from qwarden.control.port import Control
 from qwarden.delivery.consumer import Delivery
 from qwarden.delivery.room import Room
 from qwarden.enforcement.following import Following
-from qwarden.inference.backoff import Backoff
 from qwarden.policy.tenants import Freezes, Tenants
 from qwarden.review.consuming import Consuming
 from qwarden.review.failing import where
@@ -40,6 +40,11 @@ _BACKOFF = Backoff(0.2, 5.0)
 _PUBLISH_S = 0.25
 """How often it is looked whether a decision is due: it has waited half a minute, and an override
 has 10 s to reach everybody."""
+_LOOK_S = 1.0
+"""How often leases and times that have ended are looked for, rows of the log are sealed, and pages
+that are open are told: as late as people hardly notice."""
+_GAUGES_S = 5.0
+"""How often what waits is counted: a scrape comes every 15 s or so, and counting reads indexes."""
 _OFF_DUTY_S = 2.0
 """A database that takes longer is away: the duties end by themselves then."""
 _PREPARED = "the database is not prepared yet"
@@ -87,11 +92,11 @@ class ReviewService(Serving):
         duty = partial(Duty, database, holder=self._holder, now=served.clock)
         self._publishing = Publishing(database, settings.kafka, limits, self._holder)
         self._work = (
-            Work("sweep", 1.0, sweeps(duty(name="sweep"), limits, self._freezes)),
-            Work("seal", 1.0, seals(duty(name="seal"))),
+            Work("sweep", _LOOK_S, sweeps(duty(name="sweep"), limits, self._freezes)),
+            Work("seal", _LOOK_S, seals(duty(name="seal"))),
             Work("publisher", _PUBLISH_S, self._publish, lambda: self._publishing.published),
-            Work("live view", 1.0, self._live.look),
-            Work("gauges", 5.0, gauges(database, served.clock)),
+            Work("live view", _LOOK_S, self._live.look),
+            Work("gauges", _GAUGES_S, gauges(database, served.clock)),
         )
         self.beside = (self._prepare, *(partial(self._when_prepared, each) for each in self._work))
         self.unwell = self._hanging

@@ -13,7 +13,7 @@ from functools import partial
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from qwarden import telemetry
-from qwarden.inference.backoff import Backoff
+from qwarden.backoff import Backoff
 from qwarden.policy.tenants import Freezes
 from qwarden.review.failing import where
 from qwarden.review.store import audit, breaches, duties, leases, overrides, retention

@@ -22,6 +22,7 @@ Progress = Callable[[str, float | None], None]
 """Told what a part does now, and the share that is done (0 to 1) where it is known."""
 
 _POLL_S = 0.05
+"""How late it is seen that a program is ready or has ended: less than people notice."""
 
 _FULL_BYTES = 16 * 1024 * 1024
 """Free bytes below which a disk is why a program ended: Kafka takes 10 MiB for an index."""

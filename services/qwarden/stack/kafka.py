@@ -20,6 +20,7 @@ from qwarden.stack.ports import free_ports
 
 _CLUSTER = "cXdhcmRlbi1zdGFjay0wMQ"  # 16 bytes in base64, as Kafka wants it
 _MAX_RECORD_BYTES = 2 * 1024 * 1024
+"""Of a topic without a limit of its own: over the largest event with all that we add to it."""
 
 _DUMP_S = 120.0
 """Seconds in which one writes its classes and ends: 4 of CPU; over 20 where others work too."""

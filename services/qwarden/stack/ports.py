@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 _LOW = 15_000
+"""Above what people's own servers listen on by default."""
 _given: set[int] = set()
 _lock = threading.Lock()
 

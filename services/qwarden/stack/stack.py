@@ -40,6 +40,7 @@ StackProgress = Callable[[str, str, float | None], None]
 """Told the part, what it does now, and the share that is done (0 to 1) where it is known."""
 
 _WATCH_S = 0.2
+"""How late it is seen that a part has ended: less than people notice."""
 
 
 class Stack:

@@ -26,7 +26,9 @@ _INK, _FAINT = "#222222", "#BBBBBB"
 _SCORE = {Mode.STRICT: "P(Controversial) + P(Unsafe)", Mode.LOOSE: "P(Unsafe)"}
 _COUNTS_AS = {Mode.STRICT: "Controversial or Unsafe", Mode.LOOSE: "Unsafe"}
 _HISTOGRAM_BINS = 25
+"""Of a score from 0 to 1: a policy's thresholds are seldom finer than 0.04."""
 _DPI = 150
+"""Sharp on paper and on screens of twice the density."""
 
 
 def draw(report: Report, outcomes: Outcomes, folder: Path) -> None:

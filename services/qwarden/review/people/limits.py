@@ -13,6 +13,7 @@ Invariants, each held by `tests/property/test_limits.py`:
 from __future__ import annotations
 
 _NAMES = 10_000
+"""More people than sign in within a minute; some MB."""
 _OTHERS = "\0"
 """No name is this: those on top of `names` are counted as one."""
 _MINUTE_S = 60.0

@@ -190,6 +190,7 @@ async def is_queue(tx: AsyncConnection, queue: str) -> bool:
 
 
 async def held_by(tx: AsyncConnection, person: Person) -> list[Row[Any]]:
-    """The items that this one has leased, the longest held last to expire."""
+    """The items that this one has leased, also where the lease has ended meanwhile; those first
+    whose lease ends first."""
     wanted = select(items).where(items.c.holder == person.user_id, items.c.state == "open")
     return list(await tx.execute(wanted.order_by(items.c.leased_until)))
