@@ -107,16 +107,18 @@ async def test_who_decides_again_after_a_lost_answer_is_told_that_somebody_else_
     said = replace(BLOCK, override=True)
     ruled = await work.decides(work.ann, lease, said)
     waits = await work.waiting()
-    assert (await work.decides(work.ann, lease, said)) == ruled
+    again = await work.decides(work.ann, lease, said)
+    assert again == ruled
+    assert (ruled.is_new, again.is_new) == (True, False), "it is counted once"
     assert (ruled.count, await work.waiting()) == (2, waits)
     for other in (ALLOW, BLOCK):
         with pytest.raises(Stale, match="You have decided"):
             await work.decides(work.ann, lease, other)
-    again = await work.takes_back(work.ann, ruled.ruling_id)
-    assert again is not None
+    anew = await work.takes_back(work.ann, ruled.ruling_id)
+    assert anew is not None
     with pytest.raises(Stale, match="claim it again"):
         await work.decides(work.ann, lease, said)
-    assert (await work.decides(work.ann, again, ALLOW)).ruling_id != ruled.ruling_id
+    assert (await work.decides(work.ann, anew, ALLOW)).ruling_id != ruled.ruling_id
 
 
 async def test_a_decision_that_is_only_compared_shows_when_it_is_sent_again(work: Work) -> None:
@@ -396,7 +398,9 @@ async def test_a_tool_names_what_it_supersedes(work: Work) -> None:
 async def test_what_a_tool_sends_again_is_one_decision(work: Work) -> None:
     await work.comes(verdict(1))
     first = await tells(work, told(decision_key="their-1"))
-    assert await tells(work, told(decision_key="their-1")) == first
+    again = await tells(work, told(decision_key="their-1"))
+    assert again == first
+    assert (first.is_new, again.is_new) == (True, False), "it is counted once"
     with pytest.raises(Conflict, match="decision_key"):
         await tells(work, told(ALLOW, decision_key="their-1"))
     assert len(await work.decisions()) == 1

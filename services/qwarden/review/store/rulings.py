@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sqlalchemy import Row, func, select
@@ -41,7 +41,7 @@ class Ruled:
     take_back_until: float
     count: int
     decisions: tuple[str, ...]
-    is_new: bool = True
+    is_new: bool = field(default=True, compare=False)  # the answer is the same
 
 
 @dataclass(frozen=True, slots=True)
