@@ -26,7 +26,6 @@ from aiokafka.errors import (
     KafkaError,
     KafkaTimeoutError,
     TopicAlreadyExistsError,
-    UnknownTopicOrPartitionError,
     for_code,
 )
 from faststream.security import (
@@ -52,6 +51,9 @@ _BATCH_BYTES = 65_536
 _POLL_MS = 500
 """How often a reader looks whether it is at the end. Only a bound: a poll returns when a record
 comes."""
+_NO_LIMIT = 2**31 - 1
+"""Of a record's bytes: the broker says what is too large, and who may write to a topic may not be
+one who may ask for its limits."""
 _WAITED_REQUESTS = 2
 """How many requests' time a person waits for an acknowledgement: a producer that is idempotent
 tries for ever, and one request may be lost with the broker that led its partition."""
@@ -300,11 +302,9 @@ async def publish(
     says how many came where no more come, and `UnknownTopicOrPartitionError` for a topic that is
     not there.
     """
-    limits = await message_limits(kafka, [topic])
-    if topic not in limits:
-        raise UnknownTopicOrPartitionError(f"there is no topic {topic}")
+    await partitions_of(kafka, topic)
     count = 0
-    async with producing(kafka, limits.values()) as producer:
+    async with producing(kafka, [_NO_LIMIT]) as producer:
         try:
             acknowledgements = [
                 await producer.send(topic, value=value, key=_key(value)) for value in values
