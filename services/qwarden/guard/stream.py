@@ -35,11 +35,14 @@ class Part(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def task(self) -> Task | None:
         """As what its text is judged; None for history."""
-        if self.history:
-            return None
-        if self.role == "user":
-            return Task.PROMPT
-        return Task.THINKING if self.segment is Segment.THINKING else Task.RESPONSE
+        return None if self.history else task_of(self.role, self.segment)
+
+
+def task_of(role: str, segment: Segment) -> Task:
+    """As what a text is judged."""
+    if role == "user":
+        return Task.PROMPT
+    return Task.THINKING if segment is Segment.THINKING else Task.RESPONSE
 
 
 class Append(msgspec.Struct, frozen=True, omit_defaults=True):

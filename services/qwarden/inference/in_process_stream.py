@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from qwarden.guard.stream import Append, Appended, Status
 from qwarden.inference.in_process import handed_over
 from qwarden.inference.port import GuardUnavailable, Trouble
+from qwarden.inference.stream_port import sendable
 
 if TYPE_CHECKING:
     from qwarden_engine.stream.engine import Stream
@@ -35,13 +36,10 @@ class InProcessStream:
         self, appends: Sequence[Append], *, timeout_s: float | None = None
     ) -> list[Appended]:
         stream = await self._loaded()
-        answers: dict[int, Appended] = {}
-        sent: dict[int, bytes] = {}
-        for at, append in enumerate(appends):
-            try:
-                sent[at] = append.to_json()
-            except ValueError as error:  # of half a surrogate pair, which no wire carries
-                answers[at] = Appended(stream.revision, Status.REFUSED, str(error))
+        sent, refused = sendable(appends)
+        answers = {
+            at: Appended(stream.revision, Status.REFUSED, why) for at, why in refused.items()
+        }
         came = await handed_over(self._thread, stream.submit, list(sent.values()), timeout_s)
         if came is None:
             raise GuardUnavailable(

@@ -28,3 +28,16 @@ class StreamGuard(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+def sendable(appends: Sequence[Append]) -> tuple[dict[int, bytes], dict[int, str]]:
+    """By their places: what is sent of appends, and why the others are not: no wire carries half a
+    surrogate pair."""
+    sent: dict[int, bytes] = {}
+    refused: dict[int, str] = {}
+    for at, append in enumerate(appends):
+        try:
+            sent[at] = append.to_json()
+        except ValueError as error:
+            refused[at] = str(error)
+    return sent, refused

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from qwarden.guard.stream import Append, Appended, Status
+from qwarden.inference.stream_port import sendable
 from qwarden.inference.triton_model import Tls, TritonModel
 
 MODEL = "qwen3guard_stream"
@@ -30,13 +31,10 @@ class TritonStream:
     async def append(
         self, appends: Sequence[Append], *, timeout_s: float | None = None
     ) -> list[Appended]:
-        answers: dict[int, Appended] = {}
-        sent: dict[int, bytes] = {}
-        for at, append in enumerate(appends):
-            try:
-                sent[at] = append.to_json()
-            except ValueError as error:  # of half a surrogate pair, which no wire carries
-                answers[at] = Appended(await self.revision(), Status.REFUSED, str(error))
+        sent, refused = sendable(appends)
+        answers = {
+            at: Appended(await self.revision(), Status.REFUSED, why) for at, why in refused.items()
+        }
         if sent:
             came = await self._model.ask(list(sent.values()), Appended.from_json, timeout_s)
             answers.update(zip(sent, came, strict=True))

@@ -16,7 +16,7 @@ import msgspec
 from qwarden.contracts.chunk import Chunk
 from qwarden.contracts.event import Message
 from qwarden.guard.conversation import Conversation, Task, Turn
-from qwarden.guard.stream import Part, Segment
+from qwarden.guard.stream import Part, Segment, task_of
 
 _LEFT_OUT = frozenset({"system", "tool"})
 
@@ -43,11 +43,7 @@ class _Turn:
 
     @property
     def task(self) -> Task | None:
-        if self.history or self.dropped:
-            return None
-        if self.role == "user":
-            return Task.PROMPT
-        return Task.THINKING if self.segment is Segment.THINKING else Task.RESPONSE
+        return None if self.history or self.dropped else task_of(self.role, self.segment)
 
 
 @dataclass(slots=True)
