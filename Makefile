@@ -43,13 +43,16 @@ fast-other:
 # Three workers on two cores, since a test with real parts waits for a quarter of its time. By the
 # alphabet, since the longest modules are not those of the most tests, and unit stands last.
 BY_MODULE := -n 3 --dist loadscope --no-loadscope-reorder
-# Afterwards, since they say how late an answer may be under a fault.
-TIMED := $(addprefix tests/chaos/test_,faults_content.py faults_kafka.py faults_redis.py toxic_network.py)
+# Afterwards, since they say how late an answer may be under a fault; and Redis's by themselves, since
+# theirs are 20 ms.
+TIMED := $(addprefix tests/chaos/test_,faults_content.py faults_kafka.py toxic_network.py)
+ALONE := tests/chaos/test_faults_redis.py
 
 test: setup ## Everything: also real Kafka, Valkey, Triton, PostgreSQL and Chromium
 	@$(MAKE) --no-print-directory -j 3 lint fast
-	$(PY) -m pytest -q $(BY_MODULE) tests -m "(parts or long) and not storm" $(TIMED:%=--ignore=%)
+	$(PY) -m pytest -q $(BY_MODULE) tests -m "(parts or long) and not storm" $(patsubst %,--ignore=%,$(TIMED) $(ALONE))
 	$(PY) -m pytest -q -n 2 --dist loadscope $(TIMED) -m "parts and not storm"
+	$(PY) -m pytest -q $(ALONE) -m "parts and not storm"
 
 storm: setup ## The long fault suite, by its seed, an hour; ARGS="--help" says which parts
 	PYTHONPATH=tests $(PY) -m storm $(ARGS)

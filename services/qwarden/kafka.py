@@ -51,6 +51,9 @@ _BATCH_BYTES = 65_536
 _POLL_MS = 500
 """How often a reader looks whether it is at the end. Only a bound: a poll returns when a record
 comes."""
+_KNOWN_LOOKS, _KNOWN_LOOK_S = 200, 0.05
+"""How often, in ten seconds, a broker is asked for topics that were just made: it hears of them
+from the controller a moment later, and says until then that there are none."""
 _NO_LIMIT = 2**31 - 1
 """Of a record's bytes: the broker says what is too large, and who may write to a topic may not be
 one who may ask for its limits."""
@@ -168,12 +171,17 @@ async def create_topics(
     made = []
     async with admin(kafka) as client:
         response = await client.create_topics(wanted)
-    for name, code, *rest in response.topic_errors:
-        error = for_code(code)
-        if code == 0:
-            made.append(name)
-        elif error is not TopicAlreadyExistsError:
-            raise KafkaError(f"the broker refuses the topic {name}: {error.__name__} {rest[:1]}")
+        for name, code, *rest in response.topic_errors:
+            error = for_code(code)
+            if code == 0:
+                made.append(name)
+            elif error is not TopicAlreadyExistsError:
+                reason = f"{error.__name__} {rest[:1]}"
+                raise KafkaError(f"the broker refuses the topic {name}: {reason}")
+        for _ in range(_KNOWN_LOOKS):
+            if set(made) <= set(await client.list_topics()):
+                break
+            await asyncio.sleep(_KNOWN_LOOK_S)
     return made
 
 

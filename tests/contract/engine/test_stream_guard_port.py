@@ -415,7 +415,7 @@ async def test_clients_at_once_disturb_each_other(opened: Open) -> None:
 
 
 async def test_a_huge_append_keeps_the_others_waiting(opened: Open) -> None:
-    turns = tuple(user("as", history=True) for _ in range(20_000))
+    turns = tuple(user("as", history=True) for _ in range(40_000))
     async with opened() as guard:
         await Session(guard).say(user())
         asking = asyncio.create_task(Session(guard).say(*turns))
