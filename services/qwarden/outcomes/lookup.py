@@ -208,9 +208,12 @@ class Lookup:
             missing, read_s = await self._read_shared(asked, counted)
         except asyncio.CancelledError:
             # This search has ended, and those that have joined it go on: by the guard.
-            joined = [(key, want) for key, want in asked if len(self._in_flight[key]) > 1]
-            for key in {key for key, _ in asked} - {key for key, _ in joined}:
-                del self._in_flight[key]
+            joined = []
+            for key, want in asked:
+                if len(self._in_flight[key]) > 1:
+                    joined.append((key, want))
+                else:
+                    del self._in_flight[key]
             self._judge(joined, revision, counted)
             raise
         except BaseException as error:
